@@ -1,0 +1,188 @@
+"""Calls libmq with Python values, and turns its statuses into exceptions.
+
+No module outside this folder touches ctypes. Arguments are `int` (handles, sizes), `str`, checked
+numpy arrays (`tensors`), `Callback` and None.
+"""
+
+from __future__ import annotations
+
+import ctypes as ct
+import logging
+from typing import Any, Callable
+
+import numpy as np
+
+from ..errors import error_for
+from . import interface as abi
+
+
+class Callback:
+    """A Python function as C calls it. An exception in it stops the verb; `call` re-raises it."""
+
+    def __init__(self, structure: Any, prototype: Any, body: Callable[..., object]) -> None:
+        self.errors: list[BaseException] = []
+        errors = self.errors  # a closure over self would be a cycle, and keep the model alive
+
+        def guarded(_user_data: object, *arguments: Any) -> int:
+            try:
+                body(*arguments)
+                return 0
+            except BaseException as error:
+                errors.append(error)
+                return 1
+
+        self.struct = structure(None, prototype(guarded), abi.RELEASE())
+
+
+def forward_callback(run: Callable[[], object]) -> Callback:
+    """`run()` for mq_forward_fn."""
+    return Callback(abi.ForwardFn, abi.FORWARD, run)
+
+
+def filter_callback(selects: Callable[[str], object]) -> Callback:
+    """`selects(name)`, true or false, for mq_filter_fn."""
+
+    def body(name: bytes, selected: Any) -> None:
+        selected[0] = bool(selects(name.decode()))
+
+    return Callback(abi.FilterFn, abi.FILTER, body)
+
+
+def amax_callback(process: Callable[[str, np.ndarray], np.ndarray]) -> Callback:
+    """`process(name, values)`, which gives as many values as it takes, for mq_amax_fn."""
+
+    def body(name: bytes, values: Any, count: int) -> None:
+        amax = np.ctypeslib.as_array(values, (count,))
+        amax[:] = process(name.decode(), amax.copy())  # the host must not keep C's memory
+
+    return Callback(abi.AmaxFn, abi.PROCESS, body)
+
+
+def _encoded(text: str | None) -> bytes | None:
+    if text is not None and "\0" in text:
+        raise ValueError(f"{text!r} holds a NUL character")
+    return None if text is None else text.encode()
+
+
+def _tensor(array: np.ndarray | None) -> abi.Tensor | None:
+    """Views an array that `tensors` has checked; the view keeps it alive."""
+    if array is None:
+        return None
+    code, bits = abi.DTYPES[array.dtype.name]
+    shape = (ct.c_int64 * array.ndim)(*array.shape)
+    device, dtype = abi.Device(abi.DEVICE_CPU, 0), abi.DType(code, bits, 1)
+    view = abi.Tensor(array.ctypes.data, device, array.ndim, dtype, shape, None, 0)
+    view.array = array
+    return view
+
+
+def _argument(value: Any) -> Any:
+    if isinstance(value, str):
+        return _encoded(value)
+    if isinstance(value, np.ndarray):
+        return _tensor(value)
+    return value.struct if isinstance(value, Callback) else value
+
+
+def call(function: Any, *arguments: Any) -> None:
+    """Calls C. Re-raises what a callback raised, else raises MqError unless the status is MQ_OK."""
+    status = function(*[_argument(value) for value in arguments])
+    for value in arguments:
+        if isinstance(value, Callback) and value.errors:
+            raise value.errors.pop()
+    if status:
+        raise error_for(status, abi.mq_last_error_message().decode(errors="replace"))
+
+
+def _out(kind: Any, function: Any, *arguments: Any) -> Any:
+    value = kind()
+    call(function, *arguments, ct.byref(value))
+    return value.value
+
+
+def handle_from(function: Any, *arguments: Any) -> int:
+    """The handle that a function writes to its last parameter."""
+    return _out(abi.Handle, function, *arguments)
+
+
+def size_from(function: Any, *arguments: Any) -> int:
+    """The size_t that a function writes to its last parameter."""
+    return _out(ct.c_size_t, function, *arguments)
+
+
+def flag_from(function: Any, *arguments: Any) -> bool:
+    """The int32_t that a function writes to its last parameter."""
+    return bool(_out(ct.c_int32, function, *arguments))
+
+
+def text_from(function: Any, *arguments: Any) -> str:
+    """The text that a function copies to its last parameters: buffer, capacity, length."""
+    capacity = 1024
+    while True:
+        buffer, length = ct.create_string_buffer(capacity), ct.c_size_t()
+        call(function, *arguments, buffer, capacity, ct.byref(length))
+        if length.value < capacity:
+            return buffer.value.decode()
+        capacity = length.value + 1
+
+
+def _floats_from(function: Any, handle: int, *more: Any) -> np.ndarray | None:
+    values, count = np.empty(16, np.float32), ct.c_size_t()
+    while True:
+        pointer = values.ctypes.data_as(ct.POINTER(ct.c_float))
+        call(function, handle, pointer, values.size, ct.byref(count), *more)
+        if count.value <= values.size:
+            return values[: count.value].copy() if count.value else None
+        values = np.empty(count.value, np.float32)
+
+
+def amax_of(quantizer: int) -> np.ndarray | None:
+    """A new array with the amax in its shape, or None."""
+    shape, rank = (ct.c_int64 * abi.MAX_RANK)(), ct.c_uint32()
+    values = _floats_from(abi.mq_quantizer_amax, quantizer, shape, ct.byref(rank))
+    return None if values is None else values.reshape(shape[: rank.value])
+
+
+def pre_quant_scale_of(quantizer: int) -> np.ndarray | None:
+    """A new array `[channels]`, or None."""
+    return _floats_from(abi.mq_quantizer_pre_quant_scale, quantizer)
+
+
+def create_context(threads: int, log: Callable[[int, str], object] | None) -> tuple[int, object]:
+    """A context, and what must stay alive until it and its models are destroyed.
+
+    `log(level, text)` gets a level of the logging module; what it raises goes to
+    `sys.unraisablehook`.
+    """
+    options = abi.ContextOptions()
+    call(abi.mq_context_options_init, options, ct.sizeof(options))
+    options.num_threads = threads
+    if log is not None:
+        function = log
+
+        def write(_user_data: object, level: int, text: bytes) -> None:
+            severity = logging.WARNING if level == abi.LOG_WARNING else logging.INFO
+            function(severity, text.decode(errors="replace"))
+
+        options.log = abi.LogFn(None, abi.LOG(write), abi.RELEASE())
+    return handle_from(abi.mq_context_create, options), options
+
+
+def add_layer(
+    model: int,
+    kind: int,
+    name: str,
+    weight: np.ndarray | None,
+    bias: np.ndarray | None,
+    class_name: str | None,
+    fused_group: str | None,
+    shared_input_group: str | None,
+) -> int:
+    """Registers a layer; the caller keeps the arrays alive until the model is destroyed."""
+    desc = abi.LayerDesc()
+    call(abi.mq_layer_desc_init, desc, ct.sizeof(desc))
+    desc.kind, desc.name, desc.class_name = kind, _encoded(name), _encoded(class_name)
+    views = [_tensor(array) for array in (weight, bias)]
+    desc.weight, desc.bias = [None if view is None else ct.pointer(view) for view in views]
+    desc.fused_group, desc.shared_input_group = _encoded(fused_group), _encoded(shared_input_group)
+    return handle_from(abi.mq_model_add_layer, model, desc)

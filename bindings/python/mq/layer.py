@@ -1,0 +1,113 @@
+"""A registered layer and its taps, which the caller's forward pass calls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from . import _lib, tensors
+from ._handle import ModelHandle
+from ._lib import interface as abi
+from .tensors import Array
+
+
+class Layer:
+    """A registered layer.
+
+    Keeps its model and its arrays alive. Every method may be called from any thread, also in a
+    forward loop.
+    """
+
+    __slots__ = ("_bias", "_handle", "_owner", "_weight", "kind", "name")
+
+    def __init__(
+        self,
+        owner: ModelHandle,
+        handle: int,
+        kind: str,
+        name: str,
+        weight: np.ndarray | None,
+        bias: np.ndarray | None,
+    ) -> None:
+        self._owner = owner
+        self._handle = handle
+        self._weight = weight
+        self._bias = bias
+        #: What it computes, such as "linear".
+        self.kind = kind
+        #: The dotted name, such as "model.layers.0.self_attn.q_proj".
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"<mq.Layer {self.name} ({self.kind})>"
+
+    def input(self, x: Array, out: Array | None = None) -> Array:
+        """The layer's input on its way into the layer.
+
+        Observed in a calibration, fake-quantized once quantized, else copied.
+
+        Args:
+            x: `[..., in]`, float32, float16 or bfloat16; copied first if it is not C-contiguous.
+            out: where the result goes, of the shape and dtype of `x`; may be `x`.
+
+        Returns:
+            `out`, or a new array.
+
+        Raises:
+            NumericError: NaN or Inf while calibrating, or negative values under `unsigned`; the
+                verb that is running fails with it too.
+            StateError: the amax does not fit `x`.
+        """
+        return self._tap(abi.mq_layer_input, x, out)
+
+    def output(self, y: Array, out: Array | None = None) -> Array:
+        """The layer's output on its way out; as `input`, with the `output_quantizer`."""
+        return self._tap(abi.mq_layer_output, y, out)
+
+    def weight(self, out: Array | None = None) -> Array:
+        """The weight as the quantized layer uses it: fake-quantized once quantized.
+
+        Args:
+            out: where it goes, of the shape and dtype of the weight; may be the registered array.
+
+        Returns:
+            `out`, or a new array.
+
+        Raises:
+            InvalidArgumentError: the layer has no weight.
+        """
+        like = np.empty(0, np.float32) if self._weight is None else self._weight
+        out = tensors.result(out, like)
+        with self._owner:
+            _lib.call(abi.mq_layer_weight, self._handle, out)
+        return out
+
+    def forward(self, x: Array) -> Array:
+        """The whole linear layer: `output(input(x) @ weight().T + bias)`, computed in float32.
+
+        For tests and small models; an engine calls the taps around its own product.
+
+        Args:
+            x: `[..., in]`.
+
+        Returns:
+            A new array `[..., out]` of the dtype of `x`.
+
+        Raises:
+            NotImplementedError: the layer is not a linear one.
+        """
+        if self.kind != "linear":
+            raise NotImplementedError(f"{self.name} is a {self.kind} layer; call its taps instead")
+        y = self.input(x).astype(np.float32) @ self.weight().astype(np.float32).T
+        if self._bias is not None:
+            y += self._bias.astype(np.float32)
+        y = y.astype(x.dtype)
+        return self.output(y, y)
+
+    def _tap(self, function: Any, x: Array, out: Array | None) -> Array:
+        x = tensors.activation(x, "x")
+        out = tensors.result(out, x)
+        with self._owner:
+            _lib.call(function, self._handle, x, out)
+        return out

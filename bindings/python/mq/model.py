@@ -1,0 +1,227 @@
+"""The caller's model as the library knows it, and the verbs on it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from . import _lib, callbacks, configuration
+from ._lib import interface as abi
+from .errors import StateError
+from .registry import Registry
+
+
+class Model(Registry):
+    """Names, borrowed arrays and quantizers of a model that the caller holds and runs.
+
+    Register the layers, then `quantize`, then run the model again: its taps (`Layer.input`,
+    `Layer.weight`, `Layer.output`, `Quantizer.forward`) now fake-quantize.
+
+    One registration or verb at a time: another one meanwhile, also from inside a callback, raises
+    BusyError. Taps may be called from any thread at any time. A verb that fails, or whose callback
+    raises, leaves the model as it was.
+
+    Args:
+        threads: threads the library may use, the caller's included; 0: one for each CPU.
+        log: called with a level of the `logging` module and one line of text, on the thread of the
+            call that has something to say; `logging.getLogger("mq").log` fits. What it raises goes
+            to `sys.unraisablehook`.
+    """
+
+    def quantize(
+        self,
+        config: configuration.Config,
+        forward_loop: callbacks.ForwardLoop | None = None,
+    ) -> Model:
+        """Gives the quantizers their formats and calibrates them.
+
+        Args:
+            config: the name of a preset ("INT8_DEFAULT_CFG"), a dict with "quant_cfg" (a list of
+                entries, or a mapping) and "algorithm", or that dict as JSON. On a quantized model
+                it is applied on top.
+            forward_loop: `forward_loop(model)` or `forward_loop()`, runs the calibration set
+                through the taps. None: weights are calibrated, activations are quantized
+                dynamically.
+
+        Returns:
+            The model itself.
+
+        Raises:
+            ConfigError: the configuration is not valid, or nothing matches it.
+            UnsupportedError: names a preset, format or algorithm that this version lacks.
+            NumericError: NaN or Inf, with the name of the layer.
+            Whatever `forward_loop` raises, unchanged.
+        """
+        callback = callbacks.forward(forward_loop, self)
+        with self._owner as model:
+            _lib.call(abi.mq_quantize, model, configuration.to_json(config), callback)
+        return self
+
+    def calibrate(
+        self,
+        algorithm: configuration.Algorithm = "max",
+        forward_loop: callbacks.ForwardLoop | None = None,
+    ) -> Model:
+        """Calibrates the enabled quantizers of a quantized model.
+
+        A second calibration takes the maximum over both data sets; `reset_amax` starts anew.
+
+        Args:
+            algorithm: "max", {"method": ...}, a list of those run one after the other, or None.
+            forward_loop: as in `quantize`.
+
+        Returns and raises as `quantize`; StateError before it.
+        """
+        callback = callbacks.forward(forward_loop, self)
+        with self._owner as model:
+            _lib.call(abi.mq_calibrate, model, configuration.to_json(algorithm), callback)
+        return self
+
+    def fold_weight(self, keep_attrs: bool = False) -> None:
+        """Writes the fake-quantized weights into the registered arrays; disables their quantizers.
+
+        A folded weight equals what `Layer.weight` gave before, bit for bit. Layers whose weight
+        quantizer is disabled stay as they are, so folding twice changes nothing.
+
+        Args:
+            keep_attrs: the weight quantizers keep their amax.
+
+        Raises:
+            StateError: before `quantize`. NumericError: no weight is changed.
+        """
+        with self._owner as model:
+            flags = abi.FOLD_KEEP_ATTRIBUTES if keep_attrs else 0
+            _lib.call(abi.mq_fold_weight, model, flags)
+
+    def enable_quantizer(self, select: callbacks.Selection, allow_no_match: bool = False) -> int:
+        """Enables quantizers.
+
+        Args:
+            select: a wildcard such as "*input_quantizer" (fnmatch over the whole dotted name), or a
+                function of the name that gives true or false.
+            allow_no_match: selecting nothing is no error.
+
+        Returns:
+            How many were selected. The input quantizer of an embedding counts, but stays disabled.
+
+        Raises:
+            NotFoundError: nothing was selected. StateError: before `quantize`.
+            Whatever the function raises; nothing changes then.
+        """
+        plain, filtered = abi.mq_enable_quantizer, abi.mq_enable_quantizer_if
+        return self._select(plain, filtered, select, _match_flags(allow_no_match))
+
+    def disable_quantizer(self, select: callbacks.Selection, allow_no_match: bool = False) -> int:
+        """Disables quantizers; as `enable_quantizer`."""
+        plain, filtered = abi.mq_disable_quantizer, abi.mq_disable_quantizer_if
+        return self._select(plain, filtered, select, _match_flags(allow_no_match))
+
+    def set_quantizer_attributes(
+        self,
+        select: callbacks.Selection,
+        attributes: configuration.Attributes,
+        replace: bool = False,
+        allow_no_match: bool = False,
+    ) -> int:
+        """Changes attributes of quantizers.
+
+        The amax stays where the granularity (axis, block_sizes) does.
+
+        Args:
+            select: as in `enable_quantizer`.
+            attributes: such as {"num_bits": (4, 3)}. A dict goes to every member of a sequential
+                quantizer, a list needs a sequential one of that length.
+            replace: attributes that are not given go back to their defaults; a dict makes a plain
+                quantizer, a list a sequential one.
+            allow_no_match: as in `enable_quantizer`.
+
+        Returns:
+            How many were selected.
+
+        Raises:
+            ConfigError, UnsupportedError, and as `enable_quantizer`; nothing changes then.
+        """
+        text = configuration.to_json(attributes)
+        flags = _match_flags(allow_no_match) | (abi.REPLACE_ATTRIBUTES if replace else 0)
+        plain, filtered = abi.mq_set_quantizer_attributes, abi.mq_set_quantizer_attributes_if
+        return self._select(plain, filtered, select, flags, text)
+
+    def postprocess_amax(
+        self, pattern: str, fn: callbacks.AmaxFunction, allow_no_match: bool = False
+    ) -> int:
+        """Lets a function change the amax of quantizers.
+
+        Args:
+            pattern: a wildcard, as in `enable_quantizer`. Quantizers without an amax are passed
+                over.
+            fn: takes a float32 array of the shape of `Quantizer.amax`; gives the new one of the
+                same shape, or None when it changed it in place. Finite and not negative.
+            allow_no_match: as in `enable_quantizer`.
+
+        Returns:
+            How many quantizers matched and have an amax.
+
+        Raises:
+            NumericError: a value is negative, NaN or Inf.
+            Whatever `fn` raises; ValueError when it changes the shape. Nothing changes then.
+        """
+        callback = callbacks.amax(fn, self._amax_shapes())
+        with self._owner as model:
+            return _lib.size_from(
+                abi.mq_postprocess_amax, model, pattern, callback, _match_flags(allow_no_match)
+            )
+
+    def reset_amax(self, pattern: str = "*", allow_no_match: bool = False) -> int:
+        """Forgets the amax and the collected statistics of quantizers.
+
+        Args:
+            pattern: a wildcard, as in `enable_quantizer`.
+            allow_no_match: as in `enable_quantizer`.
+
+        Returns and raises as `enable_quantizer`.
+        """
+        with self._owner as model:
+            flags = _match_flags(allow_no_match)
+            return _lib.size_from(abi.mq_reset_amax, model, pattern, flags)
+
+    def summary(self) -> str:
+        """One line of text for each quantizer, as the reference prints it."""
+        with self._owner as model:
+            return _lib.text_from(abi.mq_print_quant_summary, model, abi.SUMMARY_TEXT)
+
+    def summary_json(self) -> dict[str, Any]:
+        """Everything about the layers and quantizers, as a new dict."""
+        with self._owner as model:
+            return json.loads(_lib.text_from(abi.mq_print_quant_summary, model, abi.SUMMARY_JSON))
+
+    def print_quant_summary(self) -> None:
+        """Prints `summary`."""
+        print(self.summary())
+
+    def _select(
+        self,
+        by_wildcard: Any,
+        by_filter: Any,
+        select: callbacks.Selection,
+        flags: int,
+        *attributes: str,
+    ) -> int:
+        chosen = callbacks.selection(select)
+        function = by_wildcard if isinstance(chosen, str) else by_filter
+        with self._owner as model:
+            return _lib.size_from(function, model, chosen, *attributes, flags)
+
+    def _amax_shapes(self) -> dict[str, tuple[int, ...]]:
+        shapes = {}
+        for name, quantizer in self.quantizers().items():
+            try:
+                amax = quantizer.amax
+            except StateError:  # a sequential quantizer; its members have names of their own
+                continue
+            if amax is not None:
+                shapes[name] = amax.shape
+        return shapes
+
+
+def _match_flags(allow_no_match: bool) -> int:
+    return abi.ALLOW_NO_MATCH if allow_no_match else 0

@@ -1,0 +1,1080 @@
+/* mq: post-training quantization inside your engine. SPDX-License-Identifier: MIT OR Apache-2.0
+ *
+ * Conventions: every function that can fail returns mq_status, and mq_last_error_message() explains
+ * it. Outputs are written only on success, but for bulk data. Strings are NUL-terminated UTF-8.
+ * NULL is refused unless the text allows it. Handles may be destroyed in any order. */
+
+#ifndef MQ_H
+#define MQ_H
+
+/* Generated from src/ffi by `cargo xtask header`; do not edit. */
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(_WIN32) && !defined(MQ_STATIC)
+#  define MQ_API __declspec(dllimport)
+#else
+#  define MQ_API
+#endif
+#if defined(__GNUC__)
+#  define MQ_NODISCARD __attribute__((warn_unused_result))
+#else
+#  define MQ_NODISCARD
+#endif
+
+#define MQ_VERSION_MAJOR 0
+#define MQ_VERSION_MINOR 1
+#define MQ_VERSION_PATCH 0
+#define MQ_VERSION (MQ_VERSION_MAJOR << 16 | MQ_VERSION_MINOR << 8 | MQ_VERSION_PATCH)
+
+/**
+ * Most dimensions a tensor may have.
+ */
+#define MQ_MAX_RANK 8
+
+/**
+ * Host memory (DLPack's kDLCPU).
+ */
+#define MQ_DEVICE_CPU 1
+
+/**
+ * Memory of a CUDA device (DLPack's kDLCUDA).
+ */
+#define MQ_DEVICE_CUDA 2
+
+/**
+ * IEEE floating point (DLPack's kDLFloat): `bits` 32 or 16.
+ */
+#define MQ_DTYPE_FLOAT 2
+
+/**
+ * bfloat16 (DLPack's kDLBfloat): `bits` 16.
+ */
+#define MQ_DTYPE_BFLOAT 4
+
+/**
+ * A wildcard or filter that selects nothing is no error.
+ */
+#define MQ_ALLOW_NO_MATCH 1
+
+/**
+ * mq_set_quantizer_attributes(): attributes that are not given go back to their defaults.
+ */
+#define MQ_REPLACE_ATTRIBUTES 2
+
+/**
+ * mq_fold_weight(): the weight quantizers keep their amax.
+ */
+#define MQ_FOLD_KEEP_ATTRIBUTES 1
+
+/**
+ * One line for each quantizer, as the reference prints it.
+ */
+#define MQ_SUMMARY_TEXT 0
+
+/**
+ * A JSON object with everything about layers and quantizers.
+ */
+#define MQ_SUMMARY_JSON 1
+
+/**
+ * Outcome of a call. Everything but `MQ_OK` comes with a text: mq_last_error_message().
+ *
+ * Numbers are never reused or changed.
+ */
+enum mq_status
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : int32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    /**
+     * The call did what its documentation says.
+     */
+    MQ_OK = 0,
+    /**
+     * An argument is NULL, out of range, or a tensor of the wrong dtype, rank, shape, strides or device.
+     */
+    MQ_ERR_INVALID_ARGUMENT = 1,
+    /**
+     * A configuration, preset, attribute set or algorithm is not valid. The text quotes the
+     * offending key or value, its JSON path and the nearest valid one.
+     */
+    MQ_ERR_CONFIG = 2,
+    /**
+     * Valid, but not built into this version. The text names it.
+     */
+    MQ_ERR_UNSUPPORTED = 3,
+    /**
+     * A name or wildcard matches nothing.
+     */
+    MQ_ERR_NOT_FOUND = 4,
+    /**
+     * The name is taken.
+     */
+    MQ_ERR_ALREADY_EXISTS = 5,
+    /**
+     * The call does not fit the state of the model, such as mq_calibrate() before mq_quantize().
+     */
+    MQ_ERR_STATE = 6,
+    /**
+     * NaN, Inf or negative values where they cannot be quantized. The text names the layer.
+     */
+    MQ_ERR_NUMERIC = 7,
+    /**
+     * Another call holds the model.
+     */
+    MQ_ERR_BUSY = 8,
+    /**
+     * A callback returned non-zero; the model is as it was before the call.
+     */
+    MQ_ERR_CALLBACK = 9,
+    /**
+     * Memory could not be allocated.
+     */
+    MQ_ERR_OUT_OF_MEMORY = 10,
+    /**
+     * A bug in mq. The model refuses further work with `MQ_ERR_POISONED`.
+     */
+    MQ_ERR_INTERNAL = 11,
+    /**
+     * The model met MQ_ERR_INTERNAL before; only destroying it is possible.
+     */
+    MQ_ERR_POISONED = 12,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum mq_status mq_status;
+#else
+typedef int32_t mq_status;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/**
+ * What a layer computes; decides its quantizers and the axis of its weight.
+ *
+ * Every kind with a weight has `input_quantizer` (8 bit per tensor, enabled), `output_quantizer`
+ * (8 bit per tensor, disabled) and `weight_quantizer` (8 bit, one amax per index of axis 0).
+ */
+enum mq_layer_kind
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : int32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    /**
+     * Weight `[out, in]`; class "nn.Linear".
+     */
+    MQ_LAYER_LINEAR = 1,
+    /**
+     * Weight `[out, in / groups, k]`; class "nn.Conv1d".
+     */
+    MQ_LAYER_CONV1D = 2,
+    /**
+     * Weight `[out, in / groups, kh, kw]`; class "nn.Conv2d".
+     */
+    MQ_LAYER_CONV2D = 3,
+    /**
+     * Weight `[out, in / groups, kd, kh, kw]`; class "nn.Conv3d".
+     */
+    MQ_LAYER_CONV3D = 4,
+    /**
+     * Weight `[in, out / groups, k]` (axis 0 is the input); class "nn.ConvTranspose1d".
+     */
+    MQ_LAYER_CONV_TRANSPOSE1D = 5,
+    /**
+     * Weight `[in, out / groups, kh, kw]`; class "nn.ConvTranspose2d".
+     */
+    MQ_LAYER_CONV_TRANSPOSE2D = 6,
+    /**
+     * Weight `[in, out / groups, kd, kh, kw]`; class "nn.ConvTranspose3d".
+     */
+    MQ_LAYER_CONV_TRANSPOSE3D = 7,
+    /**
+     * Weight `[rows, dim]`, quantized per tensor by default; its input (indices) is never
+     * quantized; class "nn.Embedding".
+     */
+    MQ_LAYER_EMBEDDING = 8,
+    /**
+     * Anything else: norms, pooling, activations. A weight is optional; without one there is no
+     * `weight_quantizer`. The class name is yours.
+     */
+    MQ_LAYER_GENERIC = 9,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum mq_layer_kind mq_layer_kind;
+#else
+typedef int32_t mq_layer_kind;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/**
+ * How serious a log line is.
+ */
+enum mq_log_level
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : int32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    /**
+     * Something the user should know about and may want to change.
+     */
+    MQ_LOG_WARNING = 1,
+    /**
+     * What the library did.
+     */
+    MQ_LOG_INFO = 2,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum mq_log_level mq_log_level;
+#else
+typedef int32_t mq_log_level;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/**
+ * Threads, instruction set and log of the library; models are created on one.
+ *
+ * Ownership: created by mq_context_create(), freed by mq_context_destroy(). Models keep what they
+ * need of it: it may be destroyed before them.
+ * Threads: may be shared by any number of models and threads.
+ */
+typedef struct mq_context mq_context;
+
+/**
+ * A registered layer.
+ *
+ * Ownership: belongs to its model, dies with it.
+ * Threads: mq_layer_input(), mq_layer_output() and mq_layer_weight() may be called from any
+ * thread, also inside a callback of a verb; they lock nothing but the layer.
+ */
+typedef struct mq_layer mq_layer;
+
+/**
+ * The host's model as mq knows it: names, borrowed tensors and quantizers.
+ *
+ * Ownership: created by mq_model_create(), freed by mq_model_destroy(). Owns its mq_layer and
+ * mq_quantizer handles, which die with it. Tensors are borrowed: the host keeps them alive, and
+ * does not move them, until mq_model_destroy() returns.
+ * Threads: one registration or verb at a time, a second one answers MQ_ERR_BUSY; taps of its
+ * layers may run on any thread at any time, but not while or after the model is destroyed.
+ *
+ * Registration: mq_model_add_layer(), mq_model_add_quantizer(). Look-up: mq_model_find_layer(),
+ * mq_model_find_quantizer(), mq_model_quantizer_count(), mq_model_quantizer_at().
+ * Verbs: mq_quantize(), mq_calibrate(), mq_fold_weight(), mq_enable_quantizer(),
+ * mq_disable_quantizer(), mq_set_quantizer_attributes(), mq_postprocess_amax(), mq_reset_amax(),
+ * mq_print_quant_summary().
+ */
+typedef struct mq_model mq_model;
+
+/**
+ * A quantizer: one of a layer's, one of the host's own, or a member of a sequential quantizer.
+ *
+ * Ownership: belongs to its model, dies with it.
+ * Threads: mq_quantizer_forward() may be called from any thread, as the taps of mq_layer; the
+ * other functions hold the model and answer MQ_ERR_BUSY during a verb.
+ */
+typedef struct mq_quantizer mq_quantizer;
+
+/**
+ * Receives the log lines of a context. Ownership as in mq_forward_fn, but `release` runs when
+ * the context and all its models are destroyed.
+ * Threads: called on the thread of the mq call that has something to say; when the host calls mq
+ * from several threads, so is this.
+ */
+typedef struct mq_log_fn {
+    /**
+     * Handed back unchanged as the first argument.
+     */
+    void *user_data;
+    /**
+     * `level` is an mq_log_level; `text` is one line of UTF-8, valid during the call. NULL: no log.
+     */
+    void (*log)(void *user_data, int32_t level, const char *text);
+    /**
+     * Frees `user_data`; NULL when there is nothing to free.
+     */
+    void (*release)(void *user_data);
+} mq_log_fn;
+
+/**
+ * How a context works. Call mq_context_options_init() before setting fields.
+ */
+typedef struct mq_context_options {
+    /**
+     * sizeof(mq_context_options) in the caller's header. Set by mq_context_options_init().
+     */
+    uint32_t struct_size;
+    /**
+     * Threads the library may use, the caller's included; 0 (default): one for each CPU. At most 1024.
+     */
+    uint32_t num_threads;
+    /**
+     * Receives warnings and notes; default: none. Its user data is released with the context, or at
+     * once when mq_context_create() fails.
+     */
+    struct mq_log_fn log;
+} mq_context_options;
+
+/**
+ * Where a tensor lives; the layout of DLPack's DLDevice.
+ */
+typedef struct mq_device {
+    /**
+     * `MQ_DEVICE_CPU`. Other devices are answered with MQ_ERR_UNSUPPORTED by this version.
+     */
+    int32_t device_type;
+    /**
+     * Index of the device; 0 for the CPU.
+     */
+    int32_t device_id;
+} mq_device;
+
+/**
+ * Element type; the layout of DLPack's DLDataType.
+ */
+typedef struct mq_dtype {
+    /**
+     * `MQ_DTYPE_FLOAT` or `MQ_DTYPE_BFLOAT`.
+     */
+    uint8_t code;
+    /**
+     * Bits per element.
+     */
+    uint8_t bits;
+    /**
+     * Must be 1.
+     */
+    uint16_t lanes;
+} mq_dtype;
+
+/**
+ * A tensor of the host, borrowed; exactly the memory layout of DLPack's DLTensor, so
+ * `(const mq_tensor *)&dl_tensor` is right by construction.
+ *
+ * Elements are float32, float16 or bfloat16, row-major and contiguous, aligned to their size. Rank 0 to
+ * `MQ_MAX_RANK`; a tensor without elements may have `data == NULL`.
+ */
+typedef struct mq_tensor {
+    /**
+     * First byte of the storage; the elements begin `byte_offset` bytes later.
+     */
+    void *data;
+    /**
+     * Where `data` lives.
+     */
+    struct mq_device device;
+    /**
+     * Number of dimensions.
+     */
+    int32_t ndim;
+    /**
+     * Element type.
+     */
+    struct mq_dtype dtype;
+    /**
+     * `ndim` extents, in elements. May be NULL when `ndim` is 0.
+     */
+    const int64_t *shape;
+    /**
+     * `ndim` strides in elements, or NULL for row-major. Anything but row-major is refused.
+     */
+    const int64_t *strides;
+    /**
+     * Offset of the first element from `data`, in bytes.
+     */
+    uint64_t byte_offset;
+} mq_tensor;
+
+/**
+ * One layer to register. Call mq_layer_desc_init() before setting fields. Strings and tensor
+ * structs are copied; the elements the tensors point to are borrowed for the life of the model.
+ */
+typedef struct mq_layer_desc {
+    /**
+     * sizeof(mq_layer_desc) in the caller's header. Set by mq_layer_desc_init().
+     */
+    uint32_t struct_size;
+    /**
+     * An mq_layer_kind. Default MQ_LAYER_LINEAR.
+     */
+    int32_t kind;
+    /**
+     * Dotted name, such as "model.layers.0.self_attn.q_proj"; unique in the model, required.
+     */
+    const char *name;
+    /**
+     * Class that a configuration may select by ("nn.Linear"); NULL means that of the kind.
+     */
+    const char *class_name;
+    /**
+     * The weight, of the rank its kind asks for. mq_fold_weight() writes to it. Required but for
+     * MQ_LAYER_GENERIC.
+     */
+    const struct mq_tensor *weight;
+    /**
+     * The bias, or NULL. Any float dtype, rank 1.
+     */
+    const struct mq_tensor *bias;
+    /**
+     * Layers of one name are fused by the runtime (q/k/v, gate/up) and must share their global
+     * scale; NULL: not fused.
+     */
+    const char *fused_group;
+    /**
+     * Layers of one name read the same activation; NULL: nobody shares this layer's input.
+     */
+    const char *shared_input_group;
+} mq_layer_desc;
+
+/**
+ * Runs the host's model once over its whole calibration set, calling the taps.
+ *
+ * Ownership: passing this struct to an mq call hands `user_data` to mq, also when the call
+ * fails; mq calls `release(user_data)` exactly once, before that call returns.
+ * Threads: `forward` runs on the thread that made the call, and may call taps from any thread.
+ * It must not throw or unwind. Registrations and verbs on the same model answer MQ_ERR_BUSY.
+ */
+typedef struct mq_forward_fn {
+    /**
+     * Handed back unchanged as the first argument.
+     */
+    void *user_data;
+    /**
+     * Returns 0 to go on; any other value stops the verb, which answers MQ_ERR_CALLBACK.
+     */
+    int32_t (*forward)(void *user_data);
+    /**
+     * Frees `user_data`; NULL when there is nothing to free.
+     */
+    void (*release)(void *user_data);
+} mq_forward_fn;
+
+/**
+ * Chooses quantizers by name. Ownership, threads and unwinding as in mq_forward_fn.
+ */
+typedef struct mq_filter_fn {
+    /**
+     * Handed back unchanged as the first argument.
+     */
+    void *user_data;
+    /**
+     * Sets `*selected` (0 on entry) to non-zero to choose the quantizer of that dotted name.
+     * Returns 0 to go on; any other value stops the verb, which answers MQ_ERR_CALLBACK.
+     */
+    int32_t (*filter)(void *user_data, const char *name, int32_t *selected);
+    /**
+     * Frees `user_data`; NULL when there is nothing to free.
+     */
+    void (*release)(void *user_data);
+} mq_filter_fn;
+
+/**
+ * Replaces the amax of a quantizer. Ownership, threads and unwinding as in mq_forward_fn.
+ */
+typedef struct mq_amax_fn {
+    /**
+     * Handed back unchanged as the first argument.
+     */
+    void *user_data;
+    /**
+     * Changes the `count` values of `amax` (row-major, units of the tensor) in place.
+     * They must end finite and not negative. Returns 0 to go on, any other value stops the verb.
+     */
+    int32_t (*process)(void *user_data, const char *name, float *amax, size_t count);
+    /**
+     * Frees `user_data`; NULL when there is nothing to free.
+     */
+    void (*release)(void *user_data);
+} mq_amax_fn;
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+/**
+ * One line of text about the last call that failed on the calling thread.
+ *
+ * @return NUL-terminated UTF-8, never NULL, empty when nothing failed yet. Valid until the next
+ *         failing mq call on this thread or the end of the thread.
+ *
+ * Successful calls leave the text alone. Threads: each has its own text.
+ */
+MQ_API const char *mq_last_error_message(void);
+
+/**
+ * Version of the library: `major << 16 | minor << 8 | patch`. Equals `MQ_VERSION` of its header.
+ */
+MQ_API uint32_t mq_version(void);
+
+/**
+ * Name of a status, such as "MQ_ERR_CONFIG"; "unknown status" for a number that is none. Never NULL.
+ */
+MQ_API
+const char *mq_status_name(int32_t status);
+
+/**
+ * Fills `options` with the defaults, never writing past `struct_size` bytes.
+ *
+ * @param[out] options      Struct to fill.
+ * @param[in]  struct_size  sizeof(mq_context_options) in the caller's header.
+ * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT when `options` is NULL or `struct_size` too small.
+ */
+MQ_API mq_status mq_context_options_init(struct mq_context_options *options, uint32_t struct_size);
+
+/**
+ * Creates a context.
+ *
+ * @param[in]  options  How it works; NULL means the defaults.
+ * @param[out] context  The context, to be freed by mq_context_destroy(). Untouched on failure.
+ * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT when `context` is NULL or an option is out of range;
+ *         MQ_ERR_OUT_OF_MEMORY when the threads cannot be started.
+ *
+ * The environment variable MQ_ISA (`scalar`, `avx2`, `avx512`) lowers the instruction set that is
+ * used; results do not change, bit for bit.
+ */
+MQ_API
+mq_status mq_context_create(const struct mq_context_options *options,
+                            struct mq_context **context);
+
+/**
+ * Frees a context; NULL is allowed. Models created on it go on working.
+ */
+MQ_API void mq_context_destroy(struct mq_context *context);
+
+/**
+ * Creates an empty model.
+ *
+ * @param[in]  context  Context whose threads and log the model uses.
+ * @param[out] model    The model, to be freed by mq_model_destroy(). Untouched on failure.
+ * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT when an argument is NULL.
+ */
+MQ_API mq_status mq_model_create(const struct mq_context *context, struct mq_model **model);
+
+/**
+ * Frees a model and its layer and quantizer handles. The host's tensors are left as they are.
+ *
+ * @return MQ_OK, also for NULL; MQ_ERR_BUSY, and nothing happens, when a verb is running (a
+ *         callback of the model tries to destroy it).
+ */
+MQ_API mq_status mq_model_destroy(struct mq_model *model);
+
+/**
+ * Fills `desc` with the defaults, never writing past `struct_size` bytes.
+ *
+ * @param[out] desc         Struct to fill.
+ * @param[in]  struct_size  sizeof(mq_layer_desc) in the caller's header.
+ * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT when `desc` is NULL or `struct_size` too small.
+ */
+MQ_API mq_status mq_layer_desc_init(struct mq_layer_desc *desc, uint32_t struct_size);
+
+/**
+ * Registers a layer and creates its quantizers, named `<layer>.input_quantizer`,
+ * `<layer>.output_quantizer` and `<layer>.weight_quantizer`.
+ *
+ * @param[in]  model  Model that has not been quantized yet.
+ * @param[in]  desc   The layer.
+ * @param[out] layer  Its handle, for the taps; owned by the model. May be NULL. Untouched on failure.
+ * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for a NULL, a bad name, kind, or weight of the wrong rank
+ *         or dtype; MQ_ERR_ALREADY_EXISTS when the name is taken; MQ_ERR_STATE after mq_quantize();
+ *         MQ_ERR_BUSY.
+ */
+MQ_API
+mq_status mq_model_add_layer(struct mq_model *model,
+                             const struct mq_layer_desc *desc,
+                             struct mq_layer **layer);
+
+/**
+ * Registers a quantizer of the host's own, such as "model.layers.0.self_attn.k_bmm_quantizer".
+ *
+ * It begins with 8 bits per tensor, enabled.
+ *
+ * @param[in]  model       Model that has not been quantized yet.
+ * @param[in]  name        Its whole dotted name.
+ * @param[in]  class_name  Class of the module it sits in, for class scopes; NULL: none.
+ * @param[out] quantizer   Its handle, owned by the model. May be NULL. Untouched on failure.
+ * @return as mq_model_add_layer().
+ */
+MQ_API
+mq_status mq_model_add_quantizer(struct mq_model *model,
+                                 const char *name,
+                                 const char *class_name,
+                                 struct mq_quantizer **quantizer);
+
+/**
+ * Finds a layer by its dotted name.
+ *
+ * @param[in]  model  Model to search.
+ * @param[in]  name   The layer's name.
+ * @param[out] layer  Its handle, owned by the model. Untouched on failure.
+ * @return MQ_OK; MQ_ERR_NOT_FOUND; MQ_ERR_INVALID_ARGUMENT for a NULL; MQ_ERR_BUSY.
+ */
+MQ_API
+mq_status mq_model_find_layer(struct mq_model *model,
+                              const char *name,
+                              struct mq_layer **layer);
+
+/**
+ * Finds a quantizer by its dotted name; members of a sequential quantizer are
+ * `<name>.0`, `<name>.1`.
+ *
+ * @param[in]  model      Model to search.
+ * @param[in]  name       The quantizer's name.
+ * @param[out] quantizer  Its handle, owned by the model. Untouched on failure.
+ * @return MQ_OK; MQ_ERR_NOT_FOUND; MQ_ERR_INVALID_ARGUMENT for a NULL; MQ_ERR_BUSY.
+ *
+ * The handle of a member answers MQ_ERR_STATE once its sequential quantizer is gone.
+ */
+MQ_API
+mq_status mq_model_find_quantizer(struct mq_model *model,
+                                  const char *name,
+                                  struct mq_quantizer **quantizer);
+
+/**
+ * Number of quantizers, in registration order; members of sequential quantizers count one each.
+ *
+ * @param[in]  model  Model to count in.
+ * @param[out] count  The number. Untouched on failure.
+ * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for a NULL; MQ_ERR_BUSY.
+ */
+MQ_API mq_status mq_model_quantizer_count(struct mq_model *model, size_t *count);
+
+/**
+ * The quantizer at a position, in registration order.
+ *
+ * @param[in]  model      Model to look in.
+ * @param[in]  index      0 to mq_model_quantizer_count() - 1.
+ * @param[out] quantizer  Its handle, owned by the model. Untouched on failure.
+ * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for a NULL or an index out of range; MQ_ERR_BUSY.
+ */
+MQ_API
+mq_status mq_model_quantizer_at(struct mq_model *model,
+                                size_t index,
+                                struct mq_quantizer **quantizer);
+
+/**
+ * The layer's input on its way into the layer; called by the host in every forward pass.
+ *
+ * During calibration it is observed and passes unchanged (but for a pre_quant_scale); once
+ * quantized, it is fake-quantized; before mq_quantize(), and when the quantizer is disabled, it is
+ * copied.
+ *
+ * @param[in]  layer  The layer.
+ * @param[in]  x      Its input, `[..., in]`. A tensor without elements is allowed.
+ * @param[out] out    Result, of the shape and dtype of `x`; may share its memory exactly (in
+ *                    place), not partly. NULL: observe only.
+ * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for a NULL, a wrong dtype, shape or overlap;
+ *         MQ_ERR_NUMERIC for NaN or Inf while calibrating, or negative values under `unsigned`;
+ *         MQ_ERR_STATE when the quantizer's amax does not fit `x`. On failure `out` is unspecified,
+ *         and a verb that is running fails with the same error, whatever the callback returns.
+ *
+ * Synchronous; does not allocate once calibrated.
+ */
+MQ_API
+mq_status mq_layer_input(struct mq_layer *layer,
+                         const struct mq_tensor *x,
+                         const struct mq_tensor *out);
+
+/**
+ * The layer's output on its way out; as mq_layer_input(), with the layer's `output_quantizer`.
+ *
+ * @param[in]  layer  The layer.
+ * @param[in]  y      Its output.
+ * @param[out] out    Result, as in mq_layer_input().
+ * @return as mq_layer_input().
+ */
+MQ_API
+mq_status mq_layer_output(struct mq_layer *layer,
+                          const struct mq_tensor *y,
+                          const struct mq_tensor *out);
+
+/**
+ * The weight as the quantized layer uses it: fake-quantized once quantized, else as registered.
+ *
+ * @param[in]  layer  The layer.
+ * @param[out] out    Receives the weight; its shape and dtype. May be the weight's own memory.
+ * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for a NULL, a layer without a weight, a wrong dtype,
+ *         shape or overlap; MQ_ERR_NUMERIC. On failure `out` is unspecified.
+ */
+MQ_API mq_status mq_layer_weight(struct mq_layer *layer, const struct mq_tensor *out);
+
+/**
+ * A tensor on its way through one quantizer; as mq_layer_input().
+ *
+ * @param[in]  quantizer  The quantizer.
+ * @param[in]  x          Tensor to observe or quantize.
+ * @param[out] out        Result, as in mq_layer_input().
+ * @return as mq_layer_input().
+ */
+MQ_API
+mq_status mq_quantizer_forward(struct mq_quantizer *quantizer,
+                               const struct mq_tensor *x,
+                               const struct mq_tensor *out);
+
+/**
+ * Gives the model's quantizers their formats and calibrates them.
+ *
+ * @param[in] model    Model whose layers are registered. May be quantized already: the
+ *                     configuration is then applied on top.
+ * @param[in] config   Name of a preset ("INT8_DEFAULT_CFG"), or JSON: an object with "quant_cfg" (a
+ *                     list of entries, or a mapping) and "algorithm", as the reference takes it.
+ * @param[in] forward  Runs the calibration set; NULL: weights are calibrated, activation
+ *                     quantizers stay without amax and quantize dynamically.
+ * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for a NULL or a model without quantizers; MQ_ERR_CONFIG, also
+ *         when no enabling entry matches anything; MQ_ERR_UNSUPPORTED naming the preset, format or
+ *         algorithm; MQ_ERR_NUMERIC, naming the layer, for NaN or Inf in a weight or activation;
+ *         MQ_ERR_CALLBACK; MQ_ERR_BUSY. On failure the model is exactly as before the call.
+ */
+MQ_API
+mq_status mq_quantize(struct mq_model *model,
+                      const char *config,
+                      const struct mq_forward_fn *forward);
+
+/**
+ * Calibrates the enabled quantizers of a quantized model.
+ *
+ * @param[in] model      Model that went through mq_quantize().
+ * @param[in] algorithm  "max", or JSON: a string, {"method": ..., ...}, a list of those run one after
+ *                       the other, or null. NULL, "" and null: none.
+ * @param[in] forward    As in mq_quantize().
+ * @return as mq_quantize(); MQ_ERR_STATE before mq_quantize(). On failure the model is exactly as
+ *         before the call.
+ *
+ * As in the reference, a second calibration takes the maximum over both data sets;
+ * mq_reset_amax() starts anew.
+ */
+MQ_API
+mq_status mq_calibrate(struct mq_model *model,
+                       const char *algorithm,
+                       const struct mq_forward_fn *forward);
+
+/**
+ * Writes the fake-quantized weights over the host's, and disables the weight quantizers.
+ *
+ * @param[in] model  Model that went through mq_quantize().
+ * @param[in] flags  0 or MQ_FOLD_KEEP_ATTRIBUTES.
+ * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for an unknown flag; MQ_ERR_STATE before mq_quantize();
+ *         MQ_ERR_NUMERIC; MQ_ERR_BUSY. On failure no weight is changed.
+ *
+ * Layers whose weight quantizer is disabled stay as they are, so folding twice changes nothing. The
+ * folded weight equals what mq_layer_weight() gave before, bit for bit.
+ */
+MQ_API mq_status mq_fold_weight(struct mq_model *model, uint32_t flags);
+
+/**
+ * Enables the quantizers whose dotted name matches a wildcard (Python's fnmatch over the whole name).
+ *
+ * @param[in]  model     Model that went through mq_quantize().
+ * @param[in]  wildcard  Such as "*input_quantizer" or "model.layers.[01].*".
+ * @param[in]  flags     0 or MQ_ALLOW_NO_MATCH.
+ * @param[out] matched   Number of quantizers that matched. May be NULL. Untouched on failure.
+ * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for a NULL or an unknown flag; MQ_ERR_NOT_FOUND when
+ *         nothing matches; MQ_ERR_STATE before mq_quantize(); MQ_ERR_BUSY.
+ *
+ * The input quantizer of an embedding (it reads indices) matches, but stays disabled.
+ */
+MQ_API
+mq_status mq_enable_quantizer(struct mq_model *model,
+                              const char *wildcard,
+                              uint32_t flags,
+                              size_t *matched);
+
+/**
+ * Disables the quantizers whose dotted name matches a wildcard.
+ *
+ * @param[in]  model     Model that went through mq_quantize().
+ * @param[in]  wildcard  As in mq_enable_quantizer().
+ * @param[in]  flags     0 or MQ_ALLOW_NO_MATCH.
+ * @param[out] matched   As in mq_enable_quantizer().
+ * @return as mq_enable_quantizer().
+ */
+MQ_API
+mq_status mq_disable_quantizer(struct mq_model *model,
+                               const char *wildcard,
+                               uint32_t flags,
+                               size_t *matched);
+
+/**
+ * Enables the quantizers that a filter selects.
+ *
+ * @param[in]  model    Model that went through mq_quantize().
+ * @param[in]  filter   Called once for each quantizer.
+ * @param[in]  flags    0 or MQ_ALLOW_NO_MATCH.
+ * @param[out] matched  As in mq_enable_quantizer().
+ * @return as mq_enable_quantizer(); MQ_ERR_CALLBACK, and nothing changes.
+ */
+MQ_API
+mq_status mq_enable_quantizer_if(struct mq_model *model,
+                                 const struct mq_filter_fn *filter,
+                                 uint32_t flags,
+                                 size_t *matched);
+
+/**
+ * Disables the quantizers that a filter selects; as mq_enable_quantizer_if().
+ *
+ * @param[in]  model    Model that went through mq_quantize().
+ * @param[in]  filter   Called once for each quantizer.
+ * @param[in]  flags    0 or MQ_ALLOW_NO_MATCH.
+ * @param[out] matched  As in mq_enable_quantizer().
+ * @return as mq_enable_quantizer_if().
+ */
+MQ_API
+mq_status mq_disable_quantizer_if(struct mq_model *model,
+                                  const struct mq_filter_fn *filter,
+                                  uint32_t flags,
+                                  size_t *matched);
+
+/**
+ * Changes attributes of the quantizers whose dotted name matches a wildcard.
+ *
+ * @param[in]  model       Model that went through mq_quantize().
+ * @param[in]  wildcard    As in mq_enable_quantizer().
+ * @param[in]  attributes  JSON: an attribute object ({"num_bits": 4}), or a list of them. Without
+ *                         MQ_REPLACE_ATTRIBUTES only the given keys change, an object goes to every
+ *                         member of a sequential quantizer, and a list needs a sequential one of
+ *                         that length. With it, an object makes a plain quantizer and a list a
+ *                         sequential one.
+ * @param[in]  flags       0, or MQ_ALLOW_NO_MATCH | MQ_REPLACE_ATTRIBUTES.
+ * @param[out] matched     As in mq_enable_quantizer().
+ * @return as mq_enable_quantizer(); MQ_ERR_CONFIG; MQ_ERR_UNSUPPORTED. On failure nothing changes.
+ *
+ * The amax stays where the granularity (axis, block_sizes) does; else the quantizer has none until it
+ * is calibrated or set again.
+ */
+MQ_API
+mq_status mq_set_quantizer_attributes(struct mq_model *model,
+                                      const char *wildcard,
+                                      const char *attributes,
+                                      uint32_t flags,
+                                      size_t *matched);
+
+/**
+ * Changes attributes of the quantizers that a filter selects; as mq_set_quantizer_attributes().
+ *
+ * @param[in]  model       Model that went through mq_quantize().
+ * @param[in]  filter      Called once for each quantizer.
+ * @param[in]  attributes  As in mq_set_quantizer_attributes().
+ * @param[in]  flags       As in mq_set_quantizer_attributes().
+ * @param[out] matched     As in mq_enable_quantizer().
+ * @return as mq_set_quantizer_attributes(); MQ_ERR_CALLBACK. On failure nothing changes.
+ */
+MQ_API
+mq_status mq_set_quantizer_attributes_if(struct mq_model *model,
+                                         const struct mq_filter_fn *filter,
+                                         const char *attributes,
+                                         uint32_t flags,
+                                         size_t *matched);
+
+/**
+ * Lets the host change the amax of the quantizers whose dotted name matches a wildcard.
+ *
+ * @param[in]  model     Model that went through mq_quantize().
+ * @param[in]  wildcard  As in mq_enable_quantizer(). Quantizers without an amax are passed over.
+ * @param[in]  process   Changes the values in place.
+ * @param[in]  flags     0 or MQ_ALLOW_NO_MATCH.
+ * @param[out] matched   Number of quantizers that matched and have an amax. May be NULL.
+ * @return as mq_enable_quantizer(); MQ_ERR_NUMERIC when a value ends negative, NaN or Inf;
+ *         MQ_ERR_CALLBACK. On failure nothing changes.
+ */
+MQ_API
+mq_status mq_postprocess_amax(struct mq_model *model,
+                              const char *wildcard,
+                              const struct mq_amax_fn *process,
+                              uint32_t flags,
+                              size_t *matched);
+
+/**
+ * Forgets the amax and the collected statistics of the quantizers whose name matches a wildcard.
+ *
+ * @param[in]  model     Model that went through mq_quantize().
+ * @param[in]  wildcard  As in mq_enable_quantizer().
+ * @param[in]  flags     0 or MQ_ALLOW_NO_MATCH.
+ * @param[out] matched   As in mq_enable_quantizer().
+ * @return as mq_enable_quantizer().
+ */
+MQ_API
+mq_status mq_reset_amax(struct mq_model *model,
+                        const char *wildcard,
+                        uint32_t flags,
+                        size_t *matched);
+
+/**
+ * Describes every quantizer, as text or JSON. Prints nothing: the text is the caller's.
+ *
+ * @param[in]  model     Any model.
+ * @param[in]  format    MQ_SUMMARY_TEXT or MQ_SUMMARY_JSON.
+ * @param[out] buffer    Receives at most `capacity - 1` bytes and a NUL; NULL when `capacity` is 0.
+ * @param[in]  capacity  Bytes of `buffer`.
+ * @param[out] length    Length of the whole text without the NUL, also when it did not fit. May be
+ *                       NULL when `buffer` is not.
+ * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT; MQ_ERR_BUSY.
+ */
+MQ_API
+mq_status mq_print_quant_summary(const struct mq_model *model,
+                                 int32_t format,
+                                 char *buffer,
+                                 size_t capacity,
+                                 size_t *length);
+
+/**
+ * The dotted name of a quantizer, such as "model.layers.0.self_attn.q_proj.weight_quantizer".
+ *
+ * @param[in]  quantizer  The quantizer.
+ * @param[out] buffer     Receives at most `capacity - 1` bytes and a NUL; NULL when `capacity` is 0.
+ * @param[in]  capacity   Bytes of `buffer`.
+ * @param[out] length     Length of the whole name without the NUL, also when it did not fit. May be
+ *                        NULL when `buffer` is not.
+ * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for a NULL; MQ_ERR_BUSY.
+ */
+MQ_API
+mq_status mq_quantizer_name(const struct mq_quantizer *quantizer,
+                            char *buffer,
+                            size_t capacity,
+                            size_t *length);
+
+/**
+ * Whether a quantizer is enabled; a sequential quantizer is when one of its members is.
+ *
+ * @param[in]  quantizer  The quantizer.
+ * @param[out] enabled    1 or 0. Untouched on failure.
+ * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for a NULL; MQ_ERR_STATE for a member that is gone;
+ *         MQ_ERR_BUSY.
+ */
+MQ_API mq_status mq_quantizer_is_enabled(const struct mq_quantizer *quantizer, int32_t *enabled);
+
+/**
+ * The attributes of a quantizer as JSON: an object with every key of the configuration's attribute
+ * set, or an array of them for a sequential quantizer.
+ *
+ * @param[in]  quantizer  The quantizer.
+ * @param[out] buffer, capacity, length  as in mq_quantizer_name().
+ * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for a NULL; MQ_ERR_STATE for a member that is gone;
+ *         MQ_ERR_BUSY.
+ */
+MQ_API
+mq_status mq_quantizer_attributes(const struct mq_quantizer *quantizer,
+                                  char *buffer,
+                                  size_t capacity,
+                                  size_t *length);
+
+/**
+ * The amax of a quantizer: what calibration found, or what was set.
+ *
+ * @param[in]  quantizer  The quantizer; for a sequential one ask its members.
+ * @param[out] values     Receives at most `capacity` values, row-major, in the tensor's units; NULL
+ *                        when `capacity` is 0.
+ * @param[in]  capacity   Number of values that fit.
+ * @param[out] count      Number of values; 0 when there is no amax (never calibrated, or dynamic).
+ * @param[out] shape      Receives the extents; room for `MQ_MAX_RANK`. May be NULL.
+ * @param[out] rank       Number of extents; 0 for a per-tensor amax. May be NULL.
+ * @return MQ_OK, also when not everything fitted; MQ_ERR_INVALID_ARGUMENT for a NULL; MQ_ERR_STATE
+ *         for a sequential quantizer or a member that is gone; MQ_ERR_BUSY.
+ *
+ * Shapes are the reference's: `[]` per tensor, `[n, 1]` for axis 0 of a matrix, `[blocks, 1]` for
+ * blocks along the last axis, `[rows/b, 1, columns/b, 1]` for blocks in two axes.
+ */
+MQ_API
+mq_status mq_quantizer_amax(const struct mq_quantizer *quantizer,
+                            float *values,
+                            size_t capacity,
+                            size_t *count,
+                            int64_t *shape,
+                            uint32_t *rank);
+
+/**
+ * Sets the amax of a quantizer, as a calibration would.
+ *
+ * @param[in]  quantizer  The quantizer; for a sequential one set its members.
+ * @param[in]  amax       Values in the tensor's units, of the shape mq_quantizer_amax() documents;
+ *                        finite and not negative.
+ * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for a NULL or a shape that does not fit the weight or the
+ *         amax that is there; MQ_ERR_NUMERIC for NaN, Inf or negative values; MQ_ERR_STATE for a
+ *         dynamic or sequential quantizer, a member that is gone, or before mq_quantize(); MQ_ERR_BUSY.
+ */
+MQ_API
+mq_status mq_quantizer_set_amax(struct mq_quantizer *quantizer,
+                                const struct mq_tensor *amax);
+
+/**
+ * The pre_quant_scale of a quantizer: the factors its input is multiplied with, one per channel.
+ *
+ * @param[in]  quantizer  The quantizer.
+ * @param[out] values     Receives at most `capacity` values; NULL when `capacity` is 0.
+ * @param[in]  capacity   Number of values that fit.
+ * @param[out] count      Number of values; 0 when there is none.
+ * @return as mq_quantizer_amax().
+ */
+MQ_API
+mq_status mq_quantizer_pre_quant_scale(const struct mq_quantizer *quantizer,
+                                       float *values,
+                                       size_t capacity,
+                                       size_t *count);
+
+/**
+ * Sets or removes the pre_quant_scale of a quantizer. The caller divides the weight accordingly.
+ *
+ * @param[in]  quantizer  The quantizer; for a sequential one its first member.
+ * @param[in]  scale      `[channels]`, the extent of the last axis of what the quantizer sees;
+ *                        finite and positive. NULL removes it.
+ * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for a NULL or a shape that does not fit; MQ_ERR_NUMERIC for
+ *         values that are not finite and positive; MQ_ERR_STATE as in mq_quantizer_set_amax();
+ *         MQ_ERR_BUSY.
+ */
+MQ_API
+mq_status mq_quantizer_set_pre_quant_scale(struct mq_quantizer *quantizer,
+                                           const struct mq_tensor *scale);
+
+/**
+ * Fake-quantizes one tensor: quantizes and dequantizes in one pass.
+ *
+ * @param[in]  context     Context to run on.
+ * @param[in]  x           Tensor to quantize.
+ * @param[in]  attributes  JSON: a quantizer attribute object ({"num_bits": 8, "axis": 0}), or a list
+ *                         of them, applied in order.
+ * @param[in]  amax        float32, float16 or bfloat16 values, in the units of `x`, as many as the
+ *                         granularity has (1 per tensor, one per index of the axis, one per block,
+ *                         row-major). NULL: taken from `x`. Must be NULL for a list.
+ * @param[out] out         Result, of the shape and dtype of `x`; may share its memory exactly (in
+ *                         place), not partly.
+ * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT; MQ_ERR_CONFIG; MQ_ERR_UNSUPPORTED; MQ_ERR_NUMERIC for a
+ *         negative amax, or negative values under `unsigned`. On failure `out` is unspecified.
+ *
+ * Arithmetic is float32, rounding to nearest even, the result rounded once to the dtype of `x`.
+ * NaN stays NaN, an infinity saturates to the largest value of the grid.
+ */
+MQ_API
+mq_status mq_fake_quant(const struct mq_context *context,
+                        const struct mq_tensor *x,
+                        const char *attributes,
+                        const struct mq_tensor *amax,
+                        const struct mq_tensor *out);
+
+/**
+ * Number of presets, those of both versions of the reference.
+ */
+MQ_API size_t mq_preset_count(void);
+
+/**
+ * Name of a preset.
+ *
+ * @param[in]  index     0 to mq_preset_count() - 1.
+ * @param[out] buffer, capacity, length  as in mq_quantizer_name().
+ * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for an index out of range.
+ */
+MQ_API mq_status mq_preset_name(size_t index, char *buffer, size_t capacity, size_t *length);
+
+/**
+ * The configuration of a preset as JSON, to be changed and given to mq_quantize().
+ *
+ * @param[in]  name  Name of the preset, such as "INT8_DEFAULT_CFG".
+ * @param[out] buffer, capacity, length  as in mq_quantizer_name().
+ * @return MQ_OK; MQ_ERR_CONFIG for an unknown name; MQ_ERR_INVALID_ARGUMENT for a NULL.
+ */
+MQ_API mq_status mq_preset_json(const char *name, char *buffer, size_t capacity, size_t *length);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* MQ_H */

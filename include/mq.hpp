@@ -1,0 +1,605 @@
+// mq.hpp: C++17 face of mq.h, header only. SPDX-License-Identifier: MIT OR Apache-2.0
+//
+// A status other than MQ_OK becomes an mq::Error. Callbacks are any callable; what they throw stops
+// the call they run in and reaches its caller with its own type. mq.h has the contract of each call.
+
+#ifndef MQ_HPP
+#define MQ_HPP
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "mq.h"
+
+namespace mq {
+
+/// A call that failed: its status, and mq's text about it as what().
+class Error : public std::runtime_error {
+public:
+    Error(mq_status status, const std::string &text) : std::runtime_error(text), status_(status) {}
+    mq_status status() const noexcept { return status_; }
+
+private:
+    mq_status status_;
+};
+
+/// Throws the calling thread's last error unless `status` is MQ_OK.
+inline void check(mq_status status) {
+    if (status != MQ_OK) throw Error(status, mq_last_error_message());
+}
+
+/// Version of the library that is loaded, as MQ_VERSION is that of the header.
+inline uint32_t version() noexcept { return mq_version(); }
+
+// --- tensors ------------------------------------------------------------------------------------
+
+/// Element types. The two of 16 bits are carried as uint16_t.
+enum class DType { f32, f16, bf16 };
+
+/// Extents of a tensor, held by value: `{rows, columns}`, of any integer type, or a vector.
+class Shape {
+public:
+    Shape() = default;
+
+    template <class... Extents,
+              class = std::enable_if_t<(sizeof...(Extents) > 0) && (std::is_integral_v<Extents> && ...)>>
+    Shape(Extents... extents)
+        : extents_{static_cast<int64_t>(extents)...}, rank_(static_cast<int32_t>(sizeof...(Extents))) {
+        static_assert(sizeof...(Extents) <= MQ_MAX_RANK, "more dimensions than MQ_MAX_RANK");
+    }
+
+    Shape(const std::vector<int64_t> &extents) : rank_(static_cast<int32_t>(extents.size())) {
+        if (extents.size() > extents_.size())
+            throw Error(MQ_ERR_INVALID_ARGUMENT, "invalid argument: rank " + std::to_string(extents.size()) +
+                                                     ", expected 0 to " + std::to_string(MQ_MAX_RANK));
+        for (size_t i = 0; i < extents.size(); ++i) extents_[i] = extents[i];
+    }
+
+    const int64_t *data() const noexcept { return extents_.data(); }
+    int32_t rank() const noexcept { return rank_; }
+
+private:
+    std::array<int64_t, MQ_MAX_RANK> extents_{};
+    int32_t rank_ = 0;
+};
+
+/// A tensor that mq reads. Borrows the elements, owns the shape; passes as `const mq_tensor *`.
+class ConstTensorRef {
+public:
+    ConstTensorRef(const void *data, DType dtype, const Shape &shape) : shape_(shape) {
+        tensor_.data = const_cast<void *>(data); // C has one struct for both; only TensorRef is written to
+        tensor_.device = {MQ_DEVICE_CPU, 0};
+        tensor_.ndim = shape.rank();
+        tensor_.dtype.code = dtype == DType::bf16 ? MQ_DTYPE_BFLOAT : MQ_DTYPE_FLOAT;
+        tensor_.dtype.bits = dtype == DType::f32 ? 32 : 16;
+        tensor_.dtype.lanes = 1;
+        tensor_.shape = shape_.data();
+    }
+
+    /// A tensor described elsewhere, such as a DLTensor; its shape and strides stay borrowed.
+    ConstTensorRef(const mq_tensor &tensor) : tensor_(tensor) {}
+
+    ConstTensorRef(const ConstTensorRef &other) : tensor_(other.tensor_), shape_(other.shape_) { adopt_shape(other); }
+
+    ConstTensorRef &operator=(const ConstTensorRef &other) {
+        tensor_ = other.tensor_;
+        shape_ = other.shape_;
+        adopt_shape(other);
+        return *this;
+    }
+
+    const mq_tensor *get() const noexcept { return &tensor_; }
+    operator const mq_tensor *() const noexcept { return &tensor_; }
+
+private:
+    // A copy points to its own shape, unless the shape was never ours.
+    void adopt_shape(const ConstTensorRef &other) noexcept {
+        if (other.tensor_.shape == other.shape_.data()) tensor_.shape = shape_.data();
+    }
+
+    mq_tensor tensor_{};
+    Shape shape_;
+};
+
+/// A tensor that mq may also write to.
+class TensorRef : public ConstTensorRef {
+public:
+    TensorRef(void *data, DType dtype, const Shape &shape) : ConstTensorRef(data, dtype, shape) {}
+    TensorRef(const mq_tensor &tensor) : ConstTensorRef(tensor) {}
+};
+
+namespace detail {
+
+inline DType half(DType dtype) {
+    if (dtype == DType::f32)
+        throw Error(MQ_ERR_INVALID_ARGUMENT, "invalid argument: uint16_t elements are DType::f16 or DType::bf16");
+    return dtype;
+}
+
+} // namespace detail
+
+/// float32 elements: `tensor(data, {rows, columns})`.
+inline TensorRef tensor(float *data, const Shape &shape) { return {data, DType::f32, shape}; }
+inline ConstTensorRef tensor(const float *data, const Shape &shape) { return {data, DType::f32, shape}; }
+
+/// float16 or bfloat16 elements: `tensor(data, {rows, columns}, DType::bf16)`.
+inline TensorRef tensor(uint16_t *data, const Shape &shape, DType dtype) {
+    return {data, detail::half(dtype), shape};
+}
+inline ConstTensorRef tensor(const uint16_t *data, const Shape &shape, DType dtype) {
+    return {data, detail::half(dtype), shape};
+}
+
+// --- what crosses the boundary --------------------------------------------------------------------
+
+namespace detail {
+
+/// A string that C copies out: asks for its length, then for its bytes.
+template <class CopyOut>
+std::string copied_text(CopyOut copy_out) {
+    std::string text;
+    size_t length = 0;
+    check(copy_out(nullptr, size_t{0}, &length));
+    do { // another thread may have made it longer meanwhile
+        text.resize(length);
+        check(copy_out(text.data(), text.size() + 1, &length));
+    } while (length > text.size());
+    text.resize(length);
+    return text;
+}
+
+/// Floats that C copies out, as copied_text().
+template <class CopyOut>
+std::vector<float> copied_values(CopyOut copy_out) {
+    std::vector<float> values;
+    size_t count = 0;
+    check(copy_out(nullptr, size_t{0}, &count));
+    do {
+        values.resize(count);
+        check(copy_out(values.data(), values.size(), &count));
+    } while (count > values.size());
+    values.resize(count);
+    return values;
+}
+
+/// C's NULL for a string that is not given.
+inline const char *or_null(const std::string &text) noexcept { return text.empty() ? nullptr : text.c_str(); }
+
+/// Calls a callback: one that returns nothing goes on, an int or mq_status other than 0 stops.
+template <class Function, class... Args>
+int32_t outcome(Function &function, Args... args) {
+    using Result = std::invoke_result_t<Function &, Args...>;
+    static_assert(std::is_void_v<Result> || std::is_same_v<Result, int32_t> || std::is_same_v<Result, mq_status>,
+                  "a callback returns nothing, or an int or mq_status that is 0 to go on");
+    if constexpr (std::is_void_v<Result>) {
+        std::invoke(function, args...);
+        return 0;
+    } else {
+        return static_cast<int32_t>(std::invoke(function, args...));
+    }
+}
+
+/// A callable lent to one C call, and what it threw there.
+template <class Function>
+struct Lent {
+    Function &function;
+    std::exception_ptr thrown;
+
+    template <class Body>
+    int32_t guard(Body body) noexcept {
+        try {
+            return body(function);
+        } catch (...) {
+            thrown = std::current_exception();
+            return -1;
+        }
+    }
+
+    /// After the C call: the exception first, for it caused the status.
+    void finish(mq_status status) const {
+        if (thrown) std::rethrow_exception(thrown);
+        check(status);
+    }
+};
+
+/// Runs a C call that takes an mq_forward_fn.
+template <class Forward, class Call>
+void with_forward(Forward &forward, Call call) {
+    using Lent = detail::Lent<Forward>;
+    Lent lent{forward, nullptr};
+    const mq_forward_fn callback{&lent,
+                                 [](void *data) -> int32_t {
+                                     return static_cast<Lent *>(data)->guard([](Forward &f) { return outcome(f); });
+                                 },
+                                 nullptr};
+    lent.finish(call(&callback));
+}
+
+/// Runs a C call that takes an mq_filter_fn and counts the matches.
+template <class Predicate, class Call>
+size_t with_filter(Predicate &predicate, Call call) {
+    using Lent = detail::Lent<Predicate>;
+    Lent lent{predicate, nullptr};
+    const mq_filter_fn callback{&lent,
+                                [](void *data, const char *name, int32_t *selected) -> int32_t {
+                                    return static_cast<Lent *>(data)->guard([&](Predicate &p) -> int32_t {
+                                        *selected = std::invoke(p, name) ? 1 : 0;
+                                        return 0;
+                                    });
+                                },
+                                nullptr};
+    size_t matched = 0;
+    lent.finish(call(&callback, &matched));
+    return matched;
+}
+
+template <class Function>
+using if_predicate = std::enable_if_t<std::is_invocable_r_v<bool, Function &, const char *>>;
+
+} // namespace detail
+
+// --- context --------------------------------------------------------------------------------------
+
+/// Receives a log line. What it throws is dropped: a log line cannot stop a call.
+using Log = std::function<void(mq_log_level level, std::string_view text)>;
+
+/// How a Context works; the defaults are those of mq_context_options.
+struct ContextOptions {
+    uint32_t num_threads = 0;
+    Log log = nullptr;
+};
+
+/// Threads and log of the library.
+///
+/// Owns an mq_context; movable. May be shared by threads and models, and destroyed before them.
+class Context {
+public:
+    Context() : Context(ContextOptions{}) {}
+
+    explicit Context(ContextOptions options) {
+        mq_context_options raw;
+        check(mq_context_options_init(&raw, sizeof raw));
+        raw.num_threads = options.num_threads;
+        if (options.log) {
+            raw.log.user_data = new Log(std::move(options.log)); // released by mq, also when creation fails
+            raw.log.log = [](void *data, int32_t level, const char *text) {
+                try {
+                    (*static_cast<Log *>(data))(static_cast<mq_log_level>(level), text);
+                } catch (...) {
+                }
+            };
+            raw.log.release = [](void *data) { delete static_cast<Log *>(data); };
+        }
+        mq_context *context = nullptr;
+        check(mq_context_create(&raw, &context));
+        context_.reset(context);
+    }
+
+    /// Fake-quantizes one tensor with its own amax. `out` may be `x`.
+    void fake_quant(const ConstTensorRef &x, const std::string &attributes, const TensorRef &out) const {
+        check(mq_fake_quant(get(), x, attributes.c_str(), nullptr, out));
+    }
+
+    /// Fake-quantizes one tensor with a given amax. `out` may be `x`.
+    void fake_quant(const ConstTensorRef &x, const std::string &attributes, const ConstTensorRef &amax,
+                    const TensorRef &out) const {
+        check(mq_fake_quant(get(), x, attributes.c_str(), amax, out));
+    }
+
+    mq_context *get() const noexcept { return context_.get(); }
+
+private:
+    struct Destroy {
+        void operator()(mq_context *context) const noexcept { mq_context_destroy(context); }
+    };
+    std::unique_ptr<mq_context, Destroy> context_;
+};
+
+// --- model ----------------------------------------------------------------------------------------
+
+/// A layer of a Model, whose handle it borrows. Any thread may call it, also inside a callback.
+class Layer {
+public:
+    Layer() = default;
+    explicit Layer(mq_layer *layer) noexcept : layer_(layer) {}
+
+    /// The layer's input on its way in: into `out`, which may be `x`.
+    void input(const ConstTensorRef &x, const TensorRef &out) const { check(mq_layer_input(layer_, x, out)); }
+    /// The layer's input, observed only.
+    void input(const ConstTensorRef &x) const { check(mq_layer_input(layer_, x, nullptr)); }
+    /// The layer's output on its way out: into `out`, which may be `y`.
+    void output(const ConstTensorRef &y, const TensorRef &out) const { check(mq_layer_output(layer_, y, out)); }
+    /// The layer's output, observed only.
+    void output(const ConstTensorRef &y) const { check(mq_layer_output(layer_, y, nullptr)); }
+    /// The weight as the quantized layer uses it.
+    void weight(const TensorRef &out) const { check(mq_layer_weight(layer_, out)); }
+
+    mq_layer *get() const noexcept { return layer_; }
+
+private:
+    mq_layer *layer_ = nullptr;
+};
+
+/// The amax of a quantizer: values row-major, and their extents. No values: there is none.
+struct Amax {
+    std::vector<float> values;
+    std::vector<int64_t> shape;
+};
+
+/// A quantizer of a Model, whose handle it borrows. forward() may be called by any thread, also
+/// inside a callback; the rest holds the model.
+class Quantizer {
+public:
+    Quantizer() = default;
+    explicit Quantizer(mq_quantizer *quantizer) noexcept : quantizer_(quantizer) {}
+
+    /// A tensor on its way through: into `out`, which may be `x`.
+    void forward(const ConstTensorRef &x, const TensorRef &out) const {
+        check(mq_quantizer_forward(quantizer_, x, out));
+    }
+    /// A tensor that is observed only.
+    void forward(const ConstTensorRef &x) const { check(mq_quantizer_forward(quantizer_, x, nullptr)); }
+
+    std::string name() const {
+        return detail::copied_text([&](char *buffer, size_t capacity, size_t *length) {
+            return mq_quantizer_name(quantizer_, buffer, capacity, length);
+        });
+    }
+
+    bool is_enabled() const {
+        int32_t enabled = 0;
+        check(mq_quantizer_is_enabled(quantizer_, &enabled));
+        return enabled != 0;
+    }
+
+    /// JSON: an object, or an array of them for a sequential quantizer.
+    std::string attributes() const {
+        return detail::copied_text([&](char *buffer, size_t capacity, size_t *length) {
+            return mq_quantizer_attributes(quantizer_, buffer, capacity, length);
+        });
+    }
+
+    Amax amax() const {
+        std::array<int64_t, MQ_MAX_RANK> shape{};
+        uint32_t rank = 0;
+        std::vector<float> values = detail::copied_values([&](float *buffer, size_t capacity, size_t *count) {
+            return mq_quantizer_amax(quantizer_, buffer, capacity, count, shape.data(), &rank);
+        });
+        return {std::move(values), {shape.begin(), shape.begin() + rank}};
+    }
+
+    void set_amax(const ConstTensorRef &amax) const { check(mq_quantizer_set_amax(quantizer_, amax)); }
+    /// Sets the amax of a whole tensor.
+    void set_amax(float amax) const { set_amax(tensor(&amax, {})); }
+
+    std::vector<float> pre_quant_scale() const {
+        return detail::copied_values([&](float *buffer, size_t capacity, size_t *count) {
+            return mq_quantizer_pre_quant_scale(quantizer_, buffer, capacity, count);
+        });
+    }
+    void set_pre_quant_scale(const ConstTensorRef &scale) const {
+        check(mq_quantizer_set_pre_quant_scale(quantizer_, scale));
+    }
+    void remove_pre_quant_scale() const { check(mq_quantizer_set_pre_quant_scale(quantizer_, nullptr)); }
+
+    mq_quantizer *get() const noexcept { return quantizer_; }
+
+private:
+    mq_quantizer *quantizer_ = nullptr;
+};
+
+/// One layer to register, as mq_layer_desc; empty strings are not given.
+struct LayerDesc {
+    std::string name;
+    mq_layer_kind kind = MQ_LAYER_LINEAR;
+    std::optional<TensorRef> weight = std::nullopt;
+    std::optional<ConstTensorRef> bias = std::nullopt;
+    std::string class_name = {};
+    std::string fused_group = {};
+    std::string shared_input_group = {};
+};
+
+/// The host's model as mq knows it.
+///
+/// Owns an mq_model, and with it its Layer and Quantizer handles; movable. The tensors' memory is
+/// borrowed until it is destroyed. One registration or verb at a time; a second one throws an Error
+/// with MQ_ERR_BUSY. Do not destroy it inside one of its callbacks: nothing happens, and it leaks.
+class Model {
+public:
+    explicit Model(const Context &context) {
+        mq_model *model = nullptr;
+        check(mq_model_create(context.get(), &model));
+        model_.reset(model);
+    }
+
+    Layer add_layer(const LayerDesc &desc) {
+        mq_layer_desc raw;
+        check(mq_layer_desc_init(&raw, sizeof raw));
+        raw.kind = desc.kind;
+        raw.name = desc.name.c_str();
+        raw.class_name = detail::or_null(desc.class_name);
+        raw.weight = desc.weight ? desc.weight->get() : nullptr;
+        raw.bias = desc.bias ? desc.bias->get() : nullptr;
+        raw.fused_group = detail::or_null(desc.fused_group);
+        raw.shared_input_group = detail::or_null(desc.shared_input_group);
+        mq_layer *layer = nullptr;
+        check(mq_model_add_layer(get(), &raw, &layer));
+        return Layer(layer);
+    }
+
+    Layer add_layer(const std::string &name, const TensorRef &weight, mq_layer_kind kind = MQ_LAYER_LINEAR) {
+        LayerDesc desc;
+        desc.name = name;
+        desc.kind = kind;
+        desc.weight = weight;
+        return add_layer(desc);
+    }
+
+    Quantizer add_quantizer(const std::string &name, const std::string &class_name = {}) {
+        mq_quantizer *quantizer = nullptr;
+        check(mq_model_add_quantizer(get(), name.c_str(), detail::or_null(class_name), &quantizer));
+        return Quantizer(quantizer);
+    }
+
+    Layer find_layer(const std::string &name) const {
+        mq_layer *layer = nullptr;
+        check(mq_model_find_layer(get(), name.c_str(), &layer));
+        return Layer(layer);
+    }
+
+    Quantizer find_quantizer(const std::string &name) const {
+        mq_quantizer *quantizer = nullptr;
+        check(mq_model_find_quantizer(get(), name.c_str(), &quantizer));
+        return Quantizer(quantizer);
+    }
+
+    /// Every quantizer, in registration order.
+    std::vector<Quantizer> quantizers() const {
+        size_t count = 0;
+        check(mq_model_quantizer_count(get(), &count));
+        std::vector<Quantizer> all;
+        for (size_t i = 0; i < count; ++i) {
+            mq_quantizer *quantizer = nullptr;
+            check(mq_model_quantizer_at(get(), i, &quantizer));
+            all.emplace_back(quantizer);
+        }
+        return all;
+    }
+
+    /// Weights are calibrated; activation quantizers stay dynamic.
+    void quantize(const std::string &config) { check(mq_quantize(get(), config.c_str(), nullptr)); }
+
+    /// `forward()` runs the calibration set and calls the taps.
+    template <class Forward>
+    void quantize(const std::string &config, Forward &&forward) {
+        detail::with_forward(forward, [&](const mq_forward_fn *callback) {
+            return mq_quantize(get(), config.c_str(), callback);
+        });
+    }
+
+    void calibrate(const std::string &algorithm) { check(mq_calibrate(get(), algorithm.c_str(), nullptr)); }
+
+    template <class Forward>
+    void calibrate(const std::string &algorithm, Forward &&forward) {
+        detail::with_forward(forward, [&](const mq_forward_fn *callback) {
+            return mq_calibrate(get(), algorithm.c_str(), callback);
+        });
+    }
+
+    void fold_weight(uint32_t flags = 0) { check(mq_fold_weight(get(), flags)); }
+
+    // The verbs below return how many quantizers matched. They choose them by a wildcard, or by
+    // `predicate(name)`, which takes a const char *, a std::string or a std::string_view.
+
+    size_t enable_quantizer(const std::string &wildcard, uint32_t flags = 0) {
+        size_t matched = 0;
+        check(mq_enable_quantizer(get(), wildcard.c_str(), flags, &matched));
+        return matched;
+    }
+
+    template <class Predicate, class = detail::if_predicate<Predicate>>
+    size_t enable_quantizer(Predicate &&predicate, uint32_t flags = 0) {
+        return detail::with_filter(predicate, [&](const mq_filter_fn *filter, size_t *matched) {
+            return mq_enable_quantizer_if(get(), filter, flags, matched);
+        });
+    }
+
+    size_t disable_quantizer(const std::string &wildcard, uint32_t flags = 0) {
+        size_t matched = 0;
+        check(mq_disable_quantizer(get(), wildcard.c_str(), flags, &matched));
+        return matched;
+    }
+
+    template <class Predicate, class = detail::if_predicate<Predicate>>
+    size_t disable_quantizer(Predicate &&predicate, uint32_t flags = 0) {
+        return detail::with_filter(predicate, [&](const mq_filter_fn *filter, size_t *matched) {
+            return mq_disable_quantizer_if(get(), filter, flags, matched);
+        });
+    }
+
+    size_t set_quantizer_attributes(const std::string &wildcard, const std::string &attributes, uint32_t flags = 0) {
+        size_t matched = 0;
+        check(mq_set_quantizer_attributes(get(), wildcard.c_str(), attributes.c_str(), flags, &matched));
+        return matched;
+    }
+
+    template <class Predicate, class = detail::if_predicate<Predicate>>
+    size_t set_quantizer_attributes(Predicate &&predicate, const std::string &attributes, uint32_t flags = 0) {
+        return detail::with_filter(predicate, [&](const mq_filter_fn *filter, size_t *matched) {
+            return mq_set_quantizer_attributes_if(get(), filter, attributes.c_str(), flags, matched);
+        });
+    }
+
+    /// `process(name, values, count)` changes the `count` floats at `values` in place.
+    template <class Process>
+    size_t postprocess_amax(const std::string &wildcard, Process &&process, uint32_t flags = 0) {
+        using Function = std::remove_reference_t<Process>;
+        using Lent = detail::Lent<Function>;
+        Lent lent{process, nullptr};
+        const mq_amax_fn callback{&lent,
+                                  [](void *data, const char *name, float *values, size_t count) -> int32_t {
+                                      return static_cast<Lent *>(data)->guard([&](Function &f) {
+                                          return detail::outcome(f, name, values, count);
+                                      });
+                                  },
+                                  nullptr};
+        size_t matched = 0;
+        lent.finish(mq_postprocess_amax(get(), wildcard.c_str(), &callback, flags, &matched));
+        return matched;
+    }
+
+    size_t reset_amax(const std::string &wildcard, uint32_t flags = 0) {
+        size_t matched = 0;
+        check(mq_reset_amax(get(), wildcard.c_str(), flags, &matched));
+        return matched;
+    }
+
+    /// MQ_SUMMARY_TEXT or MQ_SUMMARY_JSON.
+    std::string summary(int32_t format = MQ_SUMMARY_TEXT) const {
+        return detail::copied_text([&](char *buffer, size_t capacity, size_t *length) {
+            return mq_print_quant_summary(get(), format, buffer, capacity, length);
+        });
+    }
+
+    mq_model *get() const noexcept { return model_.get(); }
+
+private:
+    struct Destroy {
+        void operator()(mq_model *model) const noexcept { static_cast<void>(mq_model_destroy(model)); }
+    };
+    std::unique_ptr<mq_model, Destroy> model_;
+};
+
+// --- presets --------------------------------------------------------------------------------------
+
+/// Names of all presets.
+inline std::vector<std::string> presets() {
+    std::vector<std::string> names;
+    for (size_t i = 0; i < mq_preset_count(); ++i)
+        names.push_back(detail::copied_text([&](char *buffer, size_t capacity, size_t *length) {
+            return mq_preset_name(i, buffer, capacity, length);
+        }));
+    return names;
+}
+
+/// The configuration of a preset as JSON.
+inline std::string preset_json(const std::string &name) {
+    return detail::copied_text([&](char *buffer, size_t capacity, size_t *length) {
+        return mq_preset_json(name.c_str(), buffer, capacity, length);
+    });
+}
+
+} // namespace mq
+
+#endif // MQ_HPP

@@ -1,0 +1,258 @@
+//! Which valid configurations this version carries out.
+
+use serde_json::{Value, json};
+
+use super::{assert_says, attributes, config, unsupported};
+use crate::config::support::{check, check_algorithm, check_attributes};
+use crate::config::{Algorithm, JsonPath, QuantizeConfig, presets};
+use crate::error::Error;
+
+/// Presets this version carries out.
+const BUILT: [&str; 12] = [
+    "FP8_2D_BLOCKWISE_WEIGHT_ONLY_CFG",
+    "FP8_DEFAULT_CFG",
+    "FP8_KV_CFG",
+    "FP8_PER_CHANNEL_PER_TOKEN_CFG",
+    "INT4_BLOCKWISE_WEIGHT_ONLY_CFG",
+    "INT8_DEFAULT_CFG",
+    "INT8_WEIGHT_ONLY_CFG",
+    "MAMBA_MOE_FP8_AGGRESSIVE_CFG",
+    "MAMBA_MOE_FP8_CONSERVATIVE_CFG",
+    "FP8_DYNAMIC_CFG",
+    "FP8_PER_CHANNEL_CFG",
+    "FP8_WA_FP8_KV_CFG",
+];
+
+/// The others, with what is missing.
+const NOT_BUILT: [(&str, &str); 32] = [
+    ("FP8_AFFINE_KV_CFG", "bias"),
+    ("INT4_AWQ_CFG", "algorithm awq_lite"),
+    ("INT8_SMOOTHQUANT_CFG", "algorithm smoothquant"),
+    ("MAMBA_MOE_NVFP4_AGGRESSIVE_CFG", "NVFP4"),
+    ("MAMBA_MOE_NVFP4_CONSERVATIVE_CFG", "NVFP4"),
+    (
+        "MXFP4_DEFAULT_CFG",
+        "MXFP4 (num_bits (2, 1), scale_bits (8, 0))",
+    ),
+    ("MXFP4_MLP_WEIGHT_ONLY_CFG", "MXFP4"),
+    (
+        "MXFP6_DEFAULT_CFG",
+        "MXFP6 (num_bits (3, 2), scale_bits (8, 0))",
+    ),
+    (
+        "MXFP8_DEFAULT_CFG",
+        "MXFP8 (num_bits (4, 3), scale_bits (8, 0))",
+    ),
+    (
+        "MXINT8_DEFAULT_CFG",
+        "MXINT8 (num_bits 8, scale_bits (8, 0))",
+    ),
+    ("NVFP4_AFFINE_KV_CFG", "NVFP4"),
+    ("NVFP4_AWQ_CLIP_CFG", "NVFP4"),
+    ("NVFP4_AWQ_FULL_CFG", "NVFP4"),
+    ("NVFP4_AWQ_LITE_CFG", "NVFP4"),
+    (
+        "NVFP4_DEFAULT_CFG",
+        "quant_cfg[1].cfg.num_bits: NVFP4 (num_bits (2, 1), scale_bits (4, 3))",
+    ),
+    ("NVFP4_EXPERTS_ONLY_CFG", "NVFP4"),
+    ("NVFP4_FOUR_OVER_SIX_CFG", "NVFP4"),
+    ("NVFP4_FP8_MHA_CONFIG", "NVFP4"),
+    ("NVFP4_KV_CFG", "NVFP4"),
+    ("NVFP4_KV_ROTATE_CFG", "quant_cfg[0].cfg.rotate: rotate"),
+    ("NVFP4_MLP_ONLY_CFG", "NVFP4"),
+    ("NVFP4_MLP_WEIGHT_ONLY_CFG", "NVFP4"),
+    ("NVFP4_OMLP_ONLY_CFG", "NVFP4"),
+    ("NVFP4_SVDQUANT_DEFAULT_CFG", "NVFP4"),
+    ("NVFP4_W4A4_WEIGHT_LOCAL_HESSIAN_CFG", "NVFP4"),
+    ("NVFP4_W4A4_WEIGHT_MSE_FP8_SWEEP_CFG", "NVFP4"),
+    ("W4A16_NVFP4_CFG", "NVFP4"),
+    ("W4A8_AWQ_BETA_CFG", "algorithm awq_lite"),
+    ("W4A8_MXFP4_FP8_CFG", "MXFP4"),
+    ("W4A8_NVFP4_FP8_CFG", "NVFP4"),
+    ("INT4_AWQ_REAL_QUANT_CFG", "fake_quant false"),
+    (
+        "NF4_REAL_QUANT_CFG",
+        "double-quantized scales (num_bits 4, scale_bits 8)",
+    ),
+];
+
+#[test]
+fn every_preset_is_either_built_or_says_what_is_missing() {
+    let mut listed: Vec<&str> = BUILT
+        .iter()
+        .copied()
+        .chain(NOT_BUILT.iter().map(|(name, _)| *name))
+        .collect();
+    let mut known: Vec<&str> = presets::names().collect();
+    listed.sort_unstable();
+    known.sort_unstable();
+    assert_eq!(listed, known, "a preset is missing here");
+    for name in BUILT {
+        assert_eq!(
+            check(&QuantizeConfig::parse(name).unwrap()),
+            Ok(()),
+            "{name}"
+        );
+    }
+    for (name, what) in NOT_BUILT {
+        let text = unsupported(check(&QuantizeConfig::parse(name).unwrap()));
+        assert_says(
+            &text,
+            &[
+                &format!("preset {name}: "),
+                what,
+                "is not built in this version",
+            ],
+        );
+    }
+}
+
+fn check_set(set: &Value) -> Result<(), Error> {
+    check_attributes(
+        &attributes(set).unwrap_or_else(|error| panic!("{set}: {error}")),
+        &JsonPath::root("cfg"),
+    )
+}
+
+#[test]
+fn attributes_that_are_built_pass() {
+    for set in [
+        json!({"num_bits": 2, "axis": 0}),
+        json!({"num_bits": 8, "axis": [0, 1], "unsigned": true, "narrow_range": true}),
+        json!({"num_bits": 3, "block_sizes": {"-1": 32, "-2": 2}}),
+        json!({"num_bits": [4, 3], "type": "dynamic"}),
+        json!({"num_bits": 8, "type": "dynamic", "axis": -1}),
+        json!({"num_bits": 8, "block_sizes": {"-1": null}}),
+        json!({"num_bits": 8, "block_sizes": {"-1": null, "type": "dynamic"}}),
+        json!({"num_bits": 8, "block_sizes": {"-1": null, "-2": null}, "type": "dynamic"}),
+        json!({"num_bits": 8, "use_constant_amax": true}),
+        json!({"num_bits": 8, "constant_amax": 3.5}),
+        json!({"num_bits": 8, "rotate": {"enable": false, "block_size": 64}}),
+        json!({"num_bits": 8, "pass_through_bwd": false, "trt_high_precision_dtype": "Half", "effective_bits": 4}),
+    ] {
+        assert_eq!(check_set(&set), Ok(()), "{set}");
+    }
+}
+
+#[test]
+fn attributes_that_are_not_built_name_key_and_feature() {
+    let cases = [
+        (
+            json!({"num_bits": 1}),
+            "cfg.num_bits: num_bits 1 is not built",
+        ),
+        (json!({"num_bits": 9}), "cfg.num_bits: num_bits 9 is"),
+        (json!({"num_bits": 16}), "num_bits 16 is"),
+        (
+            json!({"num_bits": [2, 1]}),
+            "cfg.num_bits: num_bits (2, 1) is",
+        ),
+        (
+            json!({"num_bits": [5, 2], "block_sizes": {"-1": 32, "type": "dynamic", "scale_bits": [8, 0]}}),
+            "MXFP8 (num_bits (5, 2)",
+        ),
+        (
+            json!({"num_bits": [2, 3], "block_sizes": {"-1": 32, "type": "dynamic", "scale_bits": [8, 0]}}),
+            "MXFP6 (num_bits (2, 3)",
+        ),
+        (
+            json!({"num_bits": [1, 2], "block_sizes": {"-1": 32, "type": "dynamic"}}),
+            "num_bits (1, 2) is",
+        ),
+        (
+            json!({"num_bits": [2, 1], "block_sizes": {"-1": 16, "scale_bits": [4, 3]}}),
+            "NVFP4 (num_bits (2, 1), scale_bits (4, 3))",
+        ),
+        (
+            json!({"num_bits": 4, "block_sizes": {"-1": 64, "scale_bits": 8}}),
+            "cfg.block_sizes: double-quantized scales",
+        ),
+        (
+            json!({"num_bits": 4, "block_sizes": {"-1": null, "scale_bits": 8}}),
+            "double-quantized scales",
+        ),
+        (
+            json!({"num_bits": 4, "block_sizes": {"-1": 64, "scale_block_sizes": {"-1": 8}}}),
+            "scale_block_sizes",
+        ),
+        (
+            json!({"num_bits": 4, "block_sizes": {"-1": 64, "four_over_six": true}}),
+            "four_over_six",
+        ),
+        (
+            json!({"num_bits": 8, "block_sizes": {"-1": 64, "type": "dynamic"}}),
+            "cfg.block_sizes: dynamic blocks (num_bits 8)",
+        ),
+        (
+            json!({"num_bits": [4, 3], "block_sizes": {"-1": 64}, "type": "dynamic"}),
+            "dynamic blocks (num_bits (4, 3))",
+        ),
+        (json!({"bias": {"-1": null}}), "cfg.bias: bias"),
+        (json!({"rotate": true}), "cfg.rotate: rotate"),
+        (
+            json!({"rotate": true, "enable": false}),
+            "cfg.rotate: rotate",
+        ),
+        (
+            json!({"calibrator": "histogram"}),
+            "cfg.calibrator: calibrator histogram",
+        ),
+        (
+            json!({"fake_quant": false}),
+            "cfg.fake_quant: fake_quant false",
+        ),
+        (json!({"backend": "mine"}), "cfg.backend: backend \"mine\""),
+    ];
+    for (set, part) in cases {
+        let text = unsupported(check_set(&set));
+        assert_says(
+            &text,
+            &[part, "built are integers of 2 to 8 bits and FP8 (4, 3)"],
+        );
+    }
+}
+
+#[test]
+fn algorithms_are_checked() {
+    let check = |value: Value| {
+        Algorithm::parse(&value, &JsonPath::root(""))
+            .unwrap()
+            .iter()
+            .try_for_each(check_algorithm)
+    };
+    assert_eq!(check(json!("max")), Ok(()));
+    assert_eq!(check(json!(null)), Ok(()));
+    let fields = json!({"method": "max", "distributed_sync": true, "sync_expert_weight_amax": true,
+        "skip_forward_without_activation_calib": true, "shared_states": {"weight_global_amax": {}},
+        "layerwise": {"save_every": 2}});
+    assert_eq!(check(fields), Ok(()));
+    for (name, _) in crate::config::Method::ALL
+        .iter()
+        .filter(|(name, _)| *name != "max")
+    {
+        assert_says(
+            &unsupported(check(json!(name))),
+            &[&format!("algorithm {name} is not built")],
+        );
+    }
+    let layered = json!({"method": "max", "layerwise": {"enable": true}});
+    assert_says(
+        &unsupported(check(layered)),
+        &["algorithm.layerwise: layerwise calibration"],
+    );
+    let forced = json!({"method": "max", "moe_calib_experts_ratio": 0.5});
+    assert_says(&unsupported(check(forced)), &["moe_calib_experts_ratio"]);
+}
+
+#[test]
+fn a_configuration_without_a_preset_names_only_the_place() {
+    let sequence = json!({"quant_cfg": {"*w": [{"num_bits": 4}, {"num_bits": 16}]}});
+    let text = unsupported(check(&config(&sequence)));
+    assert!(
+        text.starts_with("quant_cfg[\"*w\"][1].num_bits: num_bits 16"),
+        "{text}"
+    );
+    let second = json!({"quant_cfg": [], "algorithm": ["max", "gptq"]});
+    assert_says(&unsupported(check(&config(&second))), &["algorithm gptq"]);
+}

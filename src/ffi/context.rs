@@ -1,0 +1,163 @@
+//! The context: threads, instruction set and log, shared by its models.
+
+use std::ffi::c_char;
+use std::mem::{offset_of, size_of};
+use std::sync::Arc;
+
+use super::callback::{mq_log_fn, mq_log_level, take_log};
+use super::guard::{enter, out};
+use super::options::{self, Versioned};
+use super::status::mq_status;
+use crate::error::{Error, Result};
+use crate::model::{Context, LogLevel};
+
+/// Threads, instruction set and log of the library; models are created on one.
+///
+/// Ownership: created by mq_context_create(), freed by mq_context_destroy(). Models keep what they
+/// need of it: it may be destroyed before them.
+/// Threads: may be shared by any number of models and threads.
+pub struct mq_context {
+    pub(crate) context: Arc<Context>,
+}
+
+/// How a context works. Call mq_context_options_init() before setting fields.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct mq_context_options {
+    /// sizeof(mq_context_options) in the caller's header. Set by mq_context_options_init().
+    pub struct_size: u32,
+    /// Threads the library may use, the caller's included; 0 (default): one for each CPU. At most 1024.
+    pub num_threads: u32,
+    /// Receives warnings and notes; default: none. Its user data is released with the context, or at
+    /// once when mq_context_create() fails.
+    pub log: mq_log_fn,
+}
+const _: () = assert!(size_of::<mq_context_options>() == 32);
+const _: () = assert!(offset_of!(mq_context_options, log) == 8);
+
+// SAFETY: repr(C); integers, pointers and nullable functions, of which all-zero is valid and
+// anything else is the caller's promise (contract of mq_log_fn).
+unsafe impl Versioned for mq_context_options {
+    const MIN_SIZE: usize = 32;
+    const NAME: &'static str = "mq_context_options";
+    fn defaults() -> Self {
+        Self {
+            struct_size: size_of::<Self>() as u32,
+            num_threads: 0,
+            log: mq_log_fn {
+                user_data: std::ptr::null_mut(),
+                log: None,
+                release: None,
+            },
+        }
+    }
+}
+
+/// Version of the library: `major << 16 | minor << 8 | patch`. Equals `MQ_VERSION` of its header.
+#[unsafe(no_mangle)]
+pub extern "C" fn mq_version() -> u32 {
+    let part = |text: &str| text.parse::<u32>().unwrap_or(0);
+    part(env!("CARGO_PKG_VERSION_MAJOR")) << 16
+        | part(env!("CARGO_PKG_VERSION_MINOR")) << 8
+        | part(env!("CARGO_PKG_VERSION_PATCH"))
+}
+
+/// Name of a status, such as "MQ_ERR_CONFIG"; "unknown status" for a number that is none. Never NULL.
+#[unsafe(no_mangle)]
+pub extern "C" fn mq_status_name(status: i32) -> *const c_char {
+    let name = match status {
+        0 => c"MQ_OK",
+        1 => c"MQ_ERR_INVALID_ARGUMENT",
+        2 => c"MQ_ERR_CONFIG",
+        3 => c"MQ_ERR_UNSUPPORTED",
+        4 => c"MQ_ERR_NOT_FOUND",
+        5 => c"MQ_ERR_ALREADY_EXISTS",
+        6 => c"MQ_ERR_STATE",
+        7 => c"MQ_ERR_NUMERIC",
+        8 => c"MQ_ERR_BUSY",
+        9 => c"MQ_ERR_CALLBACK",
+        10 => c"MQ_ERR_OUT_OF_MEMORY",
+        11 => c"MQ_ERR_INTERNAL",
+        12 => c"MQ_ERR_POISONED",
+        _ => c"unknown status",
+    };
+    name.as_ptr()
+}
+
+/// Fills `options` with the defaults, never writing past `struct_size` bytes.
+///
+/// @param[out] options      Struct to fill.
+/// @param[in]  struct_size  sizeof(mq_context_options) in the caller's header.
+/// @return MQ_OK; MQ_ERR_INVALID_ARGUMENT when `options` is NULL or `struct_size` too small.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mq_context_options_init(
+    options: *mut mq_context_options,
+    struct_size: u32,
+) -> mq_status {
+    // SAFETY: contract above.
+    unsafe { options::init(options, struct_size) }
+}
+
+/// Creates a context.
+///
+/// @param[in]  options  How it works; NULL means the defaults.
+/// @param[out] context  The context, to be freed by mq_context_destroy(). Untouched on failure.
+/// @return MQ_OK; MQ_ERR_INVALID_ARGUMENT when `context` is NULL or an option is out of range;
+///         MQ_ERR_OUT_OF_MEMORY when the threads cannot be started.
+///
+/// The environment variable MQ_ISA (`scalar`, `avx2`, `avx512`) lowers the instruction set that is
+/// used; results do not change, bit for bit.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mq_context_create(
+    options: *const mq_context_options,
+    context: *mut *mut mq_context,
+) -> mq_status {
+    enter(|| {
+        let options = if options.is_null() {
+            mq_context_options::defaults()
+        } else {
+            // SAFETY: not NULL; contract above.
+            unsafe { options::read(options) }?
+        };
+        // SAFETY: a local copy of the caller's struct. Taken before anything else can fail.
+        let log = unsafe { take_log(&options.log) };
+        // SAFETY: contract above.
+        let context = unsafe { out(context, "context") }?;
+        let sink: crate::model::LogSink = match log {
+            Some(log) => Box::new(move |level, text: &str| {
+                let level = match level {
+                    LogLevel::Warning => mq_log_level::MQ_LOG_WARNING,
+                    LogLevel::Info => mq_log_level::MQ_LOG_INFO,
+                };
+                log.log(level, text);
+            }),
+            None => Box::new(|_, _| {}),
+        };
+        let created = Context::new(options.num_threads as usize, sink)?;
+        *context = Box::into_raw(Box::new(mq_context {
+            context: Arc::new(created),
+        }));
+        Ok(())
+    })
+}
+
+/// Frees a context; NULL is allowed. Models created on it go on working.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mq_context_destroy(context: *mut mq_context) {
+    if !context.is_null() {
+        let _ = enter(|| {
+            // SAFETY: from mq_context_create(), freed once (contract).
+            drop(unsafe { Box::from_raw(context) });
+            Ok(())
+        });
+    }
+}
+
+/// Borrows a context handle.
+///
+/// # Safety
+/// `raw` is NULL or a live handle.
+pub(crate) unsafe fn borrow<'a>(raw: *const mq_context) -> Result<&'a mq_context> {
+    // SAFETY: contract above.
+    unsafe { raw.as_ref() }.ok_or_else(|| Error::InvalidArgument("context is NULL".into()))
+}

@@ -1,0 +1,17 @@
+//! The C boundary and nothing else: convert, call, convert.
+//!
+//! Names are those of the header (`mq_*`), so that one search finds a symbol everywhere. The doc
+//! comments here become `include/mq.h`; they are the only place where the contract is written.
+#![allow(non_camel_case_types, clippy::missing_safety_doc)]
+
+pub mod callback;
+pub mod context;
+pub mod fake_quant;
+pub mod guard;
+pub mod model;
+mod options;
+pub mod quantizer;
+pub mod status;
+pub mod tap;
+pub mod tensor;
+pub mod verb;

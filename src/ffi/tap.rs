@@ -1,0 +1,188 @@
+//! The taps: what the host's forward pass calls, from any thread.
+
+use std::sync::Arc;
+
+use super::guard::enter_or_poison;
+use super::model::mq_model;
+use super::status::mq_status;
+use super::tensor::{mq_tensor, view, view_or_null};
+use crate::error::{Error, Result};
+use crate::model::{Layer, Slot};
+
+/// Tells a layer from a quantizer when a handle of the wrong type is passed through a cast.
+const LAYER_TAG: u32 = 0x6d71_4c61;
+const QUANTIZER_TAG: u32 = 0x6d71_5175;
+
+/// A registered layer.
+///
+/// Ownership: belongs to its model, dies with it.
+/// Threads: mq_layer_input(), mq_layer_output() and mq_layer_weight() may be called from any
+/// thread, also inside a callback of a verb; they lock nothing but the layer.
+pub struct mq_layer {
+    tag: u32,
+    layer: Arc<Layer>,
+}
+
+/// A quantizer: one of a layer's, one of the host's own, or a member of a sequential quantizer.
+///
+/// Ownership: belongs to its model, dies with it.
+/// Threads: mq_quantizer_forward() may be called from any thread, as the taps of mq_layer; the
+/// other functions hold the model and answer MQ_ERR_BUSY during a verb.
+pub struct mq_quantizer {
+    tag: u32,
+    pub(super) slot: Arc<Slot>,
+    pub(super) member: Option<usize>,
+    pub(super) model: *const mq_model,
+}
+
+// SAFETY: the model's address is only used for calls that the contract of mq_quantizer allows.
+unsafe impl Send for mq_quantizer {}
+
+impl mq_layer {
+    pub(super) fn new(layer: Arc<Layer>) -> Self {
+        Self {
+            tag: LAYER_TAG,
+            layer,
+        }
+    }
+}
+
+impl mq_quantizer {
+    pub(super) fn new(slot: Arc<Slot>, member: Option<usize>, model: *const mq_model) -> Self {
+        Self {
+            tag: QUANTIZER_TAG,
+            slot,
+            member,
+            model,
+        }
+    }
+}
+
+/// Borrows a quantizer handle.
+///
+/// # Safety
+/// `raw` is NULL or a live handle of this library.
+pub(super) unsafe fn quantizer<'a>(raw: *const mq_quantizer) -> Result<&'a mq_quantizer> {
+    // SAFETY: contract above.
+    match unsafe { raw.as_ref() } {
+        Some(handle) if handle.tag == QUANTIZER_TAG => Ok(handle),
+        Some(_) => Err(Error::InvalidArgument(
+            "quantizer is not an mq_quantizer of this library".into(),
+        )),
+        None => Err(Error::InvalidArgument("quantizer is NULL".into())),
+    }
+}
+
+/// Runs a tap of a layer: no lock of the model, and a panic poisons the model.
+///
+/// # Safety
+/// `raw` is NULL or a live handle of this library.
+unsafe fn with_layer(raw: *const mq_layer, body: impl FnOnce(&Layer) -> Result<()>) -> mq_status {
+    // SAFETY: contract above.
+    let handle = unsafe { raw.as_ref() };
+    enter_or_poison(
+        || {
+            if let Some(handle) = handle {
+                handle.layer.poison();
+            }
+        },
+        || match handle {
+            Some(handle) if handle.tag == LAYER_TAG => body(&handle.layer),
+            Some(_) => Err(Error::InvalidArgument(
+                "layer is not an mq_layer of this library".into(),
+            )),
+            None => Err(Error::InvalidArgument("layer is NULL".into())),
+        },
+    )
+}
+
+/// The layer's input on its way into the layer; called by the host in every forward pass.
+///
+/// During calibration it is observed and passes unchanged (but for a pre_quant_scale); once
+/// quantized, it is fake-quantized; before mq_quantize(), and when the quantizer is disabled, it is
+/// copied.
+///
+/// @param[in]  layer  The layer.
+/// @param[in]  x      Its input, `[..., in]`. A tensor without elements is allowed.
+/// @param[out] out    Result, of the shape and dtype of `x`; may share its memory exactly (in
+///                    place), not partly. NULL: observe only.
+/// @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for a NULL, a wrong dtype, shape or overlap;
+///         MQ_ERR_NUMERIC for NaN or Inf while calibrating, or negative values under `unsigned`;
+///         MQ_ERR_STATE when the quantizer's amax does not fit `x`. On failure `out` is unspecified,
+///         and a verb that is running fails with the same error, whatever the callback returns.
+///
+/// Synchronous; does not allocate once calibrated.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mq_layer_input(
+    layer: *mut mq_layer,
+    x: *const mq_tensor,
+    out: *const mq_tensor,
+) -> mq_status {
+    // SAFETY: contract above.
+    unsafe {
+        with_layer(layer, |layer| {
+            layer.input(view(x, "x")?, view_or_null(out, "out")?)
+        })
+    }
+}
+
+/// The layer's output on its way out; as mq_layer_input(), with the layer's `output_quantizer`.
+///
+/// @param[in]  layer  The layer.
+/// @param[in]  y      Its output.
+/// @param[out] out    Result, as in mq_layer_input().
+/// @return as mq_layer_input().
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mq_layer_output(
+    layer: *mut mq_layer,
+    y: *const mq_tensor,
+    out: *const mq_tensor,
+) -> mq_status {
+    // SAFETY: contract above.
+    unsafe {
+        with_layer(layer, |layer| {
+            layer.output(view(y, "y")?, view_or_null(out, "out")?)
+        })
+    }
+}
+
+/// The weight as the quantized layer uses it: fake-quantized once quantized, else as registered.
+///
+/// @param[in]  layer  The layer.
+/// @param[out] out    Receives the weight; its shape and dtype. May be the weight's own memory.
+/// @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for a NULL, a layer without a weight, a wrong dtype,
+///         shape or overlap; MQ_ERR_NUMERIC. On failure `out` is unspecified.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mq_layer_weight(layer: *mut mq_layer, out: *const mq_tensor) -> mq_status {
+    // SAFETY: contract above.
+    unsafe { with_layer(layer, |layer| layer.weight_into(view(out, "out")?)) }
+}
+
+/// A tensor on its way through one quantizer; as mq_layer_input().
+///
+/// @param[in]  quantizer  The quantizer.
+/// @param[in]  x          Tensor to observe or quantize.
+/// @param[out] out        Result, as in mq_layer_input().
+/// @return as mq_layer_input().
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mq_quantizer_forward(
+    quantizer: *mut mq_quantizer,
+    x: *const mq_tensor,
+    out: *const mq_tensor,
+) -> mq_status {
+    // SAFETY: contract above.
+    let handle = unsafe { self::quantizer(quantizer) };
+    enter_or_poison(
+        || {
+            if let Ok(handle) = &handle {
+                handle.slot.poison();
+            }
+        },
+        || {
+            let handle = handle.clone()?;
+            // SAFETY: contract above.
+            let (x, out) = unsafe { (view(x, "x")?, view_or_null(out, "out")?) };
+            handle.slot.forward(handle.member, x, out)
+        },
+    )
+}

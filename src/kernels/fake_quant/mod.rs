@@ -1,0 +1,267 @@
+//! Fake quantization: every element rounded to a format's grid under its block's amax, and back.
+//!
+//! `scalar` is the definition; the loops here agree with it bit for bit on every instruction set, for
+//! every length and alignment, NaN and infinities included (`check`).
+
+#[cfg(test)]
+mod check;
+pub mod scalar;
+
+use super::absmax;
+use super::cpu::Cpu;
+use super::element::{Element, with_element};
+use super::grid::Grid;
+use super::isa::{Isa, Loop};
+use super::pieces::{self, Piece};
+use crate::format::e4m3;
+use crate::format::int::IntGrid;
+use crate::tensor::TensorView;
+
+/// What an element is rounded to.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum ElementFormat {
+    /// Integers.
+    Int(IntGrid),
+    /// FP8 E4M3.
+    E4m3,
+}
+
+/// A format as the loops see it.
+trait Rounding: Copy + Send + Sync {
+    /// Multiplier and what brings a value back.
+    fn scale(self, amax: f32) -> (f32, f32);
+    /// `x` on the grid, in the units of `x`.
+    fn apply(self, x: f32, scale: (f32, f32)) -> f32;
+}
+
+impl Rounding for IntGrid {
+    #[inline(always)]
+    fn scale(self, amax: f32) -> (f32, f32) {
+        IntGrid::scale(self, amax)
+    }
+    #[inline(always)]
+    fn apply(self, x: f32, scale: (f32, f32)) -> f32 {
+        self.fake_quant(x, scale)
+    }
+}
+
+#[derive(Clone, Copy)]
+struct E4m3;
+
+impl Rounding for E4m3 {
+    #[inline(always)]
+    fn scale(self, amax: f32) -> (f32, f32) {
+        e4m3::scale(amax)
+    }
+    #[inline(always)]
+    fn apply(self, x: f32, scale: (f32, f32)) -> f32 {
+        e4m3::fake_quant(x, scale)
+    }
+}
+
+/// Fake-quantizes `x` into `out` under given amax values, one for each block of `grid`.
+///
+/// `out` passed `x.check_out`, `grid` was made for the shape of `x`.
+pub fn run(
+    cpu: &Cpu,
+    x: &TensorView,
+    out: &TensorView,
+    grid: &Grid,
+    amax: &[f32],
+    format: ElementFormat,
+) {
+    assert_eq!(amax.len(), grid.num_blocks(), "amax values");
+    dispatch(cpu, x, out, grid, Amax::Given(amax), format);
+}
+
+/// Fake-quantizes `x` into `out`, each block under its own amax; returns the largest of them (NaN when
+/// there is a NaN).
+pub fn run_dynamic(
+    cpu: &Cpu,
+    x: &TensorView,
+    out: &TensorView,
+    grid: &Grid,
+    format: ElementFormat,
+) -> f32 {
+    if pieces::hold_whole_blocks(grid) {
+        let largest = absmax::Maximum::default();
+        dispatch(cpu, x, out, grid, Amax::OfTheRun(&largest), format);
+        return largest.get();
+    }
+    // Few amax values (per tensor, long rows) need no allocation.
+    let mut few = [0.0; 64];
+    let mut many = Vec::new();
+    let amax = match few.get_mut(..grid.num_blocks()) {
+        Some(few) => few,
+        None => {
+            many.resize(grid.num_blocks(), 0.0);
+            &mut many[..]
+        }
+    };
+    absmax::run(cpu, x, grid, amax);
+    run(cpu, x, out, grid, amax, format);
+    absmax::largest(amax)
+}
+
+#[derive(Clone, Copy)]
+enum Amax<'a> {
+    Given(&'a [f32]),
+    /// Taken from the elements themselves; the largest is noted.
+    OfTheRun(&'a absmax::Maximum),
+}
+
+fn dispatch(
+    cpu: &Cpu,
+    x: &TensorView,
+    out: &TensorView,
+    grid: &Grid,
+    amax: Amax<'_>,
+    format: ElementFormat,
+) {
+    x.assert_out(out);
+    assert_eq!(grid.count(), x.count(), "grid of another shape");
+    let (x, out, isa, block) = (*x, *out, cpu.isa(), grid.row().1);
+    with_element!(x.dtype(), T => pieces::for_each(cpu, grid, |piece| {
+        // SAFETY: the piece lies within both tensors (asserted).
+        let (from, to) = unsafe {
+            (x.data().cast::<T>().add(piece.offset), out.data().cast::<T>().add(piece.offset))
+        };
+        // SAFETY: both tensors are the same memory or apart (asserted), and ours to use (contract of
+        // the view).
+        unsafe {
+            match format {
+                ElementFormat::Int(grid) => run_piece(isa, from, to, &piece, block, amax, grid),
+                ElementFormat::E4m3 => run_piece(isa, from, to, &piece, block, amax, E4m3),
+            }
+        }
+    }));
+}
+
+/// # Safety
+/// `x` and `out` hold `piece.len` elements, the same memory or apart.
+unsafe fn run_piece<T: Element, R: Rounding>(
+    isa: Isa,
+    x: *const T,
+    out: *mut T,
+    piece: &Piece,
+    block: usize,
+    amax: Amax<'_>,
+    rounding: R,
+) {
+    if x == out {
+        // SAFETY: contract; one slice for both.
+        let memory = InPlace(unsafe { std::slice::from_raw_parts_mut(out, piece.len) });
+        isa.run(PieceLoop { memory, piece, block, amax, rounding });
+    } else {
+        // SAFETY: contract; apart.
+        let memory = unsafe {
+            Apart(
+                std::slice::from_raw_parts(x, piece.len),
+                std::slice::from_raw_parts_mut(out, piece.len),
+            )
+        };
+        isa.run(PieceLoop { memory, piece, block, amax, rounding });
+    }
+}
+
+/// Where elements come from and go to. Two types, so that both loops are free of aliasing.
+trait Memory<T> {
+    fn input(&self) -> &[T];
+    fn map(&mut self, first: usize, len: usize, f: impl Fn(usize, T) -> T);
+}
+
+struct InPlace<'a, T>(&'a mut [T]);
+
+impl<T: Element> Memory<T> for InPlace<'_, T> {
+    #[inline(always)]
+    fn input(&self) -> &[T] {
+        self.0
+    }
+    #[inline(always)]
+    fn map(&mut self, first: usize, len: usize, f: impl Fn(usize, T) -> T) {
+        for (i, value) in self.0[first..first + len].iter_mut().enumerate() {
+            *value = f(i, *value);
+        }
+    }
+}
+
+struct Apart<'a, T>(&'a [T], &'a mut [T]);
+
+impl<T: Element> Memory<T> for Apart<'_, T> {
+    #[inline(always)]
+    fn input(&self) -> &[T] {
+        self.0
+    }
+    #[inline(always)]
+    fn map(&mut self, first: usize, len: usize, f: impl Fn(usize, T) -> T) {
+        let (x, out) = (&self.0[first..first + len], &mut self.1[first..first + len]);
+        for (i, (out, x)) in out.iter_mut().zip(x).enumerate() {
+            *out = f(i, *x);
+        }
+    }
+}
+
+struct PieceLoop<'a, M, R> {
+    memory: M,
+    piece: &'a Piece,
+    block: usize,
+    amax: Amax<'a>,
+    rounding: R,
+}
+
+impl<M, R: Rounding> PieceLoop<'_, M, R> {
+    /// One amax per run of elements.
+    #[inline(always)]
+    fn by_runs<T: Element>(&mut self, mut amax: impl FnMut(&[T], usize) -> f32)
+    where
+        M: Memory<T>,
+    {
+        let rounding = self.rounding;
+        for (first, len, position) in pieces::runs(self.piece, self.block) {
+            let amax = amax(&self.memory.input()[first..first + len], position);
+            let scale = rounding.scale(amax);
+            self.memory
+                .map(first, len, |_, x| T::store(rounding.apply(x.load(), scale)));
+        }
+    }
+}
+
+impl<T: Element, R: Rounding> Loop for PieceLoop<'_, InPlace<'_, T>, R> {
+    type Output = ();
+    #[inline(always)]
+    fn run(mut self) {
+        run_loop::<T, _, R>(&mut self);
+    }
+}
+
+impl<T: Element, R: Rounding> Loop for PieceLoop<'_, Apart<'_, T>, R> {
+    type Output = ();
+    #[inline(always)]
+    fn run(mut self) {
+        run_loop::<T, _, R>(&mut self);
+    }
+}
+
+#[inline(always)]
+fn run_loop<T: Element, M: Memory<T>, R: Rounding>(body: &mut PieceLoop<'_, M, R>) {
+    let (piece, rounding) = (body.piece, body.rounding);
+    match body.amax {
+        Amax::Given(amax) if body.block == 1 => {
+            // One amax per element of the row.
+            let amax = &amax[piece.first_block + piece.start..][..piece.len];
+            body.memory.map(0, piece.len, |i, x| {
+                T::store(rounding.apply(x.load(), rounding.scale(amax[i])))
+            });
+        }
+        Amax::Given(amax) => body.by_runs::<T>(|_, position| amax[position]),
+        Amax::OfTheRun(largest) => {
+            let mut highest = 0;
+            body.by_runs::<T>(|run, _| {
+                let magnitude = absmax::magnitude(run);
+                highest = highest.max(magnitude);
+                T::from_magnitude(magnitude)
+            });
+            largest.raise(T::from_magnitude(highest));
+        }
+    }
+}

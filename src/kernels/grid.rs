@@ -1,0 +1,147 @@
+//! Which amax belongs to which element: one rule for per tensor, per axis and blocks in any axes.
+//!
+//! Every dimension of extent `n` is cut into blocks of `b` indices, the last of which may be short: `b
+//! = n` shares one amax along the dimension, `b = 1` keeps one for each index. The amax of an
+//! element is the one at the row-major position of its block.
+
+use crate::tensor::{MAX_RANK, Shape};
+
+/// Blocks of a shape.
+#[derive(Debug, Clone, Copy)]
+pub struct Grid {
+    /// Extent and block of each dimension, with neighbours merged where that changes nothing: per
+    /// tensor, per axis 0, and blocks that divide the last axis all end as one dimension.
+    dims: [(usize, usize); MAX_RANK],
+    rank: usize,
+}
+
+impl Grid {
+    /// Cuts `shape` into blocks: one size, at least 1, for each dimension.
+    pub fn new(shape: &Shape, blocks: &[usize]) -> Self {
+        debug_assert_eq!(shape.dims().len(), blocks.len());
+        let mut grid = Self {
+            dims: [(1, 1); MAX_RANK],
+            rank: 0,
+        };
+        for (&n, &b) in shape.dims().iter().zip(blocks) {
+            let b = b.clamp(1, n.max(1));
+            match grid.rank.checked_sub(1).map(|last| grid.dims[last]) {
+                Some(outer) if mergeable(outer, (n, b)) => {
+                    grid.dims[grid.rank - 1] = merged(outer, (n, b));
+                }
+                _ => {
+                    grid.dims[grid.rank] = (n, b);
+                    grid.rank += 1;
+                }
+            }
+        }
+        if grid.rank == 0 {
+            grid.rank = 1;
+        }
+        grid
+    }
+
+    /// Number of amax values.
+    pub fn num_blocks(&self) -> usize {
+        self.dims().iter().map(|(n, b)| n.div_ceil(*b)).product()
+    }
+
+    /// Number of elements.
+    pub fn count(&self) -> usize {
+        self.dims().iter().map(|(n, _)| n).product()
+    }
+
+    fn dims(&self) -> &[(usize, usize)] {
+        &self.dims[..self.rank]
+    }
+
+    /// Extent and block of the innermost dimension.
+    pub(crate) fn row(&self) -> (usize, usize) {
+        self.dims[self.rank - 1]
+    }
+
+    /// Number of rows: everything but the innermost dimension.
+    pub(crate) fn rows(&self) -> usize {
+        self.dims[..self.rank - 1].iter().map(|(n, _)| n).product()
+    }
+
+    /// Whether no block spans more than one row.
+    pub(crate) fn blocks_stay_in_rows(&self) -> bool {
+        self.dims[..self.rank - 1].iter().all(|(_, b)| *b == 1)
+    }
+
+    /// Position of the first amax of a row.
+    pub(crate) fn first_block_of_row(&self, row: usize) -> usize {
+        let (n, b) = self.row();
+        let (mut rest, mut stride, mut position) = (row, n.div_ceil(b), 0);
+        for &(n, b) in self.dims[..self.rank - 1].iter().rev() {
+            position += (rest % n) / b * stride;
+            rest /= n;
+            stride *= n.div_ceil(b);
+        }
+        position
+    }
+}
+
+/// Whether an outer dimension and the one inside it can be seen as one.
+fn mergeable((outer_n, outer_b): (usize, usize), (n, b): (usize, usize)) -> bool {
+    outer_n == 1 || n == 1 || b == n || (outer_b == 1 && n.is_multiple_of(b))
+}
+
+fn merged((outer_n, outer_b): (usize, usize), (n, b): (usize, usize)) -> (usize, usize) {
+    if outer_n == 1 {
+        (n, b)
+    } else if n == 1 {
+        (outer_n, outer_b)
+    } else if b == n {
+        // One block spans `outer_b` whole inner rows.
+        (outer_n * n, outer_b * n)
+    } else {
+        (outer_n * n, b)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn grid(shape: &[usize], blocks: &[usize]) -> Grid {
+        Grid::new(&Shape::new(shape).expect("small"), blocks)
+    }
+
+    #[test]
+    fn common_granularities_become_one_dimension() {
+        assert_eq!(grid(&[3, 4, 5], &[3, 4, 5]).dims(), [(60, 60)]);
+        assert_eq!(grid(&[3, 4, 5], &[1, 4, 5]).dims(), [(60, 20)]);
+        assert_eq!(grid(&[3, 64], &[1, 16]).dims(), [(192, 16)]);
+        assert_eq!(grid(&[3, 50], &[1, 16]).dims(), [(3, 1), (50, 16)]);
+        assert_eq!(grid(&[3, 4, 5], &[3, 4, 1]).dims(), [(12, 12), (5, 1)]);
+        assert_eq!(grid(&[], &[]).dims(), [(1, 1)]);
+    }
+
+    proptest! {
+        /// The merged grid gives every element the amax that the definition gives it.
+        #[test]
+        fn merging_changes_no_position(
+            dims in prop::collection::vec((1usize..7, 1usize..8), 0..5)
+        ) {
+            let (shape, blocks): (Vec<_>, Vec<_>) = dims.iter().copied().unzip();
+            let grid = grid(&shape, &blocks);
+            let count: usize = shape.iter().product();
+            prop_assert_eq!(grid.count(), count);
+            let (n, b) = grid.row();
+            for flat in 0..count {
+                let (mut rest, mut stride, mut expected) = (flat, 1, 0);
+                for (&extent, &block) in shape.iter().zip(&blocks).rev() {
+                    let block = block.min(extent);
+                    expected += (rest % extent) / block * stride;
+                    rest /= extent;
+                    stride *= extent.div_ceil(block);
+                }
+                prop_assert_eq!(grid.first_block_of_row(flat / n) + flat % n / b, expected);
+                prop_assert!(expected < grid.num_blocks());
+            }
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! Operations over tensors, one folder or file each: validate and dispatch, the scalar definition,
+//! and the loops that are compiled for several instruction sets.
+//!
+//! Kernels know nothing of layers. All of them are *exact*: the same bits on every instruction set and
+//! for every number of threads.
+
+pub mod absmax;
+pub mod channel_scale;
+pub mod copy;
+pub mod cpu;
+mod element;
+pub mod fake_quant;
+pub mod grid;
+pub mod isa;
+mod pieces;
+
+pub use cpu::Cpu;
+pub use grid::Grid;
+pub use isa::Isa;

@@ -1,0 +1,48 @@
+//! Fake quantization of one tensor without a model.
+
+use super::amax::{self, Amax};
+use super::attributes::parse_cfg;
+use super::context::Context;
+use super::quantizer::Quantizer;
+use super::slot::apply;
+use crate::config::Cfg;
+use crate::error::{Error, Result};
+use crate::kernels::copy;
+use crate::tensor::TensorView;
+
+/// Fake-quantizes `x` into `out` under JSON attributes, with a given amax or the tensor's own.
+pub fn fake_quant_once(
+    context: &Context,
+    x: TensorView,
+    attributes: &str,
+    amax: Option<TensorView>,
+    out: TensorView,
+) -> Result<()> {
+    x.check_out(&out).map_err(Error::InvalidArgument)?;
+    let cfg = parse_cfg(attributes)?;
+    let members = match cfg {
+        Cfg::One(one) => vec![*one],
+        Cfg::Sequential(members) => members,
+    };
+    if amax.is_some() && members.len() > 1 {
+        return Err(Error::InvalidArgument(
+            "amax must be NULL for a list of attributes".into(),
+        ));
+    }
+    let mut from = x;
+    for attributes in members {
+        let mut quantizer = Quantizer::new(attributes);
+        if let Some(amax) = &amax {
+            let values = amax.to_f32();
+            amax::check_values(&values, "x")?;
+            quantizer.amax = Some(Amax::new(values, amax.shape().dims()));
+        }
+        if quantizer.enabled {
+            apply(context.cpu(), &quantizer, "x", &from, &out)?;
+        } else {
+            copy::run(context.cpu(), &from, &out);
+        }
+        from = out;
+    }
+    Ok(())
+}

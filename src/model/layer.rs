@@ -1,0 +1,226 @@
+//! A layer of the host's model: what it is, the tensors it borrows, and its quantizers.
+
+use std::sync::Arc;
+
+use super::quantizer::Quantizer;
+use super::registry::Shared;
+use super::slot::{Role, Slot, SlotSpec};
+use crate::config::{Attributes, Axis};
+use crate::error::{Error, Result};
+use crate::tensor::TensorView;
+
+/// What a layer computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LayerKind {
+    /// Weight `[out, in]`.
+    Linear,
+    /// Weight `[out, in / groups, ...]` with this many spatial axes.
+    Conv {
+        /// 1, 2 or 3.
+        spatial: usize,
+    },
+    /// Weight `[in, out / groups, ...]` with this many spatial axes.
+    ConvTranspose {
+        /// 1, 2 or 3.
+        spatial: usize,
+    },
+    /// Weight `[rows, dim]`; its input is indices.
+    Embedding,
+    /// Anything else.
+    Generic,
+}
+
+impl LayerKind {
+    /// Class that a configuration may select by.
+    pub fn class_name(self) -> Option<&'static str> {
+        match self {
+            Self::Linear => Some("nn.Linear"),
+            Self::Conv { spatial: 1 } => Some("nn.Conv1d"),
+            Self::Conv { spatial: 2 } => Some("nn.Conv2d"),
+            Self::Conv { .. } => Some("nn.Conv3d"),
+            Self::ConvTranspose { spatial: 1 } => Some("nn.ConvTranspose1d"),
+            Self::ConvTranspose { spatial: 2 } => Some("nn.ConvTranspose2d"),
+            Self::ConvTranspose { .. } => Some("nn.ConvTranspose3d"),
+            Self::Embedding => Some("nn.Embedding"),
+            Self::Generic => None,
+        }
+    }
+
+    /// Rank of the weight; None when any is right.
+    fn weight_rank(self) -> Option<usize> {
+        match self {
+            Self::Linear | Self::Embedding => Some(2),
+            Self::Conv { spatial } | Self::ConvTranspose { spatial } => Some(2 + spatial),
+            Self::Generic => None,
+        }
+    }
+}
+
+/// A layer to register.
+#[derive(Debug, Clone)]
+pub struct LayerSpec {
+    /// Dotted name, unique in the model.
+    pub name: String,
+    /// What it computes.
+    pub kind: LayerKind,
+    /// Class that a configuration may select by; None: that of the kind.
+    pub class_name: Option<String>,
+    /// The weight; required but for generic layers.
+    pub weight: Option<TensorView>,
+    /// The bias.
+    pub bias: Option<TensorView>,
+    /// Layers the runtime fuses share this name.
+    pub fused_group: Option<String>,
+    /// Layers that read the same activation share this name.
+    pub shared_input_group: Option<String>,
+}
+
+impl LayerSpec {
+    /// Checks what can be checked without the model.
+    pub(super) fn check(&self) -> Result<()> {
+        let name = &self.name;
+        check_name(name)?;
+        let invalid = |text: String| Err(Error::InvalidArgument(format!("layer `{name}`: {text}")));
+        match (&self.weight, self.kind.weight_rank()) {
+            (None, Some(rank)) => {
+                return invalid(format!("has no weight, expected one of rank {rank}"));
+            }
+            (Some(weight), Some(rank)) if weight.shape().dims().len() != rank => {
+                return invalid(format!(
+                    "weight has shape {:?}, expected rank {rank}",
+                    weight.shape()
+                ));
+            }
+            (Some(weight), _) if weight.shape().dims().is_empty() => {
+                return invalid("weight has rank 0, expected at least 1".to_owned());
+            }
+            _ => {}
+        }
+        if let Some(bias) = &self.bias
+            && bias.shape().dims().len() != 1
+        {
+            return invalid(format!("bias has shape {:?}, expected rank 1", bias.shape()));
+        }
+        for (what, group) in [
+            ("class_name", &self.class_name),
+            ("fused_group", &self.fused_group),
+            ("shared_input_group", &self.shared_input_group),
+        ] {
+            if group.as_ref().is_some_and(String::is_empty) {
+                return invalid(format!("{what} is empty; pass NULL for none"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Checks that a name can be found again by a pattern and printed on one line.
+pub(super) fn check_name(name: &str) -> Result<()> {
+    if name.is_empty() || name.chars().any(|c| c.is_control()) {
+        return Err(Error::InvalidArgument(format!(
+            "name {name:?} is empty or holds control characters"
+        )));
+    }
+    Ok(())
+}
+
+/// A registered layer.
+pub struct Layer {
+    spec: LayerSpec,
+    input: Arc<Slot>,
+    output: Arc<Slot>,
+    weight: Option<Arc<Slot>>,
+    shared: Arc<Shared>,
+}
+
+impl Layer {
+    /// A checked layer with its quantizers in their initial state.
+    pub(super) fn new(spec: LayerSpec, shared: &Arc<Shared>) -> Result<Self> {
+        let embedding = spec.kind == LayerKind::Embedding;
+        let class_name = match &spec.class_name {
+            Some(class_name) => Some(class_name.clone()),
+            None => spec.kind.class_name().map(str::to_owned),
+        };
+        let slot = |role: Role, enable: bool, axis: Option<Axis>| {
+            let suffix = match role {
+                Role::Input => "input_quantizer",
+                Role::Output => "output_quantizer",
+                Role::Weight => "weight_quantizer",
+                Role::Host => "quantizer",
+            };
+            let attributes = Attributes {
+                enable,
+                axis,
+                ..Attributes::default()
+            };
+            let spec = SlotSpec {
+                name: format!("{}.{suffix}", spec.name),
+                role,
+                class_name: class_name.clone(),
+                locked: embedding && role == Role::Input,
+                weight: if role == Role::Weight { spec.weight } else { None },
+                quantizer: Quantizer::new(attributes),
+            };
+            Arc::new(Slot::new(spec, Arc::clone(shared)))
+        };
+        // The weight of an embedding begins per tensor, every other one with an amax per index of
+        // axis 0 (for a transposed convolution that is the input channel).
+        let weight_axis = if embedding { None } else { Some(Axis::One(0)) };
+        Ok(Self {
+            input: slot(Role::Input, !embedding, None),
+            output: slot(Role::Output, false, None),
+            weight: spec.weight.is_some().then(|| slot(Role::Weight, true, weight_axis)),
+            shared: Arc::clone(shared),
+            spec,
+        })
+    }
+
+    /// The dotted name.
+    pub fn name(&self) -> &str {
+        &self.spec.name
+    }
+
+    /// How it was registered.
+    pub fn spec(&self) -> &LayerSpec {
+        &self.spec
+    }
+
+    /// Its quantizers, in the order in which the reference lists them.
+    pub fn slots(&self) -> impl Iterator<Item = &Arc<Slot>> {
+        [Some(&self.input), Some(&self.output), self.weight.as_ref()]
+            .into_iter()
+            .flatten()
+    }
+
+    /// The weight's quantizer.
+    pub fn weight_slot(&self) -> Option<&Arc<Slot>> {
+        self.weight.as_ref()
+    }
+
+    /// The tap of its input.
+    pub fn input(&self, x: TensorView, out: Option<TensorView>) -> Result<()> {
+        self.input.forward(None, x, out)
+    }
+
+    /// The tap of its output.
+    pub fn output(&self, y: TensorView, out: Option<TensorView>) -> Result<()> {
+        self.output.forward(None, y, out)
+    }
+
+    /// Writes the weight as the quantized layer uses it.
+    pub fn weight_into(&self, out: TensorView) -> Result<()> {
+        self.shared.check_usable()?;
+        match (&self.spec.weight, &self.weight) {
+            (Some(weight), Some(slot)) => slot.weight_into(weight, &out),
+            _ => Err(Error::InvalidArgument(format!(
+                "layer `{}` has no weight",
+                self.spec.name
+            ))),
+        }
+    }
+
+    /// Makes the model refuse further work.
+    pub fn poison(&self) {
+        self.shared.poison();
+    }
+}

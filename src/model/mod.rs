@@ -1,0 +1,31 @@
+//! The registry: the host's layers, their quantizers, and what a tap does with a tensor.
+//!
+//! A [`Model`] is what registrations and verbs work on, one at a time. A [`Slot`] is one quantizer as
+//! the host knows it by name; its state is an immutable value that verbs replace, so that a failed
+//! verb puts the old one back and a tap never waits for a verb.
+
+mod amax;
+mod attributes;
+mod configure;
+mod context;
+mod fake_quant_once;
+mod granularity;
+mod layer;
+mod quantizer;
+mod registry;
+mod select;
+mod slot;
+mod snapshot;
+mod summary;
+
+pub use amax::Amax;
+pub use context::{Context, LogLevel, LogSink};
+pub use fake_quant_once::fake_quant_once;
+pub use granularity::Granularity;
+pub use layer::{Layer, LayerKind, LayerSpec};
+pub use quantizer::{Quantizer, SlotState};
+pub use registry::{Mode, Model};
+pub use select::{Selector, Target};
+pub use slot::{Observer, Role, Slot, not_finite};
+pub use snapshot::Snapshot;
+pub use summary::SummaryFormat;

@@ -1,0 +1,179 @@
+//! What a quantizer is at one moment: attributes, switch and calibrated values. Immutable.
+
+use std::sync::Arc;
+
+use super::amax::Amax;
+use crate::config::{Attributes, NumBits, QuantType};
+use crate::format::int::IntGrid;
+use crate::kernels::fake_quant::ElementFormat;
+
+/// The amax that `use_constant_amax` stands for: the largest E4M3 value, so that FP8's scale is 1.
+pub const CONSTANT_AMAX: f32 = crate::format::e4m3::MAX;
+
+/// One quantizer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Quantizer {
+    /// Format, granularity and the rest of the configuration.
+    pub attributes: Attributes,
+    /// Whether it does anything.
+    pub enabled: bool,
+    /// Calibrated or set by the host; without one, every tensor gives its own.
+    pub amax: Option<Amax>,
+    /// What the max calibrator has seen since the attributes were set; calibrations add to it.
+    pub collected: Option<Amax>,
+    /// Factors for the channels of what it sees, applied first, also when disabled.
+    pub pre_quant_scale: Option<Arc<[f32]>>,
+    /// Its work is done: the weight itself was replaced by the fake-quantized one.
+    pub is_folded: bool,
+    /// A weight quantizer with static blocks after its calibration; the reference prints it as another
+    /// class.
+    pub has_static_block_scale: bool,
+}
+
+impl Quantizer {
+    /// A quantizer that has seen nothing.
+    pub fn new(attributes: Attributes) -> Self {
+        Self {
+            enabled: attributes.enable,
+            amax: constant_buffer(&attributes),
+            attributes,
+            collected: None,
+            pre_quant_scale: None,
+            is_folded: false,
+            has_static_block_scale: false,
+        }
+    }
+
+    /// The same quantizer under new attributes. What was calibrated stays where it still fits.
+    pub fn with_attributes(&self, attributes: Attributes) -> Self {
+        let same_blocks = self.attributes.axis == attributes.axis
+            && self.attributes.block_sizes == attributes.block_sizes;
+        Self {
+            enabled: attributes.enable,
+            amax: constant_buffer(&attributes)
+                .or_else(|| self.amax.clone().filter(|_| same_blocks)),
+            attributes,
+            collected: None,
+            pre_quant_scale: self.pre_quant_scale.clone(),
+            is_folded: false,
+            has_static_block_scale: self.has_static_block_scale && same_blocks,
+        }
+    }
+
+    /// The same quantizer, on or off.
+    pub fn switched(&self, enabled: bool) -> Self {
+        let attributes = Attributes {
+            enable: enabled,
+            ..self.attributes.clone()
+        };
+        Self {
+            enabled,
+            attributes,
+            is_folded: self.is_folded && !enabled,
+            ..self.clone()
+        }
+    }
+
+    /// The same quantizer after its weight was folded.
+    pub fn folded(&self, keep_attributes: bool) -> Self {
+        let amax = self.amax.clone().filter(|_| keep_attributes);
+        Self {
+            is_folded: self.enabled || self.is_folded,
+            collected: self.collected.clone().filter(|_| keep_attributes),
+            has_static_block_scale: self.has_static_block_scale && amax.is_some(),
+            amax,
+            // Already multiplied into the weight.
+            pre_quant_scale: None,
+            ..self.switched(false)
+        }
+    }
+
+    /// The same quantizer without what it was calibrated to.
+    pub fn reset(&self) -> Self {
+        Self {
+            amax: constant_buffer(&self.attributes),
+            collected: None,
+            has_static_block_scale: false,
+            ..self.clone()
+        }
+    }
+
+    /// Whether every tensor gives its own amax, by attribute.
+    pub fn is_dynamic(&self) -> bool {
+        let blocks = self.attributes.block_sizes.as_ref();
+        self.attributes.quant_type == QuantType::Dynamic
+            || blocks.is_some_and(|blocks| blocks.quant_type == QuantType::Dynamic)
+    }
+
+    /// Whether a calibration gives it an amax.
+    pub fn is_calibrated_by_data(&self) -> bool {
+        let fixed =
+            self.attributes.use_constant_amax || self.attributes.constant_amax.is_some();
+        self.enabled && !self.is_dynamic() && !fixed
+    }
+
+    /// Whether it has blocks of a fixed size with an amax each.
+    pub fn has_static_blocks(&self) -> bool {
+        let blocks = self.attributes.block_sizes.as_ref();
+        blocks.is_some_and(|blocks| {
+            blocks.quant_type == QuantType::Static
+                && blocks.blocks.iter().any(|(_, size)| size.is_some())
+        })
+    }
+
+    /// What elements are rounded to; None for a format this version does not build, which the
+    /// configuration refuses before.
+    pub fn element_format(&self) -> Option<ElementFormat> {
+        let a = &self.attributes;
+        match a.num_bits {
+            NumBits::Int(bits @ 2..=8) => Some(ElementFormat::Int(IntGrid::new(
+                bits,
+                a.unsigned,
+                a.narrow_range,
+            ))),
+            NumBits::Float {
+                exponent: 4,
+                mantissa: 3,
+            } => Some(ElementFormat::E4m3),
+            _ => None,
+        }
+    }
+}
+
+/// `constant_amax` is kept like a calibrated one.
+fn constant_buffer(attributes: &Attributes) -> Option<Amax> {
+    let value = attributes.constant_amax?;
+    Some(Amax::new(vec![value as f32], &[]))
+}
+
+/// What a slot holds: one quantizer, or several applied one after the other.
+#[derive(Debug, Clone, PartialEq)]
+pub enum SlotState {
+    /// A plain quantizer.
+    Single(Arc<Quantizer>),
+    /// A sequential quantizer; its members are named `<slot>.0`, `<slot>.1`, ...
+    Sequential(Vec<Arc<Quantizer>>),
+}
+
+impl SlotState {
+    /// The quantizers in the order in which they are applied.
+    pub fn members(&self) -> &[Arc<Quantizer>] {
+        match self {
+            Self::Single(one) => std::slice::from_ref(one),
+            Self::Sequential(members) => members,
+        }
+    }
+
+    /// Whether any member is enabled.
+    pub fn is_enabled(&self) -> bool {
+        self.members().iter().any(|member| member.enabled)
+    }
+
+    /// The same state with every member changed.
+    pub fn map(&self, change: impl FnMut(&Arc<Quantizer>) -> Arc<Quantizer>) -> Self {
+        match self {
+            Self::Single(one) => Self::Single({ change }(one)),
+            Self::Sequential(members) => Self::Sequential(members.iter().map(change).collect()),
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! The model: layers and quantizers by name, and the mode its taps work in.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::SeqCst};
+
+use super::amax::{self, Amax};
+use super::context::Context;
+use super::granularity::Granularity;
+use super::layer::{Layer, LayerSpec, check_name};
+use super::quantizer::{Quantizer, SlotState};
+use super::slot::{FirstFailure, Role, Slot, SlotSpec};
+use crate::config::Attributes;
+use crate::error::{Error, Result};
+use crate::tensor::TensorView;
+
+/// What taps do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Copy: nothing was quantized yet.
+    Registered,
+    /// Observe, and pass on unchanged but for a pre_quant_scale.
+    Calibrating,
+    /// Fake-quantize.
+    Quantized,
+}
+
+/// What taps share with the model: no lock, taps must never wait for a verb.
+pub struct Shared {
+    context: Arc<Context>,
+    mode: AtomicU8,
+    poisoned: AtomicBool,
+    failure: FirstFailure,
+}
+
+impl Shared {
+    /// CPU and log.
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    pub(super) fn mode(&self) -> Mode {
+        match self.mode.load(SeqCst) {
+            0 => Mode::Registered,
+            1 => Mode::Calibrating,
+            _ => Mode::Quantized,
+        }
+    }
+
+    pub(super) fn poison(&self) {
+        self.poisoned.store(true, SeqCst);
+    }
+
+    pub(super) fn check_usable(&self) -> Result<()> {
+        match self.poisoned.load(SeqCst) {
+            true => Err(Error::Poisoned),
+            false => Ok(()),
+        }
+    }
+
+    pub(super) fn note_failure(&self, error: &Error) {
+        self.failure.note(error);
+    }
+}
+
+/// The host's model: what registrations and verbs work on.
+pub struct Model {
+    shared: Arc<Shared>,
+    layers: Vec<Arc<Layer>>,
+    slots: Vec<Arc<Slot>>,
+    layer_by_name: HashMap<String, usize>,
+    slot_by_name: HashMap<String, usize>,
+}
+
+impl Model {
+    /// An empty model.
+    pub fn new(context: Arc<Context>) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                context,
+                mode: AtomicU8::new(Mode::Registered as u8),
+                poisoned: AtomicBool::new(false),
+                failure: FirstFailure::default(),
+            }),
+            layers: Vec::new(),
+            slots: Vec::new(),
+            layer_by_name: HashMap::new(),
+            slot_by_name: HashMap::new(),
+        }
+    }
+
+    /// CPU and log.
+    pub fn context(&self) -> &Context {
+        self.shared.context()
+    }
+
+    /// Refuses a model that met an internal error.
+    pub fn check_usable(&self) -> Result<()> {
+        self.shared.check_usable()
+    }
+
+    /// What taps do now.
+    pub fn mode(&self) -> Mode {
+        self.shared.mode()
+    }
+
+    pub(crate) fn set_mode(&self, mode: Mode) {
+        self.shared.mode.store(mode as u8, SeqCst);
+    }
+
+    /// The first failure of a tap since the last call.
+    pub(crate) fn take_failure(&self) -> Option<Error> {
+        self.shared.failure.take()
+    }
+
+    /// Refuses verbs that need quantizers in place.
+    pub(crate) fn check_quantized(&self) -> Result<()> {
+        match self.mode() {
+            Mode::Registered => Err(Error::State(
+                "the model is not quantized yet; call mq_quantize() first".into(),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Registers a layer with its quantizers.
+    pub fn add_layer(&mut self, spec: LayerSpec) -> Result<Arc<Layer>> {
+        spec.check()?;
+        self.check_registration(&spec.name)?;
+        let layer = Arc::new(Layer::new(spec, &self.shared)?);
+        if let Some(taken) = layer.slots().find(|slot| self.slot_by_name.contains_key(slot.name())) {
+            return Err(Error::AlreadyExists(format!("quantizer `{}`", taken.name())));
+        }
+        for slot in layer.slots() {
+            self.slot_by_name.insert(slot.name().to_owned(), self.slots.len());
+            self.slots.push(Arc::clone(slot));
+        }
+        self.layer_by_name.insert(layer.name().to_owned(), self.layers.len());
+        self.layers.push(Arc::clone(&layer));
+        Ok(layer)
+    }
+
+    /// Registers a quantizer of the host's own.
+    pub fn add_quantizer(&mut self, name: &str, class_name: Option<&str>) -> Result<Arc<Slot>> {
+        check_name(name)?;
+        self.check_registration(name)?;
+        let spec = SlotSpec {
+            name: name.to_owned(),
+            role: Role::Host,
+            class_name: class_name.map(str::to_owned),
+            locked: false,
+            weight: None,
+            quantizer: Quantizer::new(Attributes::default()),
+        };
+        let slot = Arc::new(Slot::new(spec, Arc::clone(&self.shared)));
+        self.slot_by_name.insert(name.to_owned(), self.slots.len());
+        self.slots.push(Arc::clone(&slot));
+        Ok(slot)
+    }
+
+    fn check_registration(&self, name: &str) -> Result<()> {
+        if self.mode() != Mode::Registered {
+            return Err(Error::State(format!(
+                "`{name}`: register everything before mq_quantize()"
+            )));
+        }
+        if self.layer_by_name.contains_key(name) {
+            return Err(Error::AlreadyExists(format!("layer `{name}`")));
+        }
+        if self.slot_by_name.contains_key(name) {
+            return Err(Error::AlreadyExists(format!("quantizer `{name}`")));
+        }
+        Ok(())
+    }
+
+    /// The layers in registration order.
+    pub fn layers(&self) -> &[Arc<Layer>] {
+        &self.layers
+    }
+
+    /// The slots in registration order.
+    pub fn slots(&self) -> &[Arc<Slot>] {
+        &self.slots
+    }
+
+    /// Every quantizer in registration order; members of sequential ones one by one.
+    pub fn quantizers(&self) -> impl Iterator<Item = (Arc<Slot>, Option<usize>)> {
+        self.slots.iter().flat_map(|slot| {
+            let members = match &*slot.state() {
+                SlotState::Single(_) => vec![None],
+                SlotState::Sequential(members) => (0..members.len()).map(Some).collect(),
+            };
+            members
+                .into_iter()
+                .map(|member| (Arc::clone(slot), member))
+        })
+    }
+
+    /// The layer of that name.
+    pub fn find_layer(&self, name: &str) -> Result<Arc<Layer>> {
+        match self.layer_by_name.get(name) {
+            Some(&i) => Ok(Arc::clone(&self.layers[i])),
+            None => Err(Error::NotFound(format!("layer `{name}`"))),
+        }
+    }
+
+    /// The quantizer of that name; `<slot>.0` is a member of a sequential one.
+    pub fn find_quantizer(&self, name: &str) -> Result<(Arc<Slot>, Option<usize>)> {
+        if let Some(&i) = self.slot_by_name.get(name) {
+            return Ok((Arc::clone(&self.slots[i]), None));
+        }
+        let member = name.rsplit_once('.').and_then(|(slot, member)| {
+            let slot = &self.slots[*self.slot_by_name.get(slot)?];
+            let member: usize = member.parse().ok()?;
+            slot.members(Some(member)).ok()?;
+            Some((Arc::clone(slot), Some(member)))
+        });
+        member.ok_or_else(|| Error::NotFound(format!("quantizer `{name}`")))
+    }
+
+    /// Sets the amax of one quantizer.
+    pub fn set_amax(&mut self, slot: &Slot, member: Option<usize>, amax: TensorView) -> Result<()> {
+        self.check_quantized()?;
+        let one = slot.one(member)?;
+        let name = slot.member_name(member);
+        if one.is_dynamic() || one.attributes.use_constant_amax {
+            return Err(Error::State(format!(
+                "`{name}` is dynamic or has a constant amax; change its attributes first"
+            )));
+        }
+        let values = amax.to_f32();
+        amax::check_values(&values, &name)?;
+        let given = Amax::new(values, amax.shape().dims());
+        let expected = match (slot.weight(), &one.amax) {
+            (Some(weight), _) => {
+                let granularity = Granularity::new(&one.attributes, weight.shape())
+                    .map_err(|text| Error::State(format!("`{name}`: {text}")))?;
+                let count = granularity.grid().num_blocks();
+                Some(Amax::new(vec![0.0; count], granularity.amax_shape()))
+            }
+            (None, Some(amax)) => Some(amax.clone()),
+            (None, None) => None,
+        };
+        if let Some(expected) = expected
+            && expected.shape() != given.shape()
+        {
+            return Err(Error::InvalidArgument(format!(
+                "`{name}`: amax of shape {:?}, expected {:?}",
+                given.shape(),
+                expected.shape()
+            )));
+        }
+        if given.values().is_empty() {
+            return Err(Error::InvalidArgument(format!("`{name}`: amax without values")));
+        }
+        self.change(slot, member, |q| Quantizer {
+            has_static_block_scale: slot.role() == Role::Weight && q.has_static_blocks(),
+            amax: Some(given.clone()),
+            ..q.clone()
+        });
+        Ok(())
+    }
+
+    /// Sets or removes the pre_quant_scale of one quantizer.
+    pub fn set_pre_quant_scale(
+        &mut self,
+        slot: &Slot,
+        member: Option<usize>,
+        scale: Option<TensorView>,
+    ) -> Result<()> {
+        self.check_quantized()?;
+        let name = slot.member_name(member);
+        let member = match (&*slot.state(), member) {
+            (SlotState::Sequential(_), None) => Some(0),
+            _ => member,
+        };
+        slot.one(member)?;
+        let scale: Option<Arc<[f32]>> = match scale {
+            None => None,
+            Some(scale) => {
+                let values = scale.to_f32();
+                if scale.shape().dims().len() != 1 || values.is_empty() {
+                    return Err(Error::InvalidArgument(format!(
+                        "`{name}`: pre_quant_scale of shape {:?}, expected [channels]",
+                        scale.shape()
+                    )));
+                }
+                if let Some(i) = values.iter().position(|v| !(v.is_finite() && *v > 0.0)) {
+                    return Err(Error::Numeric(format!(
+                        "`{name}`: pre_quant_scale should be positive and finite, found {} at {i}",
+                        values[i]
+                    )));
+                }
+                let channels = slot.weight().and_then(|w| w.shape().dims().last().copied());
+                if channels.is_some_and(|channels| channels != values.len()) {
+                    return Err(Error::InvalidArgument(format!(
+                        "`{name}`: pre_quant_scale of {} channels for a weight of shape {:?}",
+                        values.len(),
+                        slot.weight().map(TensorView::shape)
+                    )));
+                }
+                Some(values.into())
+            }
+        };
+        self.change(slot, member, |q| Quantizer {
+            pre_quant_scale: scale.clone(),
+            ..q.clone()
+        });
+        Ok(())
+    }
+
+    /// Replaces the quantizer, or the members of it, that a target means.
+    pub(super) fn change(
+        &self,
+        slot: &Slot,
+        member: Option<usize>,
+        change: impl Fn(&Quantizer) -> Quantizer,
+    ) {
+        let mut index = 0;
+        let state = slot.state().map(|q| {
+            let hit = member.is_none_or(|member| member == index);
+            index += 1;
+            match hit {
+                true => Arc::new(change(q)),
+                false => Arc::clone(q),
+            }
+        });
+        slot.replace(Arc::new(state));
+    }
+}

@@ -1,0 +1,476 @@
+//! One quantizer as the host knows it by name, and what happens to a tensor that passes it.
+
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use serde_json::Value;
+
+use super::granularity::Granularity;
+use super::quantizer::{CONSTANT_AMAX, Quantizer, SlotState};
+use super::registry::{Mode, Shared};
+use crate::error::{Error, Result};
+use crate::kernels::fake_quant::ElementFormat;
+use crate::kernels::{Cpu, absmax, channel_scale, copy, fake_quant};
+use crate::tensor::{DType, TensorView};
+
+/// What passes a quantizer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// A layer's input.
+    Input,
+    /// A layer's output.
+    Output,
+    /// A layer's weight.
+    Weight,
+    /// Whatever the host passes: a quantizer of its own.
+    Host,
+}
+
+/// Receives what passes a slot during a calibration pass.
+pub trait Observer: Send + Sync {
+    /// Sees `x`, which is finite memory of the host or a scaled copy of it; `member` is set when only
+    /// that member of a sequential quantizer was asked for. Called from any thread.
+    fn observe(&self, cpu: &Cpu, member: Option<usize>, x: &TensorView) -> Result<()>;
+}
+
+/// One quantizer of the model.
+pub struct Slot {
+    name: String,
+    role: Role,
+    class_name: Option<String>,
+    /// An embedding's input holds indices: it can never be quantized.
+    locked: bool,
+    weight: Option<TensorView>,
+    shared: Arc<Shared>,
+    state: RwLock<Arc<SlotState>>,
+    observer: RwLock<Option<Arc<dyn Observer>>>,
+}
+
+/// What a slot is made of.
+pub(super) struct SlotSpec {
+    pub name: String,
+    pub role: Role,
+    pub class_name: Option<String>,
+    pub locked: bool,
+    pub weight: Option<TensorView>,
+    pub quantizer: Quantizer,
+}
+
+impl Slot {
+    pub(super) fn new(spec: SlotSpec, shared: Arc<Shared>) -> Self {
+        Self {
+            name: spec.name,
+            role: spec.role,
+            class_name: spec.class_name,
+            locked: spec.locked,
+            weight: spec.weight,
+            shared,
+            state: RwLock::new(Arc::new(SlotState::Single(Arc::new(spec.quantizer)))),
+            observer: RwLock::default(),
+        }
+    }
+
+    /// The dotted name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The dotted name of the slot or of one of its members.
+    pub fn member_name(&self, member: Option<usize>) -> String {
+        match member {
+            None => self.name.clone(),
+            Some(i) => format!("{}.{i}", self.name),
+        }
+    }
+
+    /// What passes it.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// Class of the module it sits in.
+    pub fn class_name(&self) -> Option<&str> {
+        self.class_name.as_deref()
+    }
+
+    /// Whether it can never be enabled.
+    pub fn is_locked(&self) -> bool {
+        self.locked
+    }
+
+    /// The weight, of a weight quantizer.
+    pub fn weight(&self) -> Option<&TensorView> {
+        self.weight.as_ref()
+    }
+
+    /// What it holds now.
+    pub fn state(&self) -> Arc<SlotState> {
+        // The lock only guards the swap of one pointer: nobody can panic while holding it.
+        Arc::clone(&self.state.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn replace(&self, state: Arc<SlotState>) {
+        *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
+    }
+
+    pub(crate) fn set_observer(&self, observer: Option<Arc<dyn Observer>>) {
+        *self.observer.write().unwrap_or_else(PoisonError::into_inner) = observer;
+    }
+
+    fn observer(&self) -> Option<Arc<dyn Observer>> {
+        self.observer.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Makes the model refuse further work.
+    pub fn poison(&self) {
+        self.shared.poison();
+    }
+
+    /// The member a handle means, or all of them.
+    pub fn members(&self, member: Option<usize>) -> Result<Vec<Arc<Quantizer>>> {
+        let state = self.state();
+        match (member, &*state) {
+            (None, state) => Ok(state.members().to_vec()),
+            (Some(i), SlotState::Sequential(members)) if i < members.len() => {
+                Ok(vec![Arc::clone(&members[i])])
+            }
+            (Some(i), _) => Err(Error::State(format!(
+                "`{}.{i}` is gone: `{}` is no longer a sequential quantizer with that member",
+                self.name, self.name
+            ))),
+        }
+    }
+
+    /// The one quantizer a handle means.
+    pub fn one(&self, member: Option<usize>) -> Result<Arc<Quantizer>> {
+        let mut members = self.members(member)?;
+        match (members.len(), members.pop()) {
+            (1, Some(one)) => Ok(one),
+            (count, _) => Err(Error::State(format!(
+                "`{}` is a sequential quantizer; name one of its {count} members: `{}.0`, ...",
+                self.name, self.name
+            ))),
+        }
+    }
+
+    /// Attributes of the member a handle means: an object, or a list for a sequential quantizer.
+    pub fn attributes_json(&self, member: Option<usize>) -> Result<Value> {
+        let members = self.members(member)?;
+        let mut all = members.iter().map(|q| q.attributes.to_json());
+        let sequential = member.is_none() && matches!(*self.state(), SlotState::Sequential(_));
+        Ok(match (sequential, members.len()) {
+            (false, 1) => all.next().unwrap_or(Value::Null),
+            _ => Value::Array(all.collect()),
+        })
+    }
+
+    /// A tensor on its way: observed while calibrating, fake-quantized once quantized, else copied.
+    pub fn forward(
+        &self,
+        member: Option<usize>,
+        x: TensorView,
+        out: Option<TensorView>,
+    ) -> Result<()> {
+        self.shared.check_usable()?;
+        if let Some(out) = &out {
+            x.check_out(out)
+                .map_err(|text| Error::InvalidArgument(format!("`{}`: {text}", self.name)))?;
+        }
+        if x.count() == 0 {
+            return Ok(());
+        }
+        let cpu = self.shared.context().cpu();
+        match self.shared.mode() {
+            Mode::Registered => {
+                if let Some(out) = &out {
+                    copy::run(cpu, &x, out);
+                }
+                Ok(())
+            }
+            Mode::Calibrating => {
+                let outcome = self.calibrate(cpu, member, &x, out.as_ref());
+                // The verb must fail even if the host ignores this status.
+                outcome.inspect_err(|error| self.shared.note_failure(error))
+            }
+            Mode::Quantized => match &out {
+                Some(out) => self.quantize(cpu, member, &x, out),
+                None => Ok(()),
+            },
+        }
+    }
+
+    fn calibrate(
+        &self,
+        cpu: &Cpu,
+        member: Option<usize>,
+        x: &TensorView,
+        out: Option<&TensorView>,
+    ) -> Result<()> {
+        let first = self.members(member)?;
+        let scale = first.first().and_then(|q| q.pre_quant_scale.clone());
+        let Some(scale) = scale else {
+            if let Some(observer) = self.observer() {
+                observer.observe(cpu, member, x)?;
+            }
+            if let Some(out) = out {
+                copy::run(cpu, x, out);
+            }
+            return Ok(());
+        };
+        self.check_channels(x, &scale)?;
+        let mut scratch = Scratch::default();
+        let scaled = match out {
+            Some(out) => *out,
+            None => scratch.like(x)?,
+        };
+        channel_scale::run(cpu, x, &scale, &scaled);
+        match self.observer() {
+            Some(observer) => observer.observe(cpu, member, &scaled),
+            None => Ok(()),
+        }
+    }
+
+    /// Fake-quantizes `x` into `out`, member by member.
+    pub(super) fn quantize(
+        &self,
+        cpu: &Cpu,
+        member: Option<usize>,
+        x: &TensorView,
+        out: &TensorView,
+    ) -> Result<()> {
+        let state = self.state();
+        let members = match member {
+            None => state.members(),
+            Some(i) => match state.members().get(i) {
+                Some(one) if matches!(*state, SlotState::Sequential(_)) => std::slice::from_ref(one),
+                _ => return self.members(member).map(|_| ()),
+            },
+        };
+        let mut from = *x;
+        for quantizer in members {
+            if let Some(scale) = &quantizer.pre_quant_scale {
+                self.check_channels(&from, scale)?;
+                channel_scale::run(cpu, &from, scale, out);
+                from = *out;
+            }
+            if quantizer.enabled {
+                apply(cpu, quantizer, &self.name, &from, out)?;
+            } else {
+                copy::run(cpu, &from, out);
+            }
+            from = *out;
+        }
+        Ok(())
+    }
+
+    /// Writes the weight as the quantized layer uses it.
+    pub(super) fn weight_into(&self, weight: &TensorView, out: &TensorView) -> Result<()> {
+        weight
+            .check_out(out)
+            .map_err(|text| Error::InvalidArgument(format!("`{}`: {text}", self.name)))?;
+        let cpu = self.shared.context().cpu();
+        match self.shared.mode() {
+            Mode::Quantized => self.quantize(cpu, None, weight, out),
+            Mode::Registered | Mode::Calibrating => {
+                copy::run(cpu, weight, out);
+                Ok(())
+            }
+        }
+    }
+
+    /// Tries what folding the weight would do, without writing anything.
+    pub(crate) fn check_fold(&self) -> Result<()> {
+        let Some(weight) = &self.weight else {
+            return Ok(());
+        };
+        let cpu = self.shared.context().cpu();
+        for quantizer in self.state().members() {
+            if let Some(scale) = &quantizer.pre_quant_scale {
+                self.check_channels(weight, scale)?;
+            }
+            if quantizer.enabled {
+                check_apply(cpu, quantizer, &self.name, weight)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the weight as the quantized layer uses it over the host's, and switches the quantizer
+    /// off. One that is off, and scales nothing, leaves the weight alone.
+    pub(crate) fn fold(&self, keep_attributes: bool) -> Result<()> {
+        let state = self.state();
+        let scales = state.members().iter().any(|q| q.pre_quant_scale.is_some());
+        let Some(weight) = self.weight.filter(|_| scales || state.is_enabled()) else {
+            return Ok(());
+        };
+        self.quantize(self.shared.context().cpu(), None, &weight, &weight)?;
+        self.replace(Arc::new(state.map(|q| Arc::new(q.folded(keep_attributes)))));
+        Ok(())
+    }
+
+    fn check_channels(&self, x: &TensorView, scale: &[f32]) -> Result<()> {
+        match x.shape().dims().last() {
+            Some(&channels) if channels == scale.len() => Ok(()),
+            _ => Err(Error::State(format!(
+                "`{}`: its pre_quant_scale has {} channels, which does not fit a tensor of shape {:?}",
+                self.name,
+                scale.len(),
+                x.shape()
+            ))),
+        }
+    }
+}
+
+/// Fake-quantizes `x` into `out` with one enabled quantizer; `name` goes into messages.
+///
+/// `out` passed `x.check_out`.
+pub(super) fn apply(
+    cpu: &Cpu,
+    quantizer: &Quantizer,
+    name: &str,
+    x: &TensorView,
+    out: &TensorView,
+) -> Result<()> {
+    if x.count() == 0 {
+        return Ok(());
+    }
+    let format = check_values(cpu, quantizer, name, x)?;
+    let granularity = granularity(quantizer, name, x)?;
+    match amax_values(quantizer) {
+        Some(amax) => {
+            check_amax_fits(quantizer, &granularity, name, x, amax.len())?;
+            fake_quant::run(cpu, x, out, granularity.grid(), amax, format);
+        }
+        None => {
+            let largest = fake_quant::run_dynamic(cpu, x, out, granularity.grid(), format);
+            if !largest.is_finite() {
+                return Err(Error::Numeric(format!(
+                    "`{name}`: its dynamic amax would be {largest}: NaN or Inf in a tensor of shape {:?}",
+                    x.shape()
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What `apply` would refuse, found without writing anything. NaN and Inf count for a dynamic amax.
+pub(super) fn check_apply(
+    cpu: &Cpu,
+    quantizer: &Quantizer,
+    name: &str,
+    x: &TensorView,
+) -> Result<()> {
+    check_values(cpu, quantizer, name, x)?;
+    let granularity = granularity(quantizer, name, x)?;
+    match amax_values(quantizer) {
+        Some(amax) => check_amax_fits(quantizer, &granularity, name, x, amax.len()),
+        None => match absmax::not_finite(cpu, x) {
+            None => Ok(()),
+            Some(found) => Err(not_finite(name, x, found)),
+        },
+    }
+}
+
+fn amax_values(quantizer: &Quantizer) -> Option<&[f32]> {
+    if quantizer.attributes.use_constant_amax {
+        return Some(&[CONSTANT_AMAX]);
+    }
+    quantizer.amax.as_ref().map(|amax| amax.values())
+}
+
+/// A constant amax is one for the whole tensor, whatever the axes say.
+fn granularity(quantizer: &Quantizer, name: &str, x: &TensorView) -> Result<Granularity> {
+    let a = &quantizer.attributes;
+    if a.use_constant_amax || a.constant_amax.is_some() {
+        return Ok(Granularity::per_tensor(x.shape()));
+    }
+    Granularity::new(a, x.shape())
+        .map_err(|text| Error::State(format!("`{name}`: {text}")))
+}
+
+fn check_values(
+    cpu: &Cpu,
+    quantizer: &Quantizer,
+    name: &str,
+    x: &TensorView,
+) -> Result<ElementFormat> {
+    let format = quantizer
+        .element_format()
+        .ok_or_else(|| Error::Unsupported(format!("`{name}`: {}", quantizer.attributes.num_bits)))?;
+    if quantizer.attributes.unsigned && absmax::any_negative(cpu, x) {
+        return Err(Error::Numeric(format!(
+            "`{name}`: Negative values encountered in unsigned quantization; drop `unsigned` or pass values from 0 on"
+        )));
+    }
+    Ok(format)
+}
+
+fn check_amax_fits(
+    quantizer: &Quantizer,
+    granularity: &Granularity,
+    name: &str,
+    x: &TensorView,
+    found: usize,
+) -> Result<()> {
+    let expected = granularity.grid().num_blocks();
+    if expected == found {
+        return Ok(());
+    }
+    let why = if quantizer.has_static_blocks() {
+        "Input shape has changed: block-quantization requires a fixed input shape"
+    } else {
+        "calibrate it with tensors of this shape, or set its amax"
+    };
+    Err(Error::State(format!(
+        "`{name}`: its amax has {found} values, but a tensor of shape {:?} needs {expected}; {why}",
+        x.shape()
+    )))
+}
+
+/// The error for a NaN or an infinity at a flat position.
+pub fn not_finite(name: &str, x: &TensorView, (position, value): (usize, f32)) -> Error {
+    let mut index = Vec::new();
+    let mut rest = position;
+    for extent in x.shape().dims().iter().rev() {
+        index.push(rest % extent);
+        rest /= extent;
+    }
+    index.reverse();
+    Error::Numeric(format!(
+        "`{name}`: {value} at {index:?} of a tensor of shape {:?}; a scale needs finite values",
+        x.shape()
+    ))
+}
+
+/// Memory of our own for a tensor the host gave none for.
+#[derive(Default)]
+struct Scratch(Vec<f32>);
+
+impl Scratch {
+    fn like(&mut self, x: &TensorView) -> Result<TensorView> {
+        // Float32 elements, so that the memory is aligned for every dtype.
+        let floats = x.size_bytes().div_ceil(DType::F32.size());
+        self.0
+            .try_reserve_exact(floats)
+            .map_err(|e| Error::OutOfMemory(format!("{} bytes of scratch: {e}", x.size_bytes())))?;
+        self.0.resize(floats, 0.0);
+        x.with_data(&mut self.0).map_err(Error::Internal)
+    }
+}
+
+/// The first failure of a tap during a verb; later ones are consequences of it.
+#[derive(Default)]
+pub(super) struct FirstFailure(Mutex<Option<Error>>);
+
+impl FirstFailure {
+    pub(super) fn note(&self, error: &Error) {
+        let mut first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if first.is_none() {
+            *first = Some(error.clone());
+        }
+    }
+
+    pub(super) fn take(&self) -> Option<Error> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}

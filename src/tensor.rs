@@ -1,0 +1,216 @@
+//! The borrowed tensor: dtype, shape and a pointer into the host's memory, checked once.
+
+use std::fmt;
+use std::mem::size_of;
+
+use crate::format::half::{Bf16, F16};
+
+/// Most dimensions a tensor may have.
+pub const MAX_RANK: usize = 8;
+
+/// Element type of a tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DType {
+    /// IEEE binary32.
+    F32,
+    /// IEEE binary16.
+    F16,
+    /// bfloat16: the upper half of a binary32.
+    BF16,
+}
+
+impl DType {
+    /// Bytes per element.
+    pub fn size(self) -> usize {
+        match self {
+            Self::F32 => size_of::<f32>(),
+            Self::F16 => size_of::<F16>(),
+            Self::BF16 => size_of::<Bf16>(),
+        }
+    }
+}
+
+impl fmt::Display for DType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "float32",
+            Self::F16 => "float16",
+            Self::BF16 => "bfloat16",
+        })
+    }
+}
+
+/// Extents of a tensor, at most [`MAX_RANK`] of them; no allocation.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    dims: [usize; MAX_RANK],
+    rank: usize,
+}
+
+impl Shape {
+    /// The shape of these extents. Errors when there are too many or their product overflows.
+    pub fn new(extents: &[usize]) -> Result<Self, String> {
+        if extents.len() > MAX_RANK {
+            return Err(format!(
+                "rank {}, expected 0 to {MAX_RANK}",
+                extents.len()
+            ));
+        }
+        // Also bounds the byte size, so that offsets fit a pointer.
+        let product = extents
+            .iter()
+            .filter(|extent| **extent != 0)
+            .try_fold(size_of::<f32>(), |product, extent| {
+                product.checked_mul(*extent)
+            });
+        if !product.is_some_and(|bytes| isize::try_from(bytes).is_ok()) {
+            return Err(format!("shape {extents:?} has too many elements"));
+        }
+        let mut dims = [0; MAX_RANK];
+        dims[..extents.len()].copy_from_slice(extents);
+        Ok(Self {
+            dims,
+            rank: extents.len(),
+        })
+    }
+
+    /// The extents.
+    pub fn dims(&self) -> &[usize] {
+        &self.dims[..self.rank]
+    }
+
+    /// Number of elements; 1 for rank 0.
+    pub fn count(&self) -> usize {
+        self.dims().iter().product()
+    }
+}
+
+impl fmt::Debug for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.dims())
+    }
+}
+
+/// A row-major, contiguous tensor in host memory that somebody else owns.
+///
+/// Whether it may be written to, and by whom, is the contract of the call it came in by.
+#[derive(Debug, Clone, Copy)]
+pub struct TensorView {
+    data: *mut u8,
+    dtype: DType,
+    shape: Shape,
+}
+
+// SAFETY: a view is an address with a shape; the contract of `new` makes access from any thread
+// the owner's promise, as the C header states it for every tensor argument.
+unsafe impl Send for TensorView {}
+// SAFETY: as above.
+unsafe impl Sync for TensorView {}
+
+impl TensorView {
+    /// A view of `extents` elements at `data`.
+    ///
+    /// # Safety
+    /// `data` is valid for the elements for as long as the view and its copies are used, and nobody
+    /// else accesses them in a conflicting way meanwhile. It may be NULL when there are none.
+    pub unsafe fn new(data: *mut u8, dtype: DType, extents: &[usize]) -> Result<Self, String> {
+        let shape = Shape::new(extents)?;
+        if !(data as usize).is_multiple_of(dtype.size()) {
+            return Err(format!(
+                "data is not aligned to the {} bytes of a {dtype}",
+                dtype.size()
+            ));
+        }
+        let end = (data as usize).checked_add(shape.count() * dtype.size());
+        if end.is_none() {
+            return Err("the tensor reaches beyond the address space".to_owned());
+        }
+        Ok(Self { data, dtype, shape })
+    }
+
+    /// A view of the same dtype and shape over other memory. Errors when it is too small.
+    pub fn with_data(&self, memory: &mut [f32]) -> Result<Self, String> {
+        if size_of_val(memory) < self.size_bytes() {
+            return Err(format!(
+                "{} bytes for a tensor of {}",
+                size_of_val(memory),
+                self.size_bytes()
+            ));
+        }
+        Ok(Self {
+            data: memory.as_mut_ptr().cast(),
+            ..*self
+        })
+    }
+
+    /// The address of the first element.
+    pub fn data(&self) -> *mut u8 {
+        self.data
+    }
+
+    /// Element type.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Extents.
+    pub fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// Number of elements.
+    pub fn count(&self) -> usize {
+        self.shape.count()
+    }
+
+    /// Number of bytes.
+    pub fn size_bytes(&self) -> usize {
+        self.count() * self.dtype.size()
+    }
+
+    /// Checks that a result of `self` may be written to `out`: same dtype and shape, and the memory
+    /// either the same or apart.
+    pub fn check_out(&self, out: &TensorView) -> Result<(), String> {
+        if out.dtype != self.dtype || out.shape != self.shape {
+            return Err(format!(
+                "out is {} {:?}, expected {} {:?}",
+                out.dtype, out.shape, self.dtype, self.shape
+            ));
+        }
+        let (a, b, bytes) = (self.data as usize, out.data as usize, self.size_bytes());
+        if a != b && a < b + bytes && b < a + bytes {
+            return Err(
+                "out overlaps the input partly; pass the same memory or memory apart".to_owned(),
+            );
+        }
+        Ok(())
+    }
+
+    /// Stops a kernel that was called without [`Self::check_out`].
+    pub(crate) fn assert_out(&self, out: &TensorView) {
+        let checked = self.check_out(out);
+        assert!(checked.is_ok(), "{checked:?}");
+    }
+
+    /// The elements as float32, copied.
+    pub fn to_f32(&self) -> Vec<f32> {
+        let count = self.count();
+        if count == 0 {
+            return Vec::new();
+        }
+        // SAFETY: contract of `new`; aligned and not NULL, for there are elements.
+        unsafe {
+            match self.dtype {
+                DType::F32 => std::slice::from_raw_parts(self.data.cast::<f32>(), count).to_vec(),
+                DType::F16 => std::slice::from_raw_parts(self.data.cast::<F16>(), count)
+                    .iter()
+                    .map(|x| x.to_f32())
+                    .collect(),
+                DType::BF16 => std::slice::from_raw_parts(self.data.cast::<Bf16>(), count)
+                    .iter()
+                    .map(|x| x.to_f32())
+                    .collect(),
+            }
+        }
+    }
+}

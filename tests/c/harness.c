@@ -1,0 +1,26 @@
+/* The C ABI as a C program sees it: every function, every status its documentation names. */
+#include "check.h"
+#include "tests.h"
+
+int main(void) {
+    CHECK(mq_version() == MQ_VERSION); /* not some older libmq.so */
+    test_context();
+    test_presets();
+    test_model();
+    test_handles();
+    test_taps();
+    test_tensors();
+    test_fake_quant();
+    test_numbers();
+    test_quantize();
+    test_config();
+    test_verbs();
+    test_selection();
+    test_amax_verbs();
+    test_quantizer();
+    test_callbacks();
+    test_release();
+    test_busy();
+    test_threads();
+    return check_report();
+}

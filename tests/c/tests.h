@@ -1,0 +1,24 @@
+/* One function for each file of tests; main() of harness.c calls them. */
+#ifndef MQ_TESTS_TESTS_H
+#define MQ_TESTS_TESTS_H
+
+void test_context(void);
+void test_presets(void);
+void test_model(void);
+void test_handles(void);
+void test_taps(void);
+void test_tensors(void);
+void test_fake_quant(void);
+void test_numbers(void);
+void test_quantize(void);
+void test_config(void);
+void test_verbs(void);
+void test_selection(void);
+void test_amax_verbs(void);
+void test_quantizer(void);
+void test_callbacks(void);
+void test_release(void);
+void test_busy(void);
+void test_threads(void);
+
+#endif
