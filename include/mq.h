@@ -719,8 +719,9 @@ mq_status mq_quantizer_forward(struct mq_quantizer *quantizer,
  *                     configuration is then applied on top.
  * @param[in] config   Name of a preset ("INT8_DEFAULT_CFG"), or JSON: an object with "quant_cfg" (a
  *                     list of entries, or a mapping) and "algorithm", as the reference takes it.
- * @param[in] forward  Runs the calibration set; NULL: weights are calibrated, activation
- *                     quantizers stay without amax and quantize dynamically.
+ * @param[in] forward  Runs the calibration set; not called when no quantizer waits for it. NULL:
+ *                     weights are calibrated, activation quantizers stay without amax and quantize
+ *                     dynamically.
  * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for a NULL or a model without quantizers; MQ_ERR_CONFIG, also
  *         when no enabling entry matches anything; MQ_ERR_UNSUPPORTED naming the preset, format or
  *         algorithm; MQ_ERR_NUMERIC, naming the layer, for NaN or Inf in a weight or activation;
@@ -1037,11 +1038,13 @@ mq_status mq_quantizer_set_pre_quant_scale(struct mq_quantizer *quantizer,
  *                         row-major). NULL: taken from `x`. Must be NULL for a list.
  * @param[out] out         Result, of the shape and dtype of `x`; may share its memory exactly (in
  *                         place), not partly.
- * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT; MQ_ERR_CONFIG; MQ_ERR_UNSUPPORTED; MQ_ERR_NUMERIC for a
- *         negative amax, or negative values under `unsigned`. On failure `out` is unspecified.
+ * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT; MQ_ERR_CONFIG; MQ_ERR_UNSUPPORTED; MQ_ERR_STATE when `amax`
+ *         has not as many values as the granularity asks for; MQ_ERR_NUMERIC for a negative, NaN or
+ *         infinite amax, for NaN or Inf in `x` when `amax` is NULL, or negative values under
+ *         `unsigned`. On failure `out` is unspecified.
  *
- * Arithmetic is float32, rounding to nearest even, the result rounded once to the dtype of `x`.
- * NaN stays NaN, an infinity saturates to the largest value of the grid.
+ * Arithmetic is float32, rounding to nearest even, the result rounded once to the dtype of `x`. Under
+ * a given amax NaN stays NaN, and an infinity saturates to the largest value of the grid.
  */
 MQ_API
 mq_status mq_fake_quant(const struct mq_context *context,

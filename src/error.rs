@@ -44,7 +44,9 @@ pub enum Error {
     #[error("out of memory: {0}")]
     OutOfMemory(String),
     /// An earlier internal error left the model unusable.
-    #[error("the model refuses further work after an internal error; destroy it and register it again")]
+    #[error(
+        "the model refuses further work after an internal error; destroy it and register it again"
+    )]
     Poisoned,
     /// A bug in mq.
     #[error("internal error, please report it: {0}")]

@@ -51,10 +51,7 @@ impl Shape {
     /// The shape of these extents. Errors when there are too many or their product overflows.
     pub fn new(extents: &[usize]) -> Result<Self, String> {
         if extents.len() > MAX_RANK {
-            return Err(format!(
-                "rank {}, expected 0 to {MAX_RANK}",
-                extents.len()
-            ));
+            return Err(format!("rank {}, expected 0 to {MAX_RANK}", extents.len()));
         }
         // Also bounds the byte size, so that offsets fit a pointer.
         let product = extents

@@ -52,7 +52,9 @@ fn fake_quant_matches_every_case() {
             absolute(&mut x);
         }
         let want = tensors.get(text("expected"));
-        let amax = case.get("amax").map(|name| tensors.get(name.as_str().expect("a name")));
+        let amax = case
+            .get("amax")
+            .map(|name| tensors.get(name.as_str().expect("a name")));
         let attributes = case["attrs"].to_string();
 
         let mut apart = Owned::zeros(x.dtype, &x.shape);
@@ -74,7 +76,11 @@ fn fake_quant_matches_every_case() {
             }
             fake_quant_once(&context, x.view(), &attributes, None, apart.view_mut())
                 .unwrap_or_else(|e| panic!("{}: {e}", text("name")));
-            assert_same(&apart, &want, &format!("{} with its own amax", text("name")));
+            assert_same(
+                &apart,
+                &want,
+                &format!("{} with its own amax", text("name")),
+            );
         }
     }
 }
@@ -83,7 +89,10 @@ fn fake_quant_matches_every_case() {
 fn max_calibrator_matches_every_case() {
     let tensors = Tensors::parse(include_bytes!("data/golden/calibrators.safetensors"));
     let cases = cases(include_str!("data/golden/calibrators.json"));
-    let max: Vec<_> = cases.iter().filter(|case| case["calibrator"] == "max").collect();
+    let max: Vec<_> = cases
+        .iter()
+        .filter(|case| case["calibrator"] == "max")
+        .collect();
     assert_eq!(max.len(), 6, "the golden file lost its cases");
     for case in max {
         let mut model = Model::new(context());
@@ -101,7 +110,12 @@ fn max_calibrator_matches_every_case() {
         };
         calibrate::quantize(&mut model, &config, Some(&mut forward)).expect("calibrates");
         let want = tensors.get(case["expected"].as_str().expect("a name"));
-        let amax = slot.one(None).expect("one").amax.clone().expect("calibrated");
+        let amax = slot
+            .one(None)
+            .expect("one")
+            .amax
+            .clone()
+            .expect("calibrated");
         assert_eq!(amax.shape(), want.shape, "{case}");
         assert_eq!(amax.values(), want.view().to_f32(), "{case}");
     }
@@ -120,7 +134,14 @@ fn config_of(case: &Value) -> QuantizeConfig {
 
 #[test]
 fn max_algorithm_matches_its_cases() {
-    const CASES: [&str; 6] = ["int8_max", "fp8_max", "int4_block_max", "fp8_2d", "fp8_pcpt", "int8_wo"];
+    const CASES: [&str; 6] = [
+        "int8_max",
+        "fp8_max",
+        "int4_block_max",
+        "fp8_2d",
+        "fp8_pcpt",
+        "int8_wo",
+    ];
     let tensors = Tensors::parse(include_bytes!("data/golden/algorithms.safetensors"));
     let cases = cases(include_str!("data/golden/algorithms.json"));
     let (mut quantizers, mut weights, mut outputs) = (0, 0, 0);
@@ -129,7 +150,10 @@ fn max_algorithm_matches_its_cases() {
         let mut model = Model::new(context());
         let mut layers = Vec::new();
         for key in tensors.names().filter(|key| key.starts_with("weight.")) {
-            let Some(layer) = key.strip_prefix("weight.").and_then(|k| k.strip_suffix(".weight")) else {
+            let Some(layer) = key
+                .strip_prefix("weight.")
+                .and_then(|k| k.strip_suffix(".weight"))
+            else {
                 continue;
             };
             let mut weight = tensors.get(key);
@@ -160,12 +184,21 @@ fn max_algorithm_matches_its_cases() {
         for slot in model.slots() {
             let one = slot.one(None).expect("not sequential");
             let what = format!("{name} {}", slot.name());
-            assert_eq!(one.enabled, listed.get(slot.name()).is_some_and(|q| q["enabled"] == true), "{what}");
+            assert_eq!(
+                one.enabled,
+                listed
+                    .get(slot.name())
+                    .is_some_and(|q| q["enabled"] == true),
+                "{what}"
+            );
             let Some(key) = listed.get(slot.name()).and_then(|q| q["amax"].as_str()) else {
                 continue;
             };
             let want = tensors.get(key);
-            let amax = one.amax.clone().unwrap_or_else(|| panic!("{what}: no amax"));
+            let amax = one
+                .amax
+                .clone()
+                .unwrap_or_else(|| panic!("{what}: no amax"));
             assert_eq!(amax.shape(), want.shape, "{what}");
             assert_eq!(amax.values(), want.view().to_f32(), "{what}");
             quantizers += 1;
@@ -183,7 +216,11 @@ fn max_algorithm_matches_its_cases() {
             }
         }
     }
-    assert_eq!((quantizers, weights, outputs), (112, 90, 15), "cases were lost");
+    assert_eq!(
+        (quantizers, weights, outputs),
+        (112, 90, 15),
+        "cases were lost"
+    );
 }
 
 /// One layer's output for batch 0 in float64 from mq's input and weight.
@@ -192,18 +229,25 @@ fn check_output(tensors: &Tensors, layer: &mq::model::Layer, weight: &Owned, wan
     let place = x.view_mut();
     layer.input(place, Some(place)).expect("a calibrated input");
     let mut w = Owned::zeros(weight.dtype, &weight.shape);
-    layer.weight_into(w.view_mut()).expect("a calibrated weight");
+    layer
+        .weight_into(w.view_mut())
+        .expect("a calibrated weight");
     let (x, w, want) = (x.view().to_f32(), w.view().to_f32(), want.view().to_f32());
     let bias = tensors.find(&format!("weight.{}.bias", layer.name()));
     let bias = bias.map(|bias| bias.view().to_f32());
     let (outputs, inputs) = (weight.shape[0], weight.shape[1]);
     for (i, want) in want.iter().enumerate() {
         let (token, o) = (i / outputs, i % outputs);
-        let products = x[token * inputs..][..inputs].iter().zip(&w[o * inputs..][..inputs]);
+        let products = x[token * inputs..][..inputs]
+            .iter()
+            .zip(&w[o * inputs..][..inputs]);
         let sum: f64 = products.map(|(x, w)| f64::from(*x) * f64::from(*w)).sum();
         let y = sum + bias.as_ref().map_or(0.0, |bias| f64::from(bias[o]));
         let error = (y - f64::from(*want)).abs();
-        assert!(error <= 1e-5 * (1.0 + y.abs()), "{} output {i}: {y}, expected {want}", layer.name());
+        assert!(
+            error <= 1e-5 * (1.0 + y.abs()),
+            "{} output {i}: {y}, expected {want}",
+            layer.name()
+        );
     }
 }
-

@@ -8,7 +8,12 @@ use crate::model::Model;
 /// Everything that can fail is tried before the first weight is written.
 pub fn fold_weight(model: &mut Model, keep_attributes: bool) -> Result<()> {
     model.check_quantized()?;
-    let folds = || model.layers().iter().filter_map(|layer| layer.weight_slot());
+    let folds = || {
+        model
+            .layers()
+            .iter()
+            .filter_map(|layer| layer.weight_slot())
+    };
     for slot in folds() {
         slot.check_fold()?;
     }

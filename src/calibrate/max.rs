@@ -3,23 +3,13 @@
 use std::sync::Arc;
 
 use super::Algorithm;
-use crate::config::Algorithm as AlgorithmConfig;
 use crate::model::{Quantizer, Role, Slot, SlotState};
 use crate::observe::AbsMax;
 use crate::plan::Needs;
 
-/// The algorithm with its one choice.
-pub struct Max {
-    skip_forward: bool,
-}
-
-impl Max {
-    pub fn new(config: &AlgorithmConfig) -> Self {
-        Self {
-            skip_forward: config.flag("skip_forward_without_activation_calib"),
-        }
-    }
-}
+/// The algorithm. Of its fields, `distributed_sync` and `sync_expert_weight_amax` say what to do
+/// between ranks, of which there is one; the forward is skipped whenever nothing waits for it.
+pub struct Max;
 
 impl Algorithm for Max {
     fn needs(&self, _: &Slot) -> Needs {
@@ -41,9 +31,5 @@ impl Algorithm for Max {
                 ..(**quantizer).clone()
             })
         }))
-    }
-
-    fn always_forwards(&self) -> bool {
-        !self.skip_forward
     }
 }

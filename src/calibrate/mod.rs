@@ -17,14 +17,12 @@ trait Algorithm {
     fn needs(&self, slot: &Slot) -> Needs;
     /// The slot's new state from its statistics; None leaves it.
     fn solve(&self, slot: &Slot, statistics: &AbsMax) -> Option<SlotState>;
-    /// Whether to run the host's forward although no activation quantizer needs data.
-    fn always_forwards(&self) -> bool;
 }
 
 fn algorithm(config: &AlgorithmConfig) -> Result<Box<dyn Algorithm>> {
     support::check_algorithm(config)?;
     match config.method {
-        Method::Max => Ok(Box::new(max::Max::new(config))),
+        Method::Max => Ok(Box::new(max::Max)),
         other => Err(Error::Unsupported(format!("algorithm {other}"))),
     }
 }
@@ -40,7 +38,10 @@ pub fn quantize(
         model.configure(config)?;
         model.set_mode(Mode::Quantized);
         let name = config.preset.as_deref().unwrap_or("configuration");
-        let enabled = model.slots().iter().filter(|slot| slot.state().is_enabled());
+        let enabled = model
+            .slots()
+            .iter()
+            .filter(|slot| slot.state().is_enabled());
         let (enabled, all) = (enabled.count(), model.slots().len());
         run(model, &config.algorithm, &mut forward)?;
         model.context().info(&format!(
@@ -70,7 +71,7 @@ fn run(
     let algorithms: Result<Vec<_>> = algorithms.iter().map(algorithm).collect();
     for algorithm in algorithms? {
         let plan = Plan::new(model, |slot| algorithm.needs(slot));
-        observe(model, &plan, algorithm.always_forwards(), forward)?;
+        observe(model, &plan, forward)?;
         for (slot, statistics) in plan.weights.iter().chain(&plan.activations) {
             if let Some(state) = algorithm.solve(slot, statistics) {
                 slot.replace(state.into());
@@ -81,13 +82,9 @@ fn run(
     Ok(())
 }
 
-/// Collects what the plan asks for: the weights by ourselves, the rest through the host's forward.
-fn observe(
-    model: &Model,
-    plan: &Plan,
-    always_forwards: bool,
-    forward: &mut Option<Forward>,
-) -> Result<()> {
+/// Collects what the plan asks for: the weights by ourselves, the rest through the host's forward,
+/// which does not run when nothing waits for it.
+fn observe(model: &Model, plan: &Plan, forward: &mut Option<Forward>) -> Result<()> {
     let cpu = model.context().cpu();
     for (slot, statistics) in &plan.weights {
         if let Some(weight) = slot.weight() {
@@ -97,7 +94,7 @@ fn observe(
     let Some(forward) = forward else {
         return Ok(());
     };
-    if plan.forwards() == 0 && !always_forwards {
+    if plan.forwards() == 0 {
         return Ok(());
     }
     for (slot, statistics) in &plan.activations {
@@ -122,7 +119,12 @@ fn warn_about_unseen(model: &Model, plan: &Plan, forwarded: bool) {
     let unseen: Vec<&str> = plan
         .activations
         .iter()
-        .filter(|(slot, _)| slot.state().members().iter().any(|q| q.is_calibrated_by_data() && q.amax.is_none()))
+        .filter(|(slot, _)| {
+            slot.state()
+                .members()
+                .iter()
+                .any(|q| q.is_calibrated_by_data() && q.amax.is_none())
+        })
         .map(|(slot, _)| slot.name())
         .collect();
     if let Some(first) = unseen.first() {

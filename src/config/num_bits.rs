@@ -24,20 +24,16 @@ pub enum NumBits {
 
 impl NumBits {
     /// FP8 E4M3.
-    pub const E4M3: Self = Self::Float {
-        exponent: 4,
-        mantissa: 3,
-    };
+    pub const E4M3: Self = Self::float(4, 3);
     /// FP4 E2M1.
-    pub const E2M1: Self = Self::Float {
-        exponent: 2,
-        mantissa: 1,
-    };
+    pub const E2M1: Self = Self::float(2, 1);
     /// E8M0, the powers of two that scale MX blocks.
-    pub const E8M0: Self = Self::Float {
-        exponent: 8,
-        mantissa: 0,
-    };
+    pub const E8M0: Self = Self::float(8, 0);
+
+    /// The format with `exponent` and `mantissa` bits.
+    pub const fn float(exponent: u32, mantissa: u32) -> Self {
+        Self::Float { exponent, mantissa }
+    }
 
     /// Reads an integer or a pair. Which ones are formats is decided with the other attributes.
     pub(super) fn from_json(value: &Value, at: &JsonPath) -> Result<Self> {

@@ -3,7 +3,7 @@
 //! Building a feature means deleting its line here.
 
 use super::algorithm::{Algorithm, Method};
-use super::attributes::{Attributes, Calibrator, QuantType};
+use super::attributes::{Attributes, Calibrator};
 use super::block_sizes::BlockSizes;
 use super::entry::Cfg;
 use super::num_bits::NumBits;
@@ -15,58 +15,33 @@ use crate::error::{Error, Result};
 const BUILT: &str = "built are integers of 2 to 8 bits and FP8 (4, 3), per tensor, per axis or in static blocks, \
                      and the algorithm max";
 
-/// Tells whether a set of attributes asks for something, and for what in words.
-type Missing = fn(&Attributes) -> Option<String>;
+/// Whether a set of attributes asks for a feature.
+type Asks = fn(&Attributes) -> bool;
 
-/// One line for every feature of the attributes that is not built: its key and its test.
-const MISSING: &[(&str, Missing)] = &[
-    ("num_bits", |a| {
-        scaled_format(a).map(|name| format!("{name} ({})", bits(a)))
-    }),
-    ("num_bits", |a| {
-        when(!is_built(a.num_bits), || format!("num_bits {}", a.num_bits))
-    }),
-    ("block_sizes", |a| {
-        when(scale_bits(a).is_some(), || {
-            format!("double-quantized scales ({})", bits(a))
-        })
-    }),
-    ("block_sizes", |a| {
-        when(
-            blocks(a).is_some_and(|b| b.scale_block_sizes.is_some()),
-            || "scale_block_sizes".into(),
-        )
-    }),
-    ("block_sizes", |a| {
-        when(blocks(a).is_some_and(|b| b.four_over_six), || {
-            "four_over_six".into()
-        })
-    }),
-    ("block_sizes", |a| {
-        when(has_dynamic_blocks(a), || {
-            format!("dynamic blocks (num_bits {})", a.num_bits)
-        })
-    }),
-    ("bias", |a| {
-        when(a.bias.is_some(), || "bias (affine quantization)".into())
-    }),
-    ("rotate", |a| {
-        when(a.rotate.enable, || "rotate (Hadamard rotation)".into())
-    }),
-    ("calibrator", |a| {
-        when(a.calibrator == Calibrator::Histogram, || {
-            "calibrator histogram".into()
-        })
-    }),
-    ("fake_quant", |a| {
-        when(!a.fake_quant, || {
-            "fake_quant false (real quantization)".into()
-        })
-    }),
-    ("backend", |a| {
-        a.backend.as_ref().map(|name| format!("backend {name:?}"))
-    }),
+/// One line for every feature of the attributes that is not built: its key, who asks for it, and
+/// its name.
+const MISSING: &[(&str, Asks, &str)] = &[
+    ("num_bits", |a| is_scaled(a, FP4, NumBits::E4M3), "NVFP4"),
+    ("num_bits", |a| is_scaled(a, FP4, NumBits::E8M0), "MXFP4"),
+    ("num_bits", |a| is_scaled(a, FP6, NumBits::E8M0), "MXFP6"),
+    ("num_bits", |a| is_scaled(a, FP8, NumBits::E8M0), "MXFP8"),
+    ("num_bits", |a| is_scaled(a, INT8, NumBits::E8M0), "MXINT8"),
+    ("num_bits", |a| !is_built(a.num_bits), "this number format"),
+    ("block_sizes", has_low_bit_scales, "double-quantized scales"),
+    ("block_sizes", has_scale_blocks, "scale_block_sizes"),
+    ("block_sizes", is_four_over_six, "four_over_six"),
+    ("block_sizes", has_dynamic_blocks, "dynamic blocks"),
+    ("bias", |a| a.bias.is_some(), "bias (affine quantization)"),
+    ("rotate", |a| a.rotate.enable, "rotate (Hadamard rotation)"),
+    ("calibrator", uses_histogram, "calibrator histogram"),
+    ("fake_quant", |a| !a.fake_quant, "fake_quant false"),
+    ("backend", |a| a.backend.is_some(), "a custom backend"),
 ];
+
+const INT8: &[NumBits] = &[NumBits::Int(8)];
+const FP8: &[NumBits] = &[NumBits::E4M3, NumBits::float(5, 2)];
+const FP6: &[NumBits] = &[NumBits::float(3, 2), NumBits::float(2, 3)];
+const FP4: &[NumBits] = &[NumBits::E2M1];
 
 /// Whether this version can carry out the whole configuration.
 pub fn check(config: &QuantizeConfig) -> Result<()> {
@@ -98,8 +73,12 @@ fn check_entries(config: &QuantizeConfig) -> Result<()> {
 /// Whether this version can carry out one set of attributes. Those of a quantizer that is off
 /// count too: it may be switched on later.
 pub fn check_attributes(attributes: &Attributes, at: &JsonPath) -> Result<()> {
-    for (key, missing) in MISSING {
-        if let Some(what) = missing(attributes) {
+    for (key, is_asked, name) in MISSING {
+        if is_asked(attributes) {
+            let what = match *key {
+                "num_bits" | "block_sizes" => format!("{name} ({})", bits(attributes)),
+                _ => (*name).to_owned(),
+            };
             return Err(not_built(&at.key(key), &what));
         }
     }
@@ -139,44 +118,13 @@ fn not_built(at: &JsonPath, what: &str) -> Error {
     ))
 }
 
-fn when(asked: bool, words: impl FnOnce() -> String) -> Option<String> {
-    asked.then(words)
-}
-
 fn is_built(bits: NumBits) -> bool {
     matches!(bits, NumBits::Int(2..=8) | NumBits::E4M3)
 }
 
-/// The name of a format whose blocks have low-bit scales.
-fn scaled_format(a: &Attributes) -> Option<&'static str> {
-    match (a.num_bits, scale_bits(a)?) {
-        (NumBits::E2M1, NumBits::E4M3) => Some("NVFP4"),
-        (NumBits::Int(8), NumBits::E8M0) => Some("MXINT8"),
-        (
-            NumBits::Float {
-                exponent: 4,
-                mantissa: 3,
-            }
-            | NumBits::Float {
-                exponent: 5,
-                mantissa: 2,
-            },
-            NumBits::E8M0,
-        ) => Some("MXFP8"),
-        (
-            NumBits::Float {
-                exponent: 3,
-                mantissa: 2,
-            }
-            | NumBits::Float {
-                exponent: 2,
-                mantissa: 3,
-            },
-            NumBits::E8M0,
-        ) => Some("MXFP6"),
-        (NumBits::E2M1, NumBits::E8M0) => Some("MXFP4"),
-        _ => None,
-    }
+/// Whether values of one of these formats have block scales of that format.
+fn is_scaled(a: &Attributes, values: &[NumBits], scales: NumBits) -> bool {
+    values.contains(&a.num_bits) && scale_bits(a) == Some(scales)
 }
 
 fn bits(a: &Attributes) -> String {
@@ -194,9 +142,23 @@ fn scale_bits(a: &Attributes) -> Option<NumBits> {
     blocks(a)?.scale_bits
 }
 
+fn has_low_bit_scales(a: &Attributes) -> bool {
+    scale_bits(a).is_some()
+}
+
+fn has_scale_blocks(a: &Attributes) -> bool {
+    blocks(a).is_some_and(|b| b.scale_block_sizes.is_some())
+}
+
+fn is_four_over_six(a: &Attributes) -> bool {
+    blocks(a).is_some_and(|b| b.four_over_six)
+}
+
 /// Blocks of the whole dimension are an axis, and an axis may be dynamic.
 fn has_dynamic_blocks(a: &Attributes) -> bool {
-    let dynamic =
-        |b: &BlockSizes| b.quant_type == QuantType::Dynamic || a.quant_type == QuantType::Dynamic;
-    blocks(a).is_some_and(|b| !b.spans_whole_dimensions() && dynamic(b))
+    blocks(a).is_some_and(|b| !b.spans_whole_dimensions()) && a.is_dynamic()
+}
+
+fn uses_histogram(a: &Attributes) -> bool {
+    a.calibrator == Calibrator::Histogram
 }

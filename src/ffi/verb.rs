@@ -33,8 +33,9 @@ pub const MQ_SUMMARY_JSON: i32 = 1;
 ///                     configuration is then applied on top.
 /// @param[in] config   Name of a preset ("INT8_DEFAULT_CFG"), or JSON: an object with "quant_cfg" (a
 ///                     list of entries, or a mapping) and "algorithm", as the reference takes it.
-/// @param[in] forward  Runs the calibration set; NULL: weights are calibrated, activation
-///                     quantizers stay without amax and quantize dynamically.
+/// @param[in] forward  Runs the calibration set; not called when no quantizer waits for it. NULL:
+///                     weights are calibrated, activation quantizers stay without amax and quantize
+///                     dynamically.
 /// @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for a NULL or a model without quantizers; MQ_ERR_CONFIG, also
 ///         when no enabling entry matches anything; MQ_ERR_UNSUPPORTED naming the preset, format or
 ///         algorithm; MQ_ERR_NUMERIC, naming the layer, for NaN or Inf in a weight or activation;

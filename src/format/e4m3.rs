@@ -24,7 +24,11 @@ pub fn round(x: f32) -> f32 {
     let rounded = bits.wrapping_add((1 << (DROPPED_BITS - 1)) - 1 + odd);
     let normal = f32::from_bits(rounded & !((1 << DROPPED_BITS) - 1));
     let subnormal = (x + SUBNORMAL_ROUNDER) - SUBNORMAL_ROUNDER;
-    let y = if x.abs() < MIN_NORMAL { subnormal } else { normal };
+    let y = if x.abs() < MIN_NORMAL {
+        subnormal
+    } else {
+        normal
+    };
     // The subtraction above loses the sign of a zero.
     let y = y.copysign(x);
     if x.is_nan() { x } else { y }

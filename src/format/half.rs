@@ -42,7 +42,11 @@ impl F16 {
         // exact and also normalizes subnormals.
         let finite = f32::from_bits(magnitude << 13) * f32::from_bits((127 + 112) << 23);
         let special = 0x7f80_0000 | (magnitude << 13);
-        let value = if magnitude >= 0x7c00 { special } else { finite.to_bits() };
+        let value = if magnitude >= 0x7c00 {
+            special
+        } else {
+            finite.to_bits()
+        };
         f32::from_bits(value | sign)
     }
 
@@ -55,16 +59,23 @@ impl F16 {
         // Normal: rebias the exponent (127 - 15 = 112) and round away 13 mantissa bits. A carry out
         // of the largest exponent gives infinity by itself.
         let odd = (magnitude >> 13) & 1;
-        let normal = magnitude
-            .wrapping_sub(112 << 23)
-            .wrapping_add(0xfff + odd)
-            >> 13;
+        let normal = magnitude.wrapping_sub(112 << 23).wrapping_add(0xfff + odd) >> 13;
         // Subnormal: at 0.5 a float32 is spaced 2^-24, the subnormal spacing of binary16, so the
         // addition rounds and leaves the code in the low bits.
-        let subnormal = (f32::from_bits(magnitude) + 0.5).to_bits().wrapping_sub(0.5f32.to_bits());
-        let finite = if magnitude < (113 << 23) { subnormal } else { normal };
+        let subnormal = (f32::from_bits(magnitude) + 0.5)
+            .to_bits()
+            .wrapping_sub(0.5f32.to_bits());
+        let finite = if magnitude < (113 << 23) {
+            subnormal
+        } else {
+            normal
+        };
         // From 65520 on (halfway to 2^16) the result is infinite.
-        let finite = if magnitude >= 0x477f_f000 { 0x7c00 } else { finite };
+        let finite = if magnitude >= 0x477f_f000 {
+            0x7c00
+        } else {
+            finite
+        };
         let nan = 0x7e00 | ((magnitude >> 13) & 0x3ff);
         Self((sign | if magnitude > 0x7f80_0000 { nan } else { finite }) as u16)
     }
@@ -104,7 +115,10 @@ mod tests {
             );
         };
         for high in 0..=u16::MAX {
-            for low in [0x0000, 0x0001, 0x0fff, 0x1000, 0x1001, 0x2fff, 0x3000, 0x3001, 0x7fff, 0x8000, 0x8001, 0xffff] {
+            for low in [
+                0x0000, 0x0001, 0x0fff, 0x1000, 0x1001, 0x2fff, 0x3000, 0x3001, 0x7fff, 0x8000,
+                0x8001, 0xffff,
+            ] {
                 check(f32::from_bits(u32::from(high) << 16 | low));
             }
             let value = F16(high).to_f32();

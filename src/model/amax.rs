@@ -60,7 +60,11 @@ pub fn check_values(values: &[f32], name: &str) -> Result<()> {
         Some(i) => Err(Error::Numeric(format!(
             "amax of `{name}`: value {} at position {i}, expected finite values that are not negative{}",
             values[i],
-            if values[i] < 0.0 { " (Negative values in amax)" } else { "" }
+            if values[i] < 0.0 {
+                " (Negative values in amax)"
+            } else {
+                ""
+            }
         ))),
     }
 }

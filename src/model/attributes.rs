@@ -15,8 +15,7 @@ const ROOT: &str = "attributes";
 
 /// Reads a JSON text; `what` it is goes into the message.
 pub(super) fn parse_json(text: &str, what: &str) -> Result<Value> {
-    serde_json::from_str(text)
-        .map_err(|e| Error::Config(format!("{what} are not valid JSON: {e}")))
+    serde_json::from_str(text).map_err(|e| Error::Config(format!("{what} are not valid JSON: {e}")))
 }
 
 /// An attribute object, or a list of them, as a whole.
@@ -80,9 +79,7 @@ fn merge(target: &Target, update: &Value) -> Result<()> {
             members.len()
         )));
     }
-    if update.is_array()
-        && (target.member.is_some() || matches!(*state, SlotState::Single(_)))
-    {
+    if update.is_array() && (target.member.is_some() || matches!(*state, SlotState::Single(_))) {
         return Err(Error::Config(format!(
             "{ROOT}: Attributes is a list but `{}` is not a sequential quantizer; give an object, or replace its attributes",
             target.slot.member_name(target.member)

@@ -116,12 +116,7 @@ impl Model {
     }
 
     /// Gives a target new attributes, all of them; `path` says where they stand.
-    pub(super) fn replace_attributes(
-        &self,
-        target: &Target,
-        cfg: &Cfg,
-        path: &str,
-    ) -> Result<()> {
+    pub(super) fn replace_attributes(&self, target: &Target, cfg: &Cfg, path: &str) -> Result<()> {
         let locked = target.slot.is_locked();
         let unlocked = |attributes: &Attributes| Attributes {
             enable: attributes.enable && !locked,
@@ -141,7 +136,9 @@ impl Model {
                     // The reference builds a fresh one in place of the container.
                     SlotState::Sequential(_) => Quantizer::new(attributes),
                 };
-                target.slot.replace(Arc::new(SlotState::Single(Arc::new(one))));
+                target
+                    .slot
+                    .replace(Arc::new(SlotState::Single(Arc::new(one))));
             }
             (Cfg::Sequential(_), Some(_)) => {
                 return Err(Error::Config(format!(
@@ -172,7 +169,10 @@ impl Model {
         const WEIGHT: &str = "weight_quantizer";
         let mut last: HashMap<(&str, Option<&str>), &Entry> = HashMap::new();
         for entry in &config.entries {
-            last.insert((entry.pattern.as_str(), entry.parent_class.as_deref()), entry);
+            last.insert(
+                (entry.pattern.as_str(), entry.parent_class.as_deref()),
+                entry,
+            );
         }
         let asks = |entry: &&Entry| {
             let pattern = &entry.pattern;
@@ -185,7 +185,8 @@ impl Model {
             return Ok(());
         };
         let slots = self.slots().iter();
-        let enabled = slots.filter(|slot| slot.name().contains(WEIGHT) && slot.state().is_enabled());
+        let enabled =
+            slots.filter(|slot| slot.name().contains(WEIGHT) && slot.state().is_enabled());
         match enabled.count() {
             0 => Err(Error::Config(format!(
                 "{} `{}` asks for weight quantization but no weight quantizer is enabled: later entries switch them off, or the names differ",

@@ -124,7 +124,9 @@ fn axes(listed: impl Iterator<Item = i64>, shape: &Shape) -> Result<[bool; MAX_R
     for axis in listed {
         let dim = dimension(axis, shape.dims().len())?;
         if named[dim] {
-            return Err(format!("axis {axis} is named twice for a tensor of shape {shape:?}"));
+            return Err(format!(
+                "axis {axis} is named twice for a tensor of shape {shape:?}"
+            ));
         }
         named[dim] = true;
     }

@@ -99,7 +99,10 @@ impl LayerSpec {
         if let Some(bias) = &self.bias
             && bias.shape().dims().len() != 1
         {
-            return invalid(format!("bias has shape {:?}, expected rank 1", bias.shape()));
+            return invalid(format!(
+                "bias has shape {:?}, expected rank 1",
+                bias.shape()
+            ));
         }
         for (what, group) in [
             ("class_name", &self.class_name),
@@ -158,7 +161,11 @@ impl Layer {
                 role,
                 class_name: class_name.clone(),
                 locked: embedding && role == Role::Input,
-                weight: if role == Role::Weight { spec.weight } else { None },
+                weight: if role == Role::Weight {
+                    spec.weight
+                } else {
+                    None
+                },
                 quantizer: Quantizer::new(attributes),
             };
             Arc::new(Slot::new(spec, Arc::clone(shared)))
@@ -169,7 +176,10 @@ impl Layer {
         Ok(Self {
             input: slot(Role::Input, !embedding, None),
             output: slot(Role::Output, false, None),
-            weight: spec.weight.is_some().then(|| slot(Role::Weight, true, weight_axis)),
+            weight: spec
+                .weight
+                .is_some()
+                .then(|| slot(Role::Weight, true, weight_axis)),
             shared: Arc::clone(shared),
             spec,
         })

@@ -107,8 +107,7 @@ impl Quantizer {
 
     /// Whether a calibration gives it an amax.
     pub fn is_calibrated_by_data(&self) -> bool {
-        let fixed =
-            self.attributes.use_constant_amax || self.attributes.constant_amax.is_some();
+        let fixed = self.attributes.use_constant_amax || self.attributes.constant_amax.is_some();
         self.enabled && !self.is_dynamic() && !fixed
     }
 

@@ -128,14 +128,22 @@ impl Model {
         spec.check()?;
         self.check_registration(&spec.name)?;
         let layer = Arc::new(Layer::new(spec, &self.shared)?);
-        if let Some(taken) = layer.slots().find(|slot| self.slot_by_name.contains_key(slot.name())) {
-            return Err(Error::AlreadyExists(format!("quantizer `{}`", taken.name())));
+        if let Some(taken) = layer
+            .slots()
+            .find(|slot| self.slot_by_name.contains_key(slot.name()))
+        {
+            return Err(Error::AlreadyExists(format!(
+                "quantizer `{}`",
+                taken.name()
+            )));
         }
         for slot in layer.slots() {
-            self.slot_by_name.insert(slot.name().to_owned(), self.slots.len());
+            self.slot_by_name
+                .insert(slot.name().to_owned(), self.slots.len());
             self.slots.push(Arc::clone(slot));
         }
-        self.layer_by_name.insert(layer.name().to_owned(), self.layers.len());
+        self.layer_by_name
+            .insert(layer.name().to_owned(), self.layers.len());
         self.layers.push(Arc::clone(&layer));
         Ok(layer)
     }
@@ -190,9 +198,7 @@ impl Model {
                 SlotState::Single(_) => vec![None],
                 SlotState::Sequential(members) => (0..members.len()).map(Some).collect(),
             };
-            members
-                .into_iter()
-                .map(|member| (Arc::clone(slot), member))
+            members.into_iter().map(|member| (Arc::clone(slot), member))
         })
     }
 
@@ -251,7 +257,9 @@ impl Model {
             )));
         }
         if given.values().is_empty() {
-            return Err(Error::InvalidArgument(format!("`{name}`: amax without values")));
+            return Err(Error::InvalidArgument(format!(
+                "`{name}`: amax without values"
+            )));
         }
         self.change(slot, member, |q| Quantizer {
             has_static_block_scale: slot.role() == Role::Weight && q.has_static_blocks(),

@@ -113,11 +113,17 @@ impl Slot {
     }
 
     pub(crate) fn set_observer(&self, observer: Option<Arc<dyn Observer>>) {
-        *self.observer.write().unwrap_or_else(PoisonError::into_inner) = observer;
+        *self
+            .observer
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = observer;
     }
 
     fn observer(&self) -> Option<Arc<dyn Observer>> {
-        self.observer.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.observer
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Makes the model refuse further work.
@@ -241,7 +247,9 @@ impl Slot {
         let members = match member {
             None => state.members(),
             Some(i) => match state.members().get(i) {
-                Some(one) if matches!(*state, SlotState::Sequential(_)) => std::slice::from_ref(one),
+                Some(one) if matches!(*state, SlotState::Sequential(_)) => {
+                    std::slice::from_ref(one)
+                }
                 _ => return self.members(member).map(|_| ()),
             },
         };
@@ -384,8 +392,7 @@ fn granularity(quantizer: &Quantizer, name: &str, x: &TensorView) -> Result<Gran
     if a.use_constant_amax || a.constant_amax.is_some() {
         return Ok(Granularity::per_tensor(x.shape()));
     }
-    Granularity::new(a, x.shape())
-        .map_err(|text| Error::State(format!("`{name}`: {text}")))
+    Granularity::new(a, x.shape()).map_err(|text| Error::State(format!("`{name}`: {text}")))
 }
 
 fn check_values(
@@ -394,9 +401,9 @@ fn check_values(
     name: &str,
     x: &TensorView,
 ) -> Result<ElementFormat> {
-    let format = quantizer
-        .element_format()
-        .ok_or_else(|| Error::Unsupported(format!("`{name}`: {}", quantizer.attributes.num_bits)))?;
+    let format = quantizer.element_format().ok_or_else(|| {
+        Error::Unsupported(format!("`{name}`: {}", quantizer.attributes.num_bits))
+    })?;
     if quantizer.attributes.unsigned && absmax::any_negative(cpu, x) {
         return Err(Error::Numeric(format!(
             "`{name}`: Negative values encountered in unsigned quantization; drop `unsigned` or pass values from 0 on"

@@ -44,7 +44,11 @@ impl Model {
     }
 
     fn json(&self) -> Value {
-        let layers: Vec<Value> = self.layers().iter().map(|layer| layer_json(layer)).collect();
+        let layers: Vec<Value> = self
+            .layers()
+            .iter()
+            .map(|layer| layer_json(layer))
+            .collect();
         let quantizers: Vec<Value> = self.slots().iter().map(|slot| slot_json(slot)).collect();
         json!({
             "mode": match self.mode() {
@@ -78,16 +82,20 @@ fn weight_bits(slot: &Slot, mode: Mode) -> f64 {
     let enabled = state.members().iter().filter(|q| q.enabled || q.is_folded);
     match mode {
         Mode::Registered => UNQUANTIZED_BITS,
-        _ => enabled.map(|q| format_bits(q)).fold(UNQUANTIZED_BITS, f64::min),
+        _ => enabled
+            .map(|q| format_bits(q))
+            .fold(UNQUANTIZED_BITS, f64::min),
     }
 }
 
 fn format_bits(quantizer: &Quantizer) -> f64 {
     let attributes = &quantizer.attributes;
-    attributes.effective_bits.unwrap_or(match attributes.num_bits {
-        NumBits::Int(bits) => f64::from(bits),
-        NumBits::Float { exponent, mantissa } => f64::from(exponent + mantissa + 1),
-    })
+    attributes
+        .effective_bits
+        .unwrap_or(match attributes.num_bits {
+            NumBits::Int(bits) => f64::from(bits),
+            NumBits::Float { exponent, mantissa } => f64::from(exponent + mantissa + 1),
+        })
 }
 
 fn layer_json(layer: &Layer) -> Value {

@@ -41,7 +41,8 @@ impl AbsMax {
 
     /// What the members have collected; None for one that saw nothing or needs nothing.
     pub fn collected(&self) -> Vec<Option<Amax>> {
-        let lock = |m: &Mutex<Option<Amax>>| m.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let lock =
+            |m: &Mutex<Option<Amax>>| m.lock().unwrap_or_else(PoisonError::into_inner).clone();
         self.members
             .iter()
             .map(|member| member.collected.as_ref().and_then(lock))

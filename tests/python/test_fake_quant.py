@@ -33,7 +33,7 @@ X = np.array([[1.0, -2.0, 3.0], [10.0, -20.0, 0.5]], np.float32)
 def test_python_tuples_and_int_keys_become_json():
     e4m3 = mq.fake_quant(X, {"num_bits": (4, 3), "axis": (0,)})
     assert_same_bits(e4m3, mq.fake_quant(X, '{"num_bits": [4, 3], "axis": 0}'))
-    blocks = mq.fake_quant(X, {"num_bits": np.int64(4), "block_sizes": {-1: 2}})
+    blocks = mq.fake_quant(X, {"num_bits": np.int64(4), "block_sizes": {np.int64(-1): 2}})
     assert_same_bits(blocks, mq.fake_quant(X, '{"num_bits": 4, "block_sizes": {"-1": 2}}'))
 
 
@@ -48,8 +48,8 @@ def test_a_list_of_attributes_is_applied_in_order():
 def test_amax_may_be_a_number():
     x = np.array([-3, -2.99, -1, 0, 0.004, 0.011811, 1.5, 2, 5], np.float32)
     got = mq.fake_quant(x, {"num_bits": 8}, 2.0)
-    want = [-2.01574802, -2.01574802, -1.00787401, 0, 0, 0.01574803, 1.49606299, 2, 2]
-    np.testing.assert_allclose(got, np.array(want, np.float32), rtol=1e-7)
+    codes = np.array([-128, -128, -64, 0, 0, 1, 95, 127, 127], np.float32)
+    assert_same_bits(got, codes / np.float32(127 / 2))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
@@ -127,7 +127,7 @@ def test_wrong_amax_and_attributes_are_refused():
         mq.fake_quant(X, {"num_bits": 8, "unsigned": True})
     with pytest.raises(mq.ConfigError, match="num_bit"):
         mq.fake_quant(X, {"num_bit": 8})
-    with pytest.raises(TypeError, match="configuration"):
+    with pytest.raises(TypeError, match="set is not JSON serializable"):
         mq.fake_quant(X, {"num_bits": {8}})
 
 

@@ -113,7 +113,7 @@ def test_a_closed_model_refuses_everything():
 def test_closing_while_a_tap_runs_is_refused():
     model = mq.Model()
     tap = model.add_quantizer("q")
-    model.quantize({"quant_cfg": [{"quantizer_name": "*", "cfg": {"num_bits": 8}}]})
+    model.quantize({"quant_cfg": [{"quantizer_name": "q", "cfg": {"num_bits": 8}}]})
     x = matrix(500, 500)
     running, refused = True, 0
 

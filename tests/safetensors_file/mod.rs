@@ -30,8 +30,14 @@ impl Owned {
     /// A view to read from. Writing through it is what `view_mut` is for.
     pub fn view(&self) -> TensorView {
         // SAFETY: the memory holds the elements and outlives the view in these tests.
-        unsafe { TensorView::new(self.memory.as_ptr().cast_mut().cast(), self.dtype, &self.shape) }
-            .expect("a valid shape")
+        unsafe {
+            TensorView::new(
+                self.memory.as_ptr().cast_mut().cast(),
+                self.dtype,
+                &self.shape,
+            )
+        }
+        .expect("a valid shape")
     }
 
     pub fn view_mut(&mut self) -> TensorView {
@@ -69,6 +75,7 @@ impl<'a> Tensors<'a> {
     }
 
     pub fn get(&self, name: &str) -> Owned {
-        self.find(name).unwrap_or_else(|| panic!("{name} is not in the file"))
+        self.find(name)
+            .unwrap_or_else(|| panic!("{name} is not in the file"))
     }
 }

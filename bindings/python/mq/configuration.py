@@ -20,12 +20,13 @@ Config = Union[str, Mapping[str, Any]]
 Algorithm = Union[None, str, Mapping[str, Any], Sequence[Any]]
 
 
-def _plain(value: object) -> object:
+def _plain(value: Any) -> Any:
+    """Mappings as dicts, and numpy's numbers as Python's, also where they are keys."""
     if isinstance(value, Mapping):
-        return dict(value)
-    if isinstance(value, np.generic):
-        return value.item()
-    raise TypeError(f"{value!r} ({type(value).__name__}) cannot be part of a configuration")
+        return {_plain(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def to_json(value: object) -> str:
@@ -35,7 +36,7 @@ def to_json(value: object) -> str:
     """
     if isinstance(value, str):
         return value
-    return json.dumps(value, default=_plain, allow_nan=False)
+    return json.dumps(_plain(value), allow_nan=False)
 
 
 def presets() -> list[str]:

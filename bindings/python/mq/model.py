@@ -7,7 +7,6 @@ from typing import Any
 
 from . import _lib, callbacks, configuration
 from ._lib import interface as abi
-from .errors import StateError
 from .registry import Registry
 
 
@@ -185,7 +184,7 @@ class Model(Registry):
             return _lib.size_from(abi.mq_reset_amax, model, pattern, flags)
 
     def summary(self) -> str:
-        """One line of text for each quantizer, as the reference prints it."""
+        """One line of text for each quantizer, and their number, as the reference prints it."""
         with self._owner as model:
             return _lib.text_from(abi.mq_print_quant_summary, model, abi.SUMMARY_TEXT)
 
@@ -196,7 +195,7 @@ class Model(Registry):
 
     def print_quant_summary(self) -> None:
         """Prints `summary`."""
-        print(self.summary())
+        print(self.summary(), end="")
 
     def _select(
         self,
@@ -212,15 +211,8 @@ class Model(Registry):
             return _lib.size_from(function, model, chosen, *attributes, flags)
 
     def _amax_shapes(self) -> dict[str, tuple[int, ...]]:
-        shapes = {}
-        for name, quantizer in self.quantizers().items():
-            try:
-                amax = quantizer.amax
-            except StateError:  # a sequential quantizer; its members have names of their own
-                continue
-            if amax is not None:
-                shapes[name] = amax.shape
-        return shapes
+        amaxes = {name: quantizer.amax for name, quantizer in self.quantizers().items()}
+        return {name: amax.shape for name, amax in amaxes.items() if amax is not None}
 
 
 def _match_flags(allow_no_match: bool) -> int:

@@ -148,7 +148,10 @@ class Registry:
         return Quantizer(self._owner, handle, name)
 
     def quantizers(self) -> dict[str, Quantizer]:
-        """Every quantizer by name, in the order of registration; raises BusyError in a verb."""
+        """Every quantizer by name, in the order of registration; raises BusyError in a verb.
+
+        Of a sequential quantizer there are the members; `quantizer` finds the whole.
+        """
         found = {}
         with self._owner as model:
             for index in range(_lib.size_from(abi.mq_model_quantizer_count, model)):

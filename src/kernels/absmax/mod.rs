@@ -107,7 +107,9 @@ impl Slots {
 /// The largest magnitude of `values`, as bits of `T`.
 #[inline(always)]
 pub(crate) fn magnitude<T: Element>(values: &[T]) -> u32 {
-    values.iter().fold(0, |highest, value| highest.max(value.magnitude()))
+    values
+        .iter()
+        .fold(0, |highest, value| highest.max(value.magnitude()))
 }
 
 struct MagnitudeLoop<'a, T>(&'a [T]);

@@ -151,7 +151,13 @@ unsafe fn run_piece<T: Element, R: Rounding>(
     if x == out {
         // SAFETY: contract; one slice for both.
         let memory = InPlace(unsafe { std::slice::from_raw_parts_mut(out, piece.len) });
-        isa.run(PieceLoop { memory, piece, block, amax, rounding });
+        isa.run(PieceLoop {
+            memory,
+            piece,
+            block,
+            amax,
+            rounding,
+        });
     } else {
         // SAFETY: contract; apart.
         let memory = unsafe {
@@ -160,7 +166,13 @@ unsafe fn run_piece<T: Element, R: Rounding>(
                 std::slice::from_raw_parts_mut(out, piece.len),
             )
         };
-        isa.run(PieceLoop { memory, piece, block, amax, rounding });
+        isa.run(PieceLoop {
+            memory,
+            piece,
+            block,
+            amax,
+            rounding,
+        });
     }
 }
 
