@@ -1,7 +1,8 @@
 // mq.hpp: C++17 face of mq.h, header only. SPDX-License-Identifier: MIT OR Apache-2.0
 //
 // A status other than MQ_OK becomes an mq::Error. Callbacks are any callable; what they throw stops
-// the call they run in and reaches its caller with its own type. mq.h has the contract of each call.
+// the call they run in and reaches its caller with its own type. mq.h has the contract of each
+// call.
 
 #ifndef MQ_HPP
 #define MQ_HPP
@@ -26,59 +27,64 @@ namespace mq {
 
 /// A call that failed: its status, and mq's text about it as what().
 class Error : public std::runtime_error {
-public:
+  public:
     Error(mq_status status, const std::string &text) : std::runtime_error(text), status_(status) {}
     mq_status status() const noexcept { return status_; }
 
-private:
+  private:
     mq_status status_;
 };
 
 /// Throws the calling thread's last error unless `status` is MQ_OK.
 inline void check(mq_status status) {
-    if (status != MQ_OK) throw Error(status, mq_last_error_message());
+    if (status != MQ_OK)
+        throw Error(status, mq_last_error_message());
 }
 
 /// Version of the library that is loaded, as MQ_VERSION is that of the header.
 inline uint32_t version() noexcept { return mq_version(); }
 
-// --- tensors ------------------------------------------------------------------------------------
+// Tensors
 
 /// Element types. The two of 16 bits are carried as uint16_t.
 enum class DType { f32, f16, bf16 };
 
 /// Extents of a tensor, held by value: `{rows, columns}`, of any integer type, or a vector.
 class Shape {
-public:
+  public:
     Shape() = default;
 
-    template <class... Extents,
-              class = std::enable_if_t<(sizeof...(Extents) > 0) && (std::is_integral_v<Extents> && ...)>>
+    template <class... Extents, class = std::enable_if_t<(sizeof...(Extents) > 0) &&
+                                                         (std::is_integral_v<Extents> && ...)>>
     Shape(Extents... extents)
-        : extents_{static_cast<int64_t>(extents)...}, rank_(static_cast<int32_t>(sizeof...(Extents))) {
+        : extents_{static_cast<int64_t>(extents)...},
+          rank_(static_cast<int32_t>(sizeof...(Extents))) {
         static_assert(sizeof...(Extents) <= MQ_MAX_RANK, "more dimensions than MQ_MAX_RANK");
     }
 
     Shape(const std::vector<int64_t> &extents) : rank_(static_cast<int32_t>(extents.size())) {
         if (extents.size() > extents_.size())
-            throw Error(MQ_ERR_INVALID_ARGUMENT, "invalid argument: rank " + std::to_string(extents.size()) +
-                                                     ", expected 0 to " + std::to_string(MQ_MAX_RANK));
-        for (size_t i = 0; i < extents.size(); ++i) extents_[i] = extents[i];
+            throw Error(MQ_ERR_INVALID_ARGUMENT,
+                        "invalid argument: rank " + std::to_string(extents.size()) +
+                            ", expected 0 to " + std::to_string(MQ_MAX_RANK));
+        for (size_t i = 0; i < extents.size(); ++i)
+            extents_[i] = extents[i];
     }
 
     const int64_t *data() const noexcept { return extents_.data(); }
     int32_t rank() const noexcept { return rank_; }
 
-private:
+  private:
     std::array<int64_t, MQ_MAX_RANK> extents_{};
     int32_t rank_ = 0;
 };
 
 /// A tensor that mq reads. Borrows the elements, owns the shape; passes as `const mq_tensor *`.
 class ConstTensorRef {
-public:
+  public:
     ConstTensorRef(const void *data, DType dtype, const Shape &shape) : shape_(shape) {
-        tensor_.data = const_cast<void *>(data); // C has one struct for both; only TensorRef is written to
+        tensor_.data =
+            const_cast<void *>(data); // C has one struct for both; only TensorRef is written to
         tensor_.device = {MQ_DEVICE_CPU, 0};
         tensor_.ndim = shape.rank();
         tensor_.dtype.code = dtype == DType::bf16 ? MQ_DTYPE_BFLOAT : MQ_DTYPE_FLOAT;
@@ -90,7 +96,9 @@ public:
     /// A tensor described elsewhere, such as a DLTensor; its shape and strides stay borrowed.
     ConstTensorRef(const mq_tensor &tensor) : tensor_(tensor) {}
 
-    ConstTensorRef(const ConstTensorRef &other) : tensor_(other.tensor_), shape_(other.shape_) { adopt_shape(other); }
+    ConstTensorRef(const ConstTensorRef &other) : tensor_(other.tensor_), shape_(other.shape_) {
+        adopt_shape(other);
+    }
 
     ConstTensorRef &operator=(const ConstTensorRef &other) {
         tensor_ = other.tensor_;
@@ -102,10 +110,11 @@ public:
     const mq_tensor *get() const noexcept { return &tensor_; }
     operator const mq_tensor *() const noexcept { return &tensor_; }
 
-private:
+  private:
     // A copy points to its own shape, unless the shape was never ours.
     void adopt_shape(const ConstTensorRef &other) noexcept {
-        if (other.tensor_.shape == other.shape_.data()) tensor_.shape = shape_.data();
+        if (other.tensor_.shape == other.shape_.data())
+            tensor_.shape = shape_.data();
     }
 
     mq_tensor tensor_{};
@@ -114,7 +123,7 @@ private:
 
 /// A tensor that mq may also write to.
 class TensorRef : public ConstTensorRef {
-public:
+  public:
     TensorRef(void *data, DType dtype, const Shape &shape) : ConstTensorRef(data, dtype, shape) {}
     TensorRef(const mq_tensor &tensor) : ConstTensorRef(tensor) {}
 };
@@ -123,7 +132,8 @@ namespace detail {
 
 inline DType half(DType dtype) {
     if (dtype == DType::f32)
-        throw Error(MQ_ERR_INVALID_ARGUMENT, "invalid argument: uint16_t elements are DType::f16 or DType::bf16");
+        throw Error(MQ_ERR_INVALID_ARGUMENT,
+                    "invalid argument: uint16_t elements are DType::f16 or DType::bf16");
     return dtype;
 }
 
@@ -131,7 +141,9 @@ inline DType half(DType dtype) {
 
 /// float32 elements: `tensor(data, {rows, columns})`.
 inline TensorRef tensor(float *data, const Shape &shape) { return {data, DType::f32, shape}; }
-inline ConstTensorRef tensor(const float *data, const Shape &shape) { return {data, DType::f32, shape}; }
+inline ConstTensorRef tensor(const float *data, const Shape &shape) {
+    return {data, DType::f32, shape};
+}
 
 /// float16 or bfloat16 elements: `tensor(data, {rows, columns}, DType::bf16)`.
 inline TensorRef tensor(uint16_t *data, const Shape &shape, DType dtype) {
@@ -141,46 +153,54 @@ inline ConstTensorRef tensor(const uint16_t *data, const Shape &shape, DType dty
     return {data, detail::half(dtype), shape};
 }
 
-// --- what crosses the boundary --------------------------------------------------------------------
+// What crosses the boundary
 
 namespace detail {
 
 /// A string that C copies out: asks for its length, then for its bytes.
-template <class CopyOut>
-std::string copied_text(CopyOut copy_out) {
+template <class CopyOut, class... Args> std::string copied_text(CopyOut copy_out, Args... args) {
     std::string text;
     size_t length = 0;
-    check(copy_out(nullptr, size_t{0}, &length));
+    check(copy_out(args..., nullptr, size_t{0}, &length));
     do { // another thread may have made it longer meanwhile
         text.resize(length);
-        check(copy_out(text.data(), text.size() + 1, &length));
+        check(copy_out(args..., text.data(), text.size() + 1, &length));
     } while (length > text.size());
     text.resize(length);
     return text;
 }
 
 /// Floats that C copies out, as copied_text().
-template <class CopyOut>
-std::vector<float> copied_values(CopyOut copy_out) {
+template <class CopyOut, class... Args>
+std::vector<float> copied_values(CopyOut copy_out, Args... args) {
     std::vector<float> values;
     size_t count = 0;
-    check(copy_out(nullptr, size_t{0}, &count));
+    check(copy_out(args..., nullptr, size_t{0}, &count));
     do {
         values.resize(count);
-        check(copy_out(values.data(), values.size(), &count));
+        check(copy_out(args..., values.data(), values.size(), &count));
     } while (count > values.size());
     values.resize(count);
     return values;
 }
 
+/// What a verb puts into its last argument: how many quantizers matched.
+template <class Verb, class... Args> size_t matched_by(Verb verb, Args... args) {
+    size_t matched = 0;
+    check(verb(args..., &matched));
+    return matched;
+}
+
 /// C's NULL for a string that is not given.
-inline const char *or_null(const std::string &text) noexcept { return text.empty() ? nullptr : text.c_str(); }
+inline const char *or_null(const std::string &text) noexcept {
+    return text.empty() ? nullptr : text.c_str();
+}
 
 /// Calls a callback: one that returns nothing goes on, an int or mq_status other than 0 stops.
-template <class Function, class... Args>
-int32_t outcome(Function &function, Args... args) {
+template <class Function, class... Args> int32_t outcome(Function &function, Args... args) {
     using Result = std::invoke_result_t<Function &, Args...>;
-    static_assert(std::is_void_v<Result> || std::is_same_v<Result, int32_t> || std::is_same_v<Result, mq_status>,
+    static_assert(std::is_void_v<Result> || std::is_same_v<Result, int32_t> ||
+                      std::is_same_v<Result, mq_status>,
                   "a callback returns nothing, or an int or mq_status that is 0 to go on");
     if constexpr (std::is_void_v<Result>) {
         std::invoke(function, args...);
@@ -191,13 +211,11 @@ int32_t outcome(Function &function, Args... args) {
 }
 
 /// A callable lent to one C call, and what it threw there.
-template <class Function>
-struct Lent {
+template <class Function> struct Lent {
     Function &function;
     std::exception_ptr thrown;
 
-    template <class Body>
-    int32_t guard(Body body) noexcept {
+    template <class Body> int32_t guard(Body body) noexcept {
         try {
             return body(function);
         } catch (...) {
@@ -208,39 +226,38 @@ struct Lent {
 
     /// After the C call: the exception first, for it caused the status.
     void finish(mq_status status) const {
-        if (thrown) std::rethrow_exception(thrown);
+        if (thrown)
+            std::rethrow_exception(thrown);
         check(status);
     }
 };
 
-/// Runs a C call that takes an mq_forward_fn.
-template <class Forward, class Call>
-void with_forward(Forward &forward, Call call) {
+/// Runs a verb whose last argument is an mq_forward_fn.
+template <class Forward, class Verb, class... Args>
+void with_forward(Forward &forward, Verb verb, Args... args) {
     using Lent = detail::Lent<Forward>;
     Lent lent{forward, nullptr};
-    const mq_forward_fn callback{&lent,
-                                 [](void *data) -> int32_t {
-                                     return static_cast<Lent *>(data)->guard([](Forward &f) { return outcome(f); });
-                                 },
-                                 nullptr};
-    lent.finish(call(&callback));
+    const auto call = [](void *data) -> int32_t {
+        return static_cast<Lent *>(data)->guard([](Forward &f) { return outcome(f); });
+    };
+    const mq_forward_fn callback{&lent, call, nullptr};
+    lent.finish(verb(args..., &callback));
 }
 
-/// Runs a C call that takes an mq_filter_fn and counts the matches.
-template <class Predicate, class Call>
-size_t with_filter(Predicate &predicate, Call call) {
+/// Runs a verb on the quantizers that a predicate selects, and counts them.
+template <class Predicate, class Verb, class... Args>
+size_t with_filter(Predicate &predicate, Verb verb, mq_model *model, Args... args) {
     using Lent = detail::Lent<Predicate>;
     Lent lent{predicate, nullptr};
-    const mq_filter_fn callback{&lent,
-                                [](void *data, const char *name, int32_t *selected) -> int32_t {
-                                    return static_cast<Lent *>(data)->guard([&](Predicate &p) -> int32_t {
-                                        *selected = std::invoke(p, name) ? 1 : 0;
-                                        return 0;
-                                    });
-                                },
-                                nullptr};
+    const auto call = [](void *data, const char *name, int32_t *selected) -> int32_t {
+        return static_cast<Lent *>(data)->guard([&](Predicate &p) -> int32_t {
+            *selected = std::invoke(p, name) ? 1 : 0;
+            return 0;
+        });
+    };
+    const mq_filter_fn callback{&lent, call, nullptr};
     size_t matched = 0;
-    lent.finish(call(&callback, &matched));
+    lent.finish(verb(model, &callback, args..., &matched));
     return matched;
 }
 
@@ -249,7 +266,7 @@ using if_predicate = std::enable_if_t<std::is_invocable_r_v<bool, Function &, co
 
 } // namespace detail
 
-// --- context --------------------------------------------------------------------------------------
+// Context
 
 /// Receives a log line. What it throws is dropped: a log line cannot stop a call.
 using Log = std::function<void(mq_log_level level, std::string_view text)>;
@@ -264,7 +281,7 @@ struct ContextOptions {
 ///
 /// Owns an mq_context; movable. May be shared by threads and models, and destroyed before them.
 class Context {
-public:
+  public:
     Context() : Context(ContextOptions{}) {}
 
     explicit Context(ContextOptions options) {
@@ -272,7 +289,8 @@ public:
         check(mq_context_options_init(&raw, sizeof raw));
         raw.num_threads = options.num_threads;
         if (options.log) {
-            raw.log.user_data = new Log(std::move(options.log)); // released by mq, also when creation fails
+            // Released by mq, also when creation fails.
+            raw.log.user_data = new Log(std::move(options.log));
             raw.log.log = [](void *data, int32_t level, const char *text) {
                 try {
                     (*static_cast<Log *>(data))(static_cast<mq_log_level>(level), text);
@@ -287,39 +305,44 @@ public:
     }
 
     /// Fake-quantizes one tensor with its own amax. `out` may be `x`.
-    void fake_quant(const ConstTensorRef &x, const std::string &attributes, const TensorRef &out) const {
+    void fake_quant(const ConstTensorRef &x, const std::string &attributes,
+                    const TensorRef &out) const {
         check(mq_fake_quant(get(), x, attributes.c_str(), nullptr, out));
     }
 
     /// Fake-quantizes one tensor with a given amax. `out` may be `x`.
-    void fake_quant(const ConstTensorRef &x, const std::string &attributes, const ConstTensorRef &amax,
-                    const TensorRef &out) const {
+    void fake_quant(const ConstTensorRef &x, const std::string &attributes,
+                    const ConstTensorRef &amax, const TensorRef &out) const {
         check(mq_fake_quant(get(), x, attributes.c_str(), amax, out));
     }
 
     mq_context *get() const noexcept { return context_.get(); }
 
-private:
+  private:
     struct Destroy {
         void operator()(mq_context *context) const noexcept { mq_context_destroy(context); }
     };
     std::unique_ptr<mq_context, Destroy> context_;
 };
 
-// --- model ----------------------------------------------------------------------------------------
+// Model
 
 /// A layer of a Model, whose handle it borrows. Any thread may call it, also inside a callback.
 class Layer {
-public:
+  public:
     Layer() = default;
     explicit Layer(mq_layer *layer) noexcept : layer_(layer) {}
 
     /// The layer's input on its way in: into `out`, which may be `x`.
-    void input(const ConstTensorRef &x, const TensorRef &out) const { check(mq_layer_input(layer_, x, out)); }
+    void input(const ConstTensorRef &x, const TensorRef &out) const {
+        check(mq_layer_input(layer_, x, out));
+    }
     /// The layer's input, observed only.
     void input(const ConstTensorRef &x) const { check(mq_layer_input(layer_, x, nullptr)); }
     /// The layer's output on its way out: into `out`, which may be `y`.
-    void output(const ConstTensorRef &y, const TensorRef &out) const { check(mq_layer_output(layer_, y, out)); }
+    void output(const ConstTensorRef &y, const TensorRef &out) const {
+        check(mq_layer_output(layer_, y, out));
+    }
     /// The layer's output, observed only.
     void output(const ConstTensorRef &y) const { check(mq_layer_output(layer_, y, nullptr)); }
     /// The weight as the quantized layer uses it.
@@ -327,7 +350,7 @@ public:
 
     mq_layer *get() const noexcept { return layer_; }
 
-private:
+  private:
     mq_layer *layer_ = nullptr;
 };
 
@@ -340,7 +363,7 @@ struct Amax {
 /// A quantizer of a Model, whose handle it borrows. forward() may be called by any thread, also
 /// inside a callback; the rest holds the model.
 class Quantizer {
-public:
+  public:
     Quantizer() = default;
     explicit Quantizer(mq_quantizer *quantizer) noexcept : quantizer_(quantizer) {}
 
@@ -349,13 +372,11 @@ public:
         check(mq_quantizer_forward(quantizer_, x, out));
     }
     /// A tensor that is observed only.
-    void forward(const ConstTensorRef &x) const { check(mq_quantizer_forward(quantizer_, x, nullptr)); }
-
-    std::string name() const {
-        return detail::copied_text([&](char *buffer, size_t capacity, size_t *length) {
-            return mq_quantizer_name(quantizer_, buffer, capacity, length);
-        });
+    void forward(const ConstTensorRef &x) const {
+        check(mq_quantizer_forward(quantizer_, x, nullptr));
     }
+
+    std::string name() const { return detail::copied_text(mq_quantizer_name, quantizer_); }
 
     bool is_enabled() const {
         int32_t enabled = 0;
@@ -365,37 +386,38 @@ public:
 
     /// JSON: an object, or an array of them for a sequential quantizer.
     std::string attributes() const {
-        return detail::copied_text([&](char *buffer, size_t capacity, size_t *length) {
-            return mq_quantizer_attributes(quantizer_, buffer, capacity, length);
-        });
+        return detail::copied_text(mq_quantizer_attributes, quantizer_);
     }
 
     Amax amax() const {
         std::array<int64_t, MQ_MAX_RANK> shape{};
         uint32_t rank = 0;
-        std::vector<float> values = detail::copied_values([&](float *buffer, size_t capacity, size_t *count) {
-            return mq_quantizer_amax(quantizer_, buffer, capacity, count, shape.data(), &rank);
-        });
+        std::vector<float> values =
+            detail::copied_values([&](float *buffer, size_t capacity, size_t *count) {
+                return mq_quantizer_amax(quantizer_, buffer, capacity, count, shape.data(), &rank);
+            });
         return {std::move(values), {shape.begin(), shape.begin() + rank}};
     }
 
-    void set_amax(const ConstTensorRef &amax) const { check(mq_quantizer_set_amax(quantizer_, amax)); }
+    void set_amax(const ConstTensorRef &amax) const {
+        check(mq_quantizer_set_amax(quantizer_, amax));
+    }
     /// Sets the amax of a whole tensor.
     void set_amax(float amax) const { set_amax(tensor(&amax, {})); }
 
     std::vector<float> pre_quant_scale() const {
-        return detail::copied_values([&](float *buffer, size_t capacity, size_t *count) {
-            return mq_quantizer_pre_quant_scale(quantizer_, buffer, capacity, count);
-        });
+        return detail::copied_values(mq_quantizer_pre_quant_scale, quantizer_);
     }
     void set_pre_quant_scale(const ConstTensorRef &scale) const {
         check(mq_quantizer_set_pre_quant_scale(quantizer_, scale));
     }
-    void remove_pre_quant_scale() const { check(mq_quantizer_set_pre_quant_scale(quantizer_, nullptr)); }
+    void remove_pre_quant_scale() const {
+        check(mq_quantizer_set_pre_quant_scale(quantizer_, nullptr));
+    }
 
     mq_quantizer *get() const noexcept { return quantizer_; }
 
-private:
+  private:
     mq_quantizer *quantizer_ = nullptr;
 };
 
@@ -416,7 +438,7 @@ struct LayerDesc {
 /// borrowed until it is destroyed. One registration or verb at a time; a second one throws an Error
 /// with MQ_ERR_BUSY. Do not destroy it inside one of its callbacks: nothing happens, and it leaks.
 class Model {
-public:
+  public:
     explicit Model(const Context &context) {
         mq_model *model = nullptr;
         check(mq_model_create(context.get(), &model));
@@ -438,7 +460,8 @@ public:
         return Layer(layer);
     }
 
-    Layer add_layer(const std::string &name, const TensorRef &weight, mq_layer_kind kind = MQ_LAYER_LINEAR) {
+    Layer add_layer(const std::string &name, const TensorRef &weight,
+                    mq_layer_kind kind = MQ_LAYER_LINEAR) {
         LayerDesc desc;
         desc.name = name;
         desc.kind = kind;
@@ -481,20 +504,16 @@ public:
     void quantize(const std::string &config) { check(mq_quantize(get(), config.c_str(), nullptr)); }
 
     /// `forward()` runs the calibration set and calls the taps.
-    template <class Forward>
-    void quantize(const std::string &config, Forward &&forward) {
-        detail::with_forward(forward, [&](const mq_forward_fn *callback) {
-            return mq_quantize(get(), config.c_str(), callback);
-        });
+    template <class Forward> void quantize(const std::string &config, Forward &&forward) {
+        detail::with_forward(forward, mq_quantize, get(), config.c_str());
     }
 
-    void calibrate(const std::string &algorithm) { check(mq_calibrate(get(), algorithm.c_str(), nullptr)); }
+    void calibrate(const std::string &algorithm) {
+        check(mq_calibrate(get(), algorithm.c_str(), nullptr));
+    }
 
-    template <class Forward>
-    void calibrate(const std::string &algorithm, Forward &&forward) {
-        detail::with_forward(forward, [&](const mq_forward_fn *callback) {
-            return mq_calibrate(get(), algorithm.c_str(), callback);
-        });
+    template <class Forward> void calibrate(const std::string &algorithm, Forward &&forward) {
+        detail::with_forward(forward, mq_calibrate, get(), algorithm.c_str());
     }
 
     void fold_weight(uint32_t flags = 0) { check(mq_fold_weight(get(), flags)); }
@@ -503,101 +522,84 @@ public:
     // `predicate(name)`, which takes a const char *, a std::string or a std::string_view.
 
     size_t enable_quantizer(const std::string &wildcard, uint32_t flags = 0) {
-        size_t matched = 0;
-        check(mq_enable_quantizer(get(), wildcard.c_str(), flags, &matched));
-        return matched;
+        return detail::matched_by(mq_enable_quantizer, get(), wildcard.c_str(), flags);
     }
 
     template <class Predicate, class = detail::if_predicate<Predicate>>
     size_t enable_quantizer(Predicate &&predicate, uint32_t flags = 0) {
-        return detail::with_filter(predicate, [&](const mq_filter_fn *filter, size_t *matched) {
-            return mq_enable_quantizer_if(get(), filter, flags, matched);
-        });
+        return detail::with_filter(predicate, mq_enable_quantizer_if, get(), flags);
     }
 
     size_t disable_quantizer(const std::string &wildcard, uint32_t flags = 0) {
-        size_t matched = 0;
-        check(mq_disable_quantizer(get(), wildcard.c_str(), flags, &matched));
-        return matched;
+        return detail::matched_by(mq_disable_quantizer, get(), wildcard.c_str(), flags);
     }
 
     template <class Predicate, class = detail::if_predicate<Predicate>>
     size_t disable_quantizer(Predicate &&predicate, uint32_t flags = 0) {
-        return detail::with_filter(predicate, [&](const mq_filter_fn *filter, size_t *matched) {
-            return mq_disable_quantizer_if(get(), filter, flags, matched);
-        });
+        return detail::with_filter(predicate, mq_disable_quantizer_if, get(), flags);
     }
 
-    size_t set_quantizer_attributes(const std::string &wildcard, const std::string &attributes, uint32_t flags = 0) {
-        size_t matched = 0;
-        check(mq_set_quantizer_attributes(get(), wildcard.c_str(), attributes.c_str(), flags, &matched));
-        return matched;
+    size_t set_quantizer_attributes(const std::string &wildcard, const std::string &attributes,
+                                    uint32_t flags = 0) {
+        return detail::matched_by(mq_set_quantizer_attributes, get(), wildcard.c_str(),
+                                  attributes.c_str(), flags);
     }
 
     template <class Predicate, class = detail::if_predicate<Predicate>>
-    size_t set_quantizer_attributes(Predicate &&predicate, const std::string &attributes, uint32_t flags = 0) {
-        return detail::with_filter(predicate, [&](const mq_filter_fn *filter, size_t *matched) {
-            return mq_set_quantizer_attributes_if(get(), filter, attributes.c_str(), flags, matched);
-        });
+    size_t set_quantizer_attributes(Predicate &&predicate, const std::string &attributes,
+                                    uint32_t flags = 0) {
+        return detail::with_filter(predicate, mq_set_quantizer_attributes_if, get(),
+                                   attributes.c_str(), flags);
     }
 
     /// `process(name, values, count)` changes the `count` floats at `values` in place.
     template <class Process>
     size_t postprocess_amax(const std::string &wildcard, Process &&process, uint32_t flags = 0) {
-        using Function = std::remove_reference_t<Process>;
-        using Lent = detail::Lent<Function>;
+        using Lent = detail::Lent<std::remove_reference_t<Process>>;
         Lent lent{process, nullptr};
-        const mq_amax_fn callback{&lent,
-                                  [](void *data, const char *name, float *values, size_t count) -> int32_t {
-                                      return static_cast<Lent *>(data)->guard([&](Function &f) {
-                                          return detail::outcome(f, name, values, count);
-                                      });
-                                  },
-                                  nullptr};
+        const auto call = [](void *data, const char *name, float *values, size_t count) -> int32_t {
+            return static_cast<Lent *>(data)->guard(
+                [&](auto &f) { return detail::outcome(f, name, values, count); });
+        };
+        const mq_amax_fn callback{&lent, call, nullptr};
         size_t matched = 0;
         lent.finish(mq_postprocess_amax(get(), wildcard.c_str(), &callback, flags, &matched));
         return matched;
     }
 
     size_t reset_amax(const std::string &wildcard, uint32_t flags = 0) {
-        size_t matched = 0;
-        check(mq_reset_amax(get(), wildcard.c_str(), flags, &matched));
-        return matched;
+        return detail::matched_by(mq_reset_amax, get(), wildcard.c_str(), flags);
     }
 
     /// MQ_SUMMARY_TEXT or MQ_SUMMARY_JSON.
     std::string summary(int32_t format = MQ_SUMMARY_TEXT) const {
-        return detail::copied_text([&](char *buffer, size_t capacity, size_t *length) {
-            return mq_print_quant_summary(get(), format, buffer, capacity, length);
-        });
+        return detail::copied_text(mq_print_quant_summary, get(), format);
     }
 
     mq_model *get() const noexcept { return model_.get(); }
 
-private:
+  private:
     struct Destroy {
-        void operator()(mq_model *model) const noexcept { static_cast<void>(mq_model_destroy(model)); }
+        void operator()(mq_model *model) const noexcept {
+            static_cast<void>(mq_model_destroy(model));
+        }
     };
     std::unique_ptr<mq_model, Destroy> model_;
 };
 
-// --- presets --------------------------------------------------------------------------------------
+// Presets
 
 /// Names of all presets.
 inline std::vector<std::string> presets() {
     std::vector<std::string> names;
     for (size_t i = 0; i < mq_preset_count(); ++i)
-        names.push_back(detail::copied_text([&](char *buffer, size_t capacity, size_t *length) {
-            return mq_preset_name(i, buffer, capacity, length);
-        }));
+        names.push_back(detail::copied_text(mq_preset_name, i));
     return names;
 }
 
 /// The configuration of a preset as JSON.
 inline std::string preset_json(const std::string &name) {
-    return detail::copied_text([&](char *buffer, size_t capacity, size_t *length) {
-        return mq_preset_json(name.c_str(), buffer, capacity, length);
-    });
+    return detail::copied_text(mq_preset_json, name.c_str());
 }
 
 } // namespace mq

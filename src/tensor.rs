@@ -60,7 +60,7 @@ impl Shape {
             .try_fold(size_of::<f32>(), |product, extent| {
                 product.checked_mul(*extent)
             });
-        if !product.is_some_and(|bytes| isize::try_from(bytes).is_ok()) {
+        if product.is_none_or(|bytes| isize::try_from(bytes).is_err()) {
             return Err(format!("shape {extents:?} has too many elements"));
         }
         let mut dims = [0; MAX_RANK];

@@ -5,7 +5,9 @@ mod safetensors_file;
 use mq::calibrate;
 use mq::config::QuantizeConfig;
 use mq::error::Result;
+use mq::format::half::{Bf16, F16};
 use mq::model::{Context, LayerKind, LayerSpec, Model, fake_quant_once};
+use mq::tensor::DType;
 use safetensors_file::{Owned, Tensors};
 use serde_json::{Value, json};
 
@@ -249,5 +251,51 @@ fn check_output(tensors: &Tensors, layer: &mq::model::Layer, weight: &Owned, wan
             "{} output {i}: {y}, expected {want}",
             layer.name()
         );
+    }
+}
+
+/// Inputs and outputs of this file are stored as float32 and exact in the case's dtype.
+fn cast(tensor: &Owned, dtype: DType) -> Owned {
+    let mut cast = Owned::zeros(dtype, &tensor.shape);
+    let values = tensor.view().to_f32();
+    let size = dtype.size();
+    for (element, value) in cast.bytes_mut().chunks_exact_mut(size).zip(values) {
+        match dtype {
+            DType::F32 => element.copy_from_slice(&value.to_ne_bytes()),
+            DType::F16 => element.copy_from_slice(&F16::from_f32(value).0.to_ne_bytes()),
+            DType::BF16 => element.copy_from_slice(&Bf16::from_f32(value).0.to_ne_bytes()),
+        }
+    }
+    cast
+}
+
+#[test]
+fn block_formats_match_every_case() {
+    let tensors = Tensors::parse(include_bytes!("data/golden/block_formats.safetensors"));
+    let cases = cases(include_str!("data/golden/block_formats.json"));
+    assert_eq!(cases.len(), 198, "the golden file lost its cases");
+    let context = context();
+    for case in &cases {
+        let text = |key: &str| case[key].as_str().unwrap_or_default();
+        let dtype = match text("dtype") {
+            "float32" => DType::F32,
+            "float16" => DType::F16,
+            "bfloat16" => DType::BF16,
+            other => panic!("dtype {other}"),
+        };
+        let x = cast(&tensors.get(text("input")), dtype);
+        let want = cast(&tensors.get(text("expected")), dtype);
+        let mut amax = Owned::zeros(DType::F32, &[]);
+        let given = case.get("amax").and_then(Value::as_f64);
+        if let Some(given) = given {
+            amax.bytes_mut()
+                .copy_from_slice(&(given as f32).to_ne_bytes());
+        }
+        let amax = given.map(|_| amax.view());
+        let mut got = Owned::zeros(dtype, &x.shape);
+        let attributes = case["attrs"].to_string();
+        fake_quant_once(&context, x.view(), &attributes, amax, got.view_mut())
+            .unwrap_or_else(|e| panic!("{}: {e}", text("name")));
+        assert_same(&got, &want, text("name"));
     }
 }

@@ -1,6 +1,7 @@
 //! Calibration: statistics and weights in, quantizer parameters out. One file per algorithm.
 
 mod max;
+mod shared_scale;
 
 use crate::config::{Algorithm as AlgorithmConfig, Method, QuantizeConfig, support};
 use crate::error::{Error, Result};
@@ -77,6 +78,7 @@ fn run(
                 slot.replace(state.into());
             }
         }
+        shared_scale::share(model);
         warn_about_unseen(model, &plan, forward.is_some());
     }
     Ok(())

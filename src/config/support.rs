@@ -3,7 +3,7 @@
 //! Building a feature means deleting its line here.
 
 use super::algorithm::{Algorithm, Method};
-use super::attributes::{Attributes, Calibrator};
+use super::attributes::{Attributes, Calibrator, QuantType};
 use super::block_sizes::BlockSizes;
 use super::entry::Cfg;
 use super::num_bits::NumBits;
@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 
 /// What is there, for whoever asked for something else.
 const BUILT: &str = "built are integers of 2 to 8 bits and FP8 (4, 3), per tensor, per axis or in static blocks, \
-                     and the algorithm max";
+                     MX in dynamic blocks of 8, 16 or 32, NVFP4 in blocks of 16 or 32, and the algorithm max";
 
 /// Whether a set of attributes asks for a feature.
 type Asks = fn(&Attributes) -> bool;
@@ -21,16 +21,10 @@ type Asks = fn(&Attributes) -> bool;
 /// One line for every feature of the attributes that is not built: its key, who asks for it, and
 /// its name.
 const MISSING: &[(&str, Asks, &str)] = &[
-    ("num_bits", |a| is_scaled(a, FP4, NumBits::E4M3), "NVFP4"),
-    ("num_bits", |a| is_scaled(a, FP4, NumBits::E8M0), "MXFP4"),
-    ("num_bits", |a| is_scaled(a, FP6, NumBits::E8M0), "MXFP6"),
-    ("num_bits", |a| is_scaled(a, FP8, NumBits::E8M0), "MXFP8"),
-    ("num_bits", |a| is_scaled(a, INT8, NumBits::E8M0), "MXINT8"),
-    ("num_bits", |a| !is_built(a.num_bits), "this number format"),
-    ("block_sizes", has_low_bit_scales, "double-quantized scales"),
+    ("num_bits", |a| !is_built(a), "this number format"),
     ("block_sizes", has_scale_blocks, "scale_block_sizes"),
-    ("block_sizes", is_four_over_six, "four_over_six"),
     ("block_sizes", has_dynamic_blocks, "dynamic blocks"),
+    ("block_sizes", has_wrong_block, "a block of this size"),
     ("bias", |a| a.bias.is_some(), "bias (affine quantization)"),
     ("rotate", |a| a.rotate.enable, "rotate (Hadamard rotation)"),
     ("calibrator", uses_histogram, "calibrator histogram"),
@@ -38,10 +32,22 @@ const MISSING: &[(&str, Asks, &str)] = &[
     ("backend", |a| a.backend.is_some(), "a custom backend"),
 ];
 
-const INT8: &[NumBits] = &[NumBits::Int(8)];
-const FP8: &[NumBits] = &[NumBits::E4M3, NumBits::float(5, 2)];
-const FP6: &[NumBits] = &[NumBits::float(3, 2), NumBits::float(2, 3)];
-const FP4: &[NumBits] = &[NumBits::E2M1];
+/// Elements of the MX formats.
+const MX: &[NumBits] = &[
+    NumBits::E4M3,
+    NumBits::float(5, 2),
+    NumBits::float(3, 2),
+    NumBits::float(2, 3),
+    NumBits::E2M1,
+    NumBits::float(1, 2),
+    NumBits::Int(8),
+];
+
+/// Blocks that MX formats may have.
+const MX_BLOCKS: &[u64] = &[8, 16, 32];
+
+/// Blocks that NVFP4 may have.
+const NVFP4_BLOCKS: &[u64] = &[16, 32];
 
 /// Whether this version can carry out the whole configuration.
 pub fn check(config: &QuantizeConfig) -> Result<()> {
@@ -118,13 +124,29 @@ fn not_built(at: &JsonPath, what: &str) -> Error {
     ))
 }
 
-fn is_built(bits: NumBits) -> bool {
-    matches!(bits, NumBits::Int(2..=8) | NumBits::E4M3)
+fn is_built(a: &Attributes) -> bool {
+    match scale_bits(a) {
+        None => matches!(a.num_bits, NumBits::Int(2..=8) | NumBits::E4M3),
+        Some(NumBits::E8M0) => MX.contains(&a.num_bits) && is_dynamic_block(a),
+        Some(NumBits::E4M3) => a.num_bits == NumBits::E2M1,
+        Some(_) => false,
+    }
 }
 
-/// Whether values of one of these formats have block scales of that format.
-fn is_scaled(a: &Attributes, values: &[NumBits], scales: NumBits) -> bool {
-    values.contains(&a.num_bits) && scale_bits(a) == Some(scales)
+fn is_dynamic_block(a: &Attributes) -> bool {
+    blocks(a).is_some_and(|b| b.quant_type == QuantType::Dynamic)
+}
+
+fn has_wrong_block(a: &Attributes) -> bool {
+    let allowed = match scale_bits(a) {
+        Some(NumBits::E8M0) => MX_BLOCKS,
+        Some(_) => NVFP4_BLOCKS,
+        None => return false,
+    };
+    let sizes = blocks(a).map_or(&[][..], |b| &b.blocks);
+    !sizes
+        .iter()
+        .all(|(_, size)| size.is_some_and(|size| allowed.contains(&size)))
 }
 
 fn bits(a: &Attributes) -> String {
@@ -142,21 +164,14 @@ fn scale_bits(a: &Attributes) -> Option<NumBits> {
     blocks(a)?.scale_bits
 }
 
-fn has_low_bit_scales(a: &Attributes) -> bool {
-    scale_bits(a).is_some()
-}
-
 fn has_scale_blocks(a: &Attributes) -> bool {
     blocks(a).is_some_and(|b| b.scale_block_sizes.is_some())
 }
 
-fn is_four_over_six(a: &Attributes) -> bool {
-    blocks(a).is_some_and(|b| b.four_over_six)
-}
-
 /// Blocks of the whole dimension are an axis, and an axis may be dynamic.
 fn has_dynamic_blocks(a: &Attributes) -> bool {
-    blocks(a).is_some_and(|b| !b.spans_whole_dimensions()) && a.is_dynamic()
+    let whole = blocks(a).is_none_or(BlockSizes::spans_whole_dimensions);
+    !whole && a.is_dynamic() && scale_bits(a).is_none()
 }
 
 fn uses_histogram(a: &Attributes) -> bool {

@@ -150,5 +150,5 @@ pub(crate) unsafe fn view_or_null(raw: *const mq_tensor, what: &str) -> Result<O
     // SAFETY: the caller promises memory for the elements (contract); NULL only when there are none.
     unsafe { TensorView::new(data, dtype, &dims[..rank]) }
         .map(Some)
-        .or_else(|text| invalid(text))
+        .or_else(invalid)
 }

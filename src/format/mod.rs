@@ -5,3 +5,6 @@
 pub mod e4m3;
 pub mod half;
 pub mod int;
+pub mod minifloat;
+pub mod mx;
+pub mod nvfp4;

@@ -10,11 +10,14 @@ pub(crate) trait Element: Copy + Send + Sync + 'static {
     fn store(value: f32) -> Self;
     /// The magnitude's bits: ordered as the magnitudes are, with NaN above infinity.
     fn magnitude(self) -> u32;
+    /// The magnitude of infinity; those above are NaN.
+    const INFINITY: u32;
     /// The float32 whose magnitude this is.
     fn from_magnitude(bits: u32) -> f32;
 }
 
 impl Element for f32 {
+    const INFINITY: u32 = 0x7f80_0000;
     #[inline(always)]
     fn load(self) -> f32 {
         self
@@ -34,6 +37,7 @@ impl Element for f32 {
 }
 
 impl Element for F16 {
+    const INFINITY: u32 = 0x7c00;
     #[inline(always)]
     fn load(self) -> f32 {
         self.to_f32()
@@ -53,6 +57,7 @@ impl Element for F16 {
 }
 
 impl Element for Bf16 {
+    const INFINITY: u32 = 0x7f80;
     #[inline(always)]
     fn load(self) -> f32 {
         self.to_f32()

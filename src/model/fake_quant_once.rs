@@ -3,8 +3,8 @@
 use super::amax::{self, Amax};
 use super::attributes::parse_cfg;
 use super::context::Context;
+use super::quantization::apply;
 use super::quantizer::Quantizer;
-use super::slot::apply;
 use crate::config::Cfg;
 use crate::error::{Error, Result};
 use crate::kernels::copy;

@@ -1,6 +1,6 @@
 //! From attributes and a tensor's shape to the grid of amax values.
 
-use crate::config::{Attributes, Axis, BlockSizes};
+use crate::config::{Attributes, Axis, BlockSizes, QuantType};
 use crate::kernels::Grid;
 use crate::tensor::{MAX_RANK, Shape};
 
@@ -90,6 +90,12 @@ impl Granularity {
         }
         let mut amax_shape = AmaxShape::new();
         let only_last = sizes.blocks.len() == 1 && listed[dims.len() - 1];
+        if sizes.quant_type == QuantType::Dynamic && !only_last {
+            return Err(format!(
+                "dynamic blocks lie along the last axis, not along axis {} of a tensor of shape {shape:?}",
+                sizes.blocks[0].0
+            ));
+        }
         if only_last {
             let (last, leading) = (dims.len() - 1, dims[..dims.len() - 1].iter());
             amax_shape.push(leading.product::<usize>() * dims[last].div_ceil(blocks[last]));

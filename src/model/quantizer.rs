@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::amax::Amax;
 use crate::config::{Attributes, NumBits, QuantType};
 use crate::format::int::IntGrid;
-use crate::kernels::fake_quant::ElementFormat;
+use crate::format::{e4m3, nvfp4};
+use crate::kernels::fake_quant::{Format, MxFormat};
 
 /// The amax that `use_constant_amax` stands for: the largest E4M3 value, so that FP8's scale is 1.
 pub const CONSTANT_AMAX: f32 = crate::format::e4m3::MAX;
@@ -19,6 +20,9 @@ pub struct Quantizer {
     pub enabled: bool,
     /// Calibrated or set by the host; without one, every tensor gives its own.
     pub amax: Option<Amax>,
+    /// The largest amax of all weights that share one scale (q, k, v; gate, up); only static NVFP4 blocks
+    /// have use for it. None: that of this quantizer alone.
+    pub global_amax: Option<f32>,
     /// What the max calibrator has seen since the attributes were set; calibrations add to it.
     pub collected: Option<Amax>,
     /// Factors for the channels of what it sees, applied first, also when disabled.
@@ -37,6 +41,7 @@ impl Quantizer {
             enabled: attributes.enable,
             amax: constant_buffer(&attributes),
             attributes,
+            global_amax: None,
             collected: None,
             pre_quant_scale: None,
             is_folded: false,
@@ -53,6 +58,7 @@ impl Quantizer {
             amax: constant_buffer(&attributes)
                 .or_else(|| self.amax.clone().filter(|_| same_blocks)),
             attributes,
+            global_amax: self.global_amax.filter(|_| same_blocks),
             collected: None,
             pre_quant_scale: self.pre_quant_scale.clone(),
             is_folded: false,
@@ -92,23 +98,27 @@ impl Quantizer {
     pub fn reset(&self) -> Self {
         Self {
             amax: constant_buffer(&self.attributes),
+            global_amax: None,
             collected: None,
             has_static_block_scale: false,
             ..self.clone()
         }
     }
 
-    /// Whether every tensor gives its own amax, by attribute.
-    pub fn is_dynamic(&self) -> bool {
-        let blocks = self.attributes.block_sizes.as_ref();
-        self.attributes.quant_type == QuantType::Dynamic
-            || blocks.is_some_and(|blocks| blocks.quant_type == QuantType::Dynamic)
-    }
-
     /// Whether a calibration gives it an amax.
     pub fn is_calibrated_by_data(&self) -> bool {
-        let fixed = self.attributes.use_constant_amax || self.attributes.constant_amax.is_some();
-        self.enabled && !self.is_dynamic() && !fixed
+        self.enabled && self.keeps_amax() && self.attributes.constant_amax.is_none()
+    }
+
+    /// Whether it has use for an amax of its own, calibrated or set.
+    pub fn keeps_amax(&self) -> bool {
+        let finds_its_own = match self.kind() {
+            Some(Kind::Mx(_)) => true,
+            // Dynamic blocks still want the amax of the tensor.
+            Some(Kind::Nvfp4Dynamic) => self.attributes.quant_type == QuantType::Dynamic,
+            _ => self.attributes.is_dynamic(),
+        };
+        !finds_its_own && !self.attributes.use_constant_amax
     }
 
     /// Whether it has blocks of a fixed size with an amax each.
@@ -120,22 +130,61 @@ impl Quantizer {
         })
     }
 
-    /// What elements are rounded to; None for a format this version does not build, which the
-    /// configuration refuses before.
-    pub fn element_format(&self) -> Option<ElementFormat> {
+    /// How it turns a tensor into a quantized one; None for a format this version does not build, which
+    /// the configuration refuses before.
+    pub fn kind(&self) -> Option<Kind> {
         let a = &self.attributes;
-        match a.num_bits {
-            NumBits::Int(bits @ 2..=8) => Some(ElementFormat::Int(IntGrid::new(
-                bits,
-                a.unsigned,
-                a.narrow_range,
-            ))),
-            NumBits::Float {
-                exponent: 4,
-                mantissa: 3,
-            } => Some(ElementFormat::E4m3),
+        let blocks = a.block_sizes.as_ref();
+        let dynamic = blocks.is_some_and(|blocks| blocks.quant_type == QuantType::Dynamic);
+        match (a.num_bits, blocks.and_then(|blocks| blocks.scale_bits)) {
+            (NumBits::Int(bits @ 2..=8), None) => {
+                let grid = IntGrid::new(bits, a.unsigned, a.narrow_range);
+                Some(Kind::Amax(Format::Int(grid)))
+            }
+            (NumBits::E4M3, None) => Some(Kind::Amax(Format::E4m3)),
+            (element, Some(NumBits::E8M0)) if dynamic => mx_format(element).map(Kind::Mx),
+            (NumBits::E2M1, Some(NumBits::E4M3)) if dynamic => Some(Kind::Nvfp4Dynamic),
+            (NumBits::E2M1, Some(NumBits::E4M3)) => Some(Kind::Nvfp4Static {
+                largest_scale: match blocks.is_some_and(|blocks| blocks.four_over_six) {
+                    true => nvfp4::FOUR_OVER_SIX_MAX_SCALE,
+                    false => e4m3::MAX,
+                },
+            }),
             _ => None,
         }
+    }
+}
+
+/// How a quantizer works.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Kind {
+    /// Every block of the granularity has an amax, calibrated or its own.
+    Amax(Format),
+    /// Blocks find a power of two by themselves; nothing is calibrated.
+    Mx(MxFormat),
+    /// Blocks find their E4M3 scale by themselves, under the calibrated amax of the tensor.
+    Nvfp4Dynamic,
+    /// Blocks have calibrated amax values, whose scales are E4M3 under the largest of them.
+    Nvfp4Static {
+        /// The scale that the tensor's largest block gets: 448, or 256 for four-over-six.
+        largest_scale: f32,
+    },
+}
+
+/// The MX format with these elements.
+fn mx_format(element: NumBits) -> Option<MxFormat> {
+    match element {
+        NumBits::Int(8) => Some(MxFormat::Int8),
+        NumBits::Float { exponent, mantissa } => match (exponent, mantissa) {
+            (4, 3) => Some(MxFormat::E4m3),
+            (5, 2) => Some(MxFormat::E5m2),
+            (3, 2) => Some(MxFormat::E3m2),
+            (2, 3) => Some(MxFormat::E2m3),
+            (2, 1) => Some(MxFormat::E2m1),
+            (1, 2) => Some(MxFormat::E1m2),
+            _ => None,
+        },
+        NumBits::Int(_) => None,
     }
 }
 

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::SeqCst};
 
 use super::amax::{self, Amax};
 use super::context::Context;
-use super::granularity::Granularity;
 use super::layer::{Layer, LayerSpec, check_name};
+use super::quantization::amax_granularity;
 use super::quantizer::{Quantizer, SlotState};
 use super::slot::{FirstFailure, Role, Slot, SlotSpec};
 use crate::config::Attributes;
@@ -229,7 +229,7 @@ impl Model {
         self.check_quantized()?;
         let one = slot.one(member)?;
         let name = slot.member_name(member);
-        if one.is_dynamic() || one.attributes.use_constant_amax {
+        if !one.keeps_amax() {
             return Err(Error::State(format!(
                 "`{name}` is dynamic or has a constant amax; change its attributes first"
             )));
@@ -239,7 +239,7 @@ impl Model {
         let given = Amax::new(values, amax.shape().dims());
         let expected = match (slot.weight(), &one.amax) {
             (Some(weight), _) => {
-                let granularity = Granularity::new(&one.attributes, weight.shape())
+                let granularity = amax_granularity(&one, weight.shape())
                     .map_err(|text| Error::State(format!("`{name}`: {text}")))?;
                 let count = granularity.grid().num_blocks();
                 Some(Amax::new(vec![0.0; count], granularity.amax_shape()))

@@ -10,12 +10,15 @@ use super::slot::Slot;
 use crate::config::Pattern;
 use crate::error::{Error, Result};
 
+/// A filter of the host's: whether it wants the quantizer of that name.
+pub type Filter<'a> = &'a mut dyn FnMut(&str) -> Result<bool>;
+
 /// Chooses quantizers by their dotted name.
 pub enum Selector<'a> {
     /// Python's fnmatch.
     Wildcard(Pattern),
     /// A filter of the host's.
-    Filter(RefCell<&'a mut dyn FnMut(&str) -> Result<bool>>),
+    Filter(RefCell<Filter<'a>>),
 }
 
 impl<'a> Selector<'a> {
@@ -25,7 +28,7 @@ impl<'a> Selector<'a> {
     }
 
     /// A filter, called once for each name.
-    pub fn filter(filter: &'a mut dyn FnMut(&str) -> Result<bool>) -> Self {
+    pub fn filter(filter: Filter<'a>) -> Self {
         Self::Filter(RefCell::new(filter))
     }
 

@@ -4,12 +4,11 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use serde_json::Value;
 
-use super::granularity::Granularity;
-use super::quantizer::{CONSTANT_AMAX, Quantizer, SlotState};
+use super::quantization;
+use super::quantizer::{Quantizer, SlotState};
 use super::registry::{Mode, Shared};
 use crate::error::{Error, Result};
-use crate::kernels::fake_quant::ElementFormat;
-use crate::kernels::{Cpu, absmax, channel_scale, copy, fake_quant};
+use crate::kernels::{Cpu, channel_scale, copy};
 use crate::tensor::{DType, TensorView};
 
 /// What passes a quantizer.
@@ -261,7 +260,7 @@ impl Slot {
                 from = *out;
             }
             if quantizer.enabled {
-                apply(cpu, quantizer, &self.name, &from, out)?;
+                quantization::apply(cpu, quantizer, &self.name, &from, out)?;
             } else {
                 copy::run(cpu, &from, out);
             }
@@ -296,7 +295,7 @@ impl Slot {
                 self.check_channels(weight, scale)?;
             }
             if quantizer.enabled {
-                check_apply(cpu, quantizer, &self.name, weight)?;
+                quantization::check(cpu, quantizer, &self.name, weight)?;
             }
         }
         Ok(())
@@ -326,127 +325,6 @@ impl Slot {
             ))),
         }
     }
-}
-
-/// Fake-quantizes `x` into `out` with one enabled quantizer; `name` goes into messages.
-///
-/// `out` passed `x.check_out`.
-pub(super) fn apply(
-    cpu: &Cpu,
-    quantizer: &Quantizer,
-    name: &str,
-    x: &TensorView,
-    out: &TensorView,
-) -> Result<()> {
-    if x.count() == 0 {
-        return Ok(());
-    }
-    let format = check_values(cpu, quantizer, name, x)?;
-    let granularity = granularity(quantizer, name, x)?;
-    match amax_values(quantizer) {
-        Some(amax) => {
-            check_amax_fits(quantizer, &granularity, name, x, amax.len())?;
-            fake_quant::run(cpu, x, out, granularity.grid(), amax, format);
-        }
-        None => {
-            let largest = fake_quant::run_dynamic(cpu, x, out, granularity.grid(), format);
-            if !largest.is_finite() {
-                return Err(Error::Numeric(format!(
-                    "`{name}`: its dynamic amax would be {largest}: NaN or Inf in a tensor of shape {:?}",
-                    x.shape()
-                )));
-            }
-        }
-    }
-    Ok(())
-}
-
-/// What `apply` would refuse, found without writing anything. NaN and Inf count for a dynamic amax.
-pub(super) fn check_apply(
-    cpu: &Cpu,
-    quantizer: &Quantizer,
-    name: &str,
-    x: &TensorView,
-) -> Result<()> {
-    check_values(cpu, quantizer, name, x)?;
-    let granularity = granularity(quantizer, name, x)?;
-    match amax_values(quantizer) {
-        Some(amax) => check_amax_fits(quantizer, &granularity, name, x, amax.len()),
-        None => match absmax::not_finite(cpu, x) {
-            None => Ok(()),
-            Some(found) => Err(not_finite(name, x, found)),
-        },
-    }
-}
-
-fn amax_values(quantizer: &Quantizer) -> Option<&[f32]> {
-    if quantizer.attributes.use_constant_amax {
-        return Some(&[CONSTANT_AMAX]);
-    }
-    quantizer.amax.as_ref().map(|amax| amax.values())
-}
-
-/// A constant amax is one for the whole tensor, whatever the axes say.
-fn granularity(quantizer: &Quantizer, name: &str, x: &TensorView) -> Result<Granularity> {
-    let a = &quantizer.attributes;
-    if a.use_constant_amax || a.constant_amax.is_some() {
-        return Ok(Granularity::per_tensor(x.shape()));
-    }
-    Granularity::new(a, x.shape()).map_err(|text| Error::State(format!("`{name}`: {text}")))
-}
-
-fn check_values(
-    cpu: &Cpu,
-    quantizer: &Quantizer,
-    name: &str,
-    x: &TensorView,
-) -> Result<ElementFormat> {
-    let format = quantizer.element_format().ok_or_else(|| {
-        Error::Unsupported(format!("`{name}`: {}", quantizer.attributes.num_bits))
-    })?;
-    if quantizer.attributes.unsigned && absmax::any_negative(cpu, x) {
-        return Err(Error::Numeric(format!(
-            "`{name}`: Negative values encountered in unsigned quantization; drop `unsigned` or pass values from 0 on"
-        )));
-    }
-    Ok(format)
-}
-
-fn check_amax_fits(
-    quantizer: &Quantizer,
-    granularity: &Granularity,
-    name: &str,
-    x: &TensorView,
-    found: usize,
-) -> Result<()> {
-    let expected = granularity.grid().num_blocks();
-    if expected == found {
-        return Ok(());
-    }
-    let why = if quantizer.has_static_blocks() {
-        "Input shape has changed: block-quantization requires a fixed input shape"
-    } else {
-        "calibrate it with tensors of this shape, or set its amax"
-    };
-    Err(Error::State(format!(
-        "`{name}`: its amax has {found} values, but a tensor of shape {:?} needs {expected}; {why}",
-        x.shape()
-    )))
-}
-
-/// The error for a NaN or an infinity at a flat position.
-pub fn not_finite(name: &str, x: &TensorView, (position, value): (usize, f32)) -> Error {
-    let mut index = Vec::new();
-    let mut rest = position;
-    for extent in x.shape().dims().iter().rev() {
-        index.push(rest % extent);
-        rest /= extent;
-    }
-    index.reverse();
-    Error::Numeric(format!(
-        "`{name}`: {value} at {index:?} of a tensor of shape {:?}; a scale needs finite values",
-        x.shape()
-    ))
 }
 
 /// Memory of our own for a tensor the host gave none for.

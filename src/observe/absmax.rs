@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, Result};
 use crate::kernels::{Cpu, absmax};
-use crate::model::{Amax, Granularity, Observer, Quantizer, Slot, not_finite};
+use crate::model::{Amax, Observer, Quantizer, Slot, amax_granularity, not_finite};
 use crate::tensor::TensorView;
 
 /// Running maxima of the members of a slot.
@@ -50,7 +50,7 @@ impl AbsMax {
     }
 
     fn local(&self, cpu: &Cpu, quantizer: &Quantizer, x: &TensorView) -> Result<Amax> {
-        let granularity = Granularity::new(&quantizer.attributes, x.shape())
+        let granularity = amax_granularity(quantizer, x.shape())
             .map_err(|text| Error::State(format!("`{}`: {text}", self.name)))?;
         let mut values = vec![0.0; granularity.grid().num_blocks()];
         absmax::run(cpu, x, granularity.grid(), &mut values);

@@ -1,4 +1,5 @@
-/* Checks that count themselves: a failed one prints where it is and mq's last error, and goes on. */
+/* Checks that count themselves: a failed one prints where it is and mq's last error, and goes on.
+ */
 #ifndef MQ_TESTS_CHECK_H
 #define MQ_TESTS_CHECK_H
 
@@ -14,12 +15,14 @@
 #define CHECK_SAYS(piece) check_says((piece), __FILE__, __LINE__)
 
 /* `count` floats are equal, bit for bit but for the sign of zero. */
-#define CHECK_FLOATS(got, want, count) check_floats((got), (want), (count), #got, __FILE__, __LINE__)
+#define CHECK_FLOATS(got, want, count)                                                             \
+    check_floats((got), (want), (count), #got, __FILE__, __LINE__)
 
 void check_true(int holds, const char *text, const char *file, int line);
 void check_status(mq_status got, mq_status want, const char *text, const char *file, int line);
 void check_says(const char *piece, const char *file, int line);
-void check_floats(const float *got, const float *want, size_t count, const char *text, const char *file, int line);
+void check_floats(const float *got, const float *want, size_t count, const char *text,
+                  const char *file, int line);
 
 /* Prints "N passed, M failed" and returns the exit code. */
 int check_report(void);

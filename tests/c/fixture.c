@@ -8,7 +8,8 @@
 
 void fixture_init(struct fixture *fixture) {
     static const float weight[OUT * IN] = {1.0f, -2.0f, 3.0f, -4.0f, 0.5f, 0.25f, -0.125f, 0.0f};
-    static const float x[ROWS * IN] = {-2.0f, 1.5f, 1.0f, 0.0f, 0.004f, 0.011811f, -1.0f, 0.5f, 0.1f, 0.2f, -0.3f, 0.4f};
+    static const float x[ROWS * IN] = {-2.0f, 1.5f, 1.0f, 0.0f, 0.004f, 0.011811f,
+                                       -1.0f, 0.5f, 0.1f, 0.2f, -0.3f,  0.4f};
     memset(fixture, 0, sizeof *fixture);
     memcpy(fixture->weight, weight, sizeof weight);
     memcpy(fixture->x, x, sizeof x);
@@ -20,7 +21,8 @@ void fixture_init(struct fixture *fixture) {
     desc.name = "fc";
     desc.weight = F32(fixture->weight, OUT, IN);
     CHECK_STATUS(mq_model_add_layer(fixture->model, &desc, &fixture->layer), MQ_OK);
-    CHECK_STATUS(mq_model_add_quantizer(fixture->model, "kv.k_bmm_quantizer", NULL, &fixture->own), MQ_OK);
+    CHECK_STATUS(mq_model_add_quantizer(fixture->model, "kv.k_bmm_quantizer", NULL, &fixture->own),
+                 MQ_OK);
     fixture->input = find_quantizer(fixture->model, "fc.input_quantizer");
     fixture->output = find_quantizer(fixture->model, "fc.output_quantizer");
     fixture->weight_quantizer = find_quantizer(fixture->model, "fc.weight_quantizer");
@@ -49,9 +51,7 @@ int32_t pass_forward(void *data) {
     return pass->result;
 }
 
-static void pass_release(void *pass) {
-    ((struct pass *)pass)->released++;
-}
+static void pass_release(void *pass) { ((struct pass *)pass)->released++; }
 
 mq_forward_fn forward_of(struct pass *pass) {
     mq_forward_fn forward = {pass, pass_forward, pass_release};

@@ -1,4 +1,4 @@
-/* What most tests begin with: tensors, a model with one linear layer, and a forward pass over it. */
+/* What most tests begin with: tensors, a model with one linear layer, and a forward pass. */
 #ifndef MQ_TESTS_FIXTURE_H
 #define MQ_TESTS_FIXTURE_H
 
@@ -6,15 +6,22 @@
 
 #include "mq.h"
 
-/* Tensors as arguments: F32(data, 2, 4) points to an mq_tensor that lives to the end of the block. */
+/* Tensors as arguments: F32(data, 2, 4) points to an mq_tensor that lives as long as its block. */
 #define SHAPE(...) ((int64_t[]){__VA_ARGS__})
 #define RANK(...) ((int32_t)(sizeof SHAPE(__VA_ARGS__) / sizeof(int64_t)))
 #define TENSOR(data, code, bits, ...)                                                              \
-    (&(mq_tensor){(data), {MQ_DEVICE_CPU, 0}, RANK(__VA_ARGS__), {(code), (bits), 1}, SHAPE(__VA_ARGS__), NULL, 0})
+    (&(mq_tensor){(data),                                                                          \
+                  {MQ_DEVICE_CPU, 0},                                                              \
+                  RANK(__VA_ARGS__),                                                               \
+                  {(code), (bits), 1},                                                             \
+                  SHAPE(__VA_ARGS__),                                                              \
+                  NULL,                                                                            \
+                  0})
 #define F32(data, ...) TENSOR(data, MQ_DTYPE_FLOAT, 32, __VA_ARGS__)
 #define F16(data, ...) TENSOR(data, MQ_DTYPE_FLOAT, 16, __VA_ARGS__)
 #define BF16(data, ...) TENSOR(data, MQ_DTYPE_BFLOAT, 16, __VA_ARGS__)
-#define F32_SCALAR(data) (&(mq_tensor){(data), {MQ_DEVICE_CPU, 0}, 0, {MQ_DTYPE_FLOAT, 32, 1}, NULL, NULL, 0})
+#define F32_SCALAR(data)                                                                           \
+    (&(mq_tensor){(data), {MQ_DEVICE_CPU, 0}, 0, {MQ_DTYPE_FLOAT, 32, 1}, NULL, NULL, 0})
 
 enum { OUT = 2, IN = 4, ROWS = 3 };
 

@@ -1,4 +1,5 @@
-/* Configurations that are wrong: the text quotes what and where, and names the nearest right one. */
+/* Configurations that are wrong: the text quotes what and where, and names the nearest right one.
+ */
 #include "check.h"
 #include "fixture.h"
 #include "tests.h"
@@ -10,7 +11,9 @@ struct bad {
 };
 
 #define LIST(entries) "{'quant_cfg': [" entries "], 'algorithm': 'max'}"
-#define WEIGHTS(cfg) LIST("{'quantizer_name': '*', 'enable': false}, {'quantizer_name': '*weight_quantizer', 'cfg': " cfg "}")
+#define WEIGHTS(cfg)                                                                               \
+    LIST("{'quantizer_name': '*', 'enable': false}, {'quantizer_name': '*weight_quantizer', "      \
+         "'cfg': " cfg "}")
 
 static const struct bad configs[] = {
     {"", MQ_ERR_CONFIG, {"empty", NULL, NULL}},
@@ -23,7 +26,9 @@ static const struct bad configs[] = {
     {"8", MQ_ERR_CONFIG, {NULL, NULL, NULL}},
     {"{'quant_cfg': 'INT8'}", MQ_ERR_CONFIG, {"quant_cfg", "INT8", NULL}},
     {"{'quant_cgf': [], 'algorithm': 'max'}", MQ_ERR_CONFIG, {"quant_cgf", "quant_cfg", NULL}},
-    {LIST("{'quantiser_name': '*', 'enable': false}"), MQ_ERR_CONFIG, {"quantiser_name", "quantizer_name", "quant_cfg[0]"}},
+    {LIST("{'quantiser_name': '*', 'enable': false}"),
+     MQ_ERR_CONFIG,
+     {"quantiser_name", "quantizer_name", "quant_cfg[0]"}},
     {LIST("{'quantizer_name': '*'}"), MQ_ERR_CONFIG, {"quant_cfg[0]", NULL, NULL}},
     {LIST("{'quantizer_name': '*', 'cfg': {}}"), MQ_ERR_CONFIG, {"quant_cfg[0]", NULL, NULL}},
     {LIST("{'quantizer_name': 7, 'enable': false}"), MQ_ERR_CONFIG, {"quant_cfg[0]", "7", NULL}},
@@ -31,27 +36,58 @@ static const struct bad configs[] = {
     {WEIGHTS("{'num_bitz': 8}"), MQ_ERR_CONFIG, {"num_bitz", "num_bits", "quant_cfg[1]"}},
     {WEIGHTS("{'num_bits': 0}"), MQ_ERR_CONFIG, {"num_bits", "0", "quant_cfg[1]"}},
     {WEIGHTS("{'num_bits': [4, 4]}"), MQ_ERR_CONFIG, {"num_bits", "quant_cfg[1]", NULL}},
-    {WEIGHTS("{'num_bits': 8, 'type': 'statik'}"), MQ_ERR_CONFIG, {"statik", "static", "quant_cfg[1]"}},
+    {WEIGHTS("{'num_bits': 8, 'type': 'statik'}"),
+     MQ_ERR_CONFIG,
+     {"statik", "static", "quant_cfg[1]"}},
     {WEIGHTS("{'num_bits': 8, 'calibrator': 'maxx'}"), MQ_ERR_CONFIG, {"maxx", "max", NULL}},
-    {WEIGHTS("{'num_bits': 8, 'axis': 0, 'block_sizes': {'-1': 4}}"), MQ_ERR_CONFIG, {"axis", "block_sizes", NULL}},
-    {WEIGHTS("{'num_bits': 8, 'block_sizes': {'-1': 0}}"), MQ_ERR_CONFIG, {"block_sizes", "0", NULL}},
-    {WEIGHTS("{'num_bits': 8, 'block_sizes': {'-1': 4, 'scale_bitz': 8}}"), MQ_ERR_CONFIG, {"scale_bitz", "scale_bits", NULL}},
+    {WEIGHTS("{'num_bits': 8, 'axis': 0, 'block_sizes': {'-1': 4}}"),
+     MQ_ERR_CONFIG,
+     {"axis", "block_sizes", NULL}},
+    {WEIGHTS("{'num_bits': 8, 'block_sizes': {'-1': 0}}"),
+     MQ_ERR_CONFIG,
+     {"block_sizes", "0", NULL}},
+    {WEIGHTS("{'num_bits': 8, 'block_sizes': {'-1': 4, 'scale_bitz': 8}}"),
+     MQ_ERR_CONFIG,
+     {"scale_bitz", "scale_bits", NULL}},
     {WEIGHTS("{'enable': true}"), MQ_ERR_CONFIG, {"enable", NULL, NULL}},
     {WEIGHTS("[{'num_bits': 4}, {'num_bitz': 8}]"), MQ_ERR_CONFIG, {"num_bitz", "num_bits", "[1]"}},
-    {"{'quant_cfg': {'*weight_quantizer': {'num_bitz': 8}}, 'algorithm': 'max'}", MQ_ERR_CONFIG, {"num_bitz", "num_bits", "*weight_quantizer"}},
-    {"{'quant_cfg': [{'quantizer_name': '*', 'cfg': {'num_bits': 8}}], 'algorithm': 'maxx'}", MQ_ERR_CONFIG, {"maxx", "max", "algorithm"}},
-    {"{'quant_cfg': [{'quantizer_name': '*', 'cfg': {'num_bits': 8}}], 'algorithm': {'methot': 'max'}}", MQ_ERR_CONFIG, {"method", "algorithm", NULL}},
-    {"{'quant_cfg': [{'quantizer_name': '*', 'cfg': {'num_bits': 8}}], 'algorithm': {'method': 'max', 'distributed_sink': true}}", MQ_ERR_CONFIG, {"distributed_sink", "distributed_sync", NULL}},
-    {LIST("{'quantizer_name': '*', 'parent_class': 'nn.Liner', 'cfg': {'num_bits': 8}}"), MQ_ERR_CONFIG, {"nn.Liner", "nn.Linear", NULL}},
+    {"{'quant_cfg': {'*weight_quantizer': {'num_bitz': 8}}, 'algorithm': 'max'}",
+     MQ_ERR_CONFIG,
+     {"num_bitz", "num_bits", "*weight_quantizer"}},
+    {"{'quant_cfg': [{'quantizer_name': '*', 'cfg': {'num_bits': 8}}], 'algorithm': 'maxx'}",
+     MQ_ERR_CONFIG,
+     {"maxx", "max", "algorithm"}},
+    {"{'quant_cfg': [{'quantizer_name': '*', 'cfg': {'num_bits': 8}}], 'algorithm': {'methot': "
+     "'max'}}",
+     MQ_ERR_CONFIG,
+     {"method", "algorithm", NULL}},
+    {"{'quant_cfg': [{'quantizer_name': '*', 'cfg': {'num_bits': 8}}], 'algorithm': {'method': "
+     "'max', 'distributed_sink': true}}",
+     MQ_ERR_CONFIG,
+     {"distributed_sink", "distributed_sync", NULL}},
+    {LIST("{'quantizer_name': '*', 'parent_class': 'nn.Liner', 'cfg': {'num_bits': 8}}"),
+     MQ_ERR_CONFIG,
+     {"nn.Liner", "nn.Linear", NULL}},
     /* no enabling entry matches anything */
-    {LIST("{'quantizer_name': '*', 'enable': false}, {'quantizer_name': '*wieght_quantizer', 'cfg': {'num_bits': 8}}"), MQ_ERR_CONFIG, {"*wieght_quantizer", NULL, NULL}},
-    {"{'quant_cfg': {'*conv*': {'num_bits': 8}, 'default': {'enable': false}}, 'algorithm': 'max'}", MQ_ERR_CONFIG, {"*conv*", NULL, NULL}},
+    {LIST("{'quantizer_name': '*', 'enable': false}, {'quantizer_name': '*wieght_quantizer', "
+          "'cfg': {'num_bits': 8}}"),
+     MQ_ERR_CONFIG,
+     {"*wieght_quantizer", NULL, NULL}},
+    {"{'quant_cfg': {'*conv*': {'num_bits': 8}, 'default': {'enable': false}}, 'algorithm': 'max'}",
+     MQ_ERR_CONFIG,
+     {"*conv*", NULL, NULL}},
     /* valid, but not in this version */
-    {"NVFP4_DEFAULT_CFG", MQ_ERR_UNSUPPORTED, {"NVFP4_DEFAULT_CFG", "NVFP4", NULL}},
-    {"MXFP4_DEFAULT_CFG", MQ_ERR_UNSUPPORTED, {"MXFP4_DEFAULT_CFG", "MXFP4", NULL}},
+    {"NVFP4_SVDQUANT_DEFAULT_CFG", MQ_ERR_UNSUPPORTED, {"NVFP4_SVDQUANT_DEFAULT_CFG", NULL, NULL}},
     {"NF4_REAL_QUANT_CFG", MQ_ERR_UNSUPPORTED, {"NF4_REAL_QUANT_CFG", NULL, NULL}},
-    {"{'quant_cfg': [{'quantizer_name': '*', 'cfg': {'num_bits': 8}}], 'algorithm': 'svdquant'}", MQ_ERR_UNSUPPORTED, {"svdquant", NULL, NULL}},
-    {WEIGHTS("{'num_bits': 8, 'calibrator': 'histogram'}"), MQ_ERR_UNSUPPORTED, {"histogram", NULL, NULL}},
+    {WEIGHTS("{'num_bits': 8, 'backend': 'mine'}"),
+     MQ_ERR_UNSUPPORTED,
+     {"backend", "quant_cfg[1]", NULL}},
+    {"{'quant_cfg': [{'quantizer_name': '*', 'cfg': {'num_bits': 8}}], 'algorithm': 'svdquant'}",
+     MQ_ERR_UNSUPPORTED,
+     {"svdquant", NULL, NULL}},
+    {WEIGHTS("{'num_bits': 8, 'calibrator': 'histogram'}"),
+     MQ_ERR_UNSUPPORTED,
+     {"histogram", NULL, NULL}},
 };
 
 static const struct bad algorithms[] = {

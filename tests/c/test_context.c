@@ -12,14 +12,13 @@ struct log {
 static void log_line(void *user_data, int32_t level, const char *text) {
     struct log *log = user_data;
     log->lines++;
-    if ((level != MQ_LOG_WARNING && level != MQ_LOG_INFO) || text[0] == '\0' || strchr(text, '\n') != NULL) {
+    if ((level != MQ_LOG_WARNING && level != MQ_LOG_INFO) || text[0] == '\0' ||
+        strchr(text, '\n') != NULL) {
         log->bad++;
     }
 }
 
-static void log_release(void *user_data) {
-    ((struct log *)user_data)->released++;
-}
+static void log_release(void *user_data) { ((struct log *)user_data)->released++; }
 
 static mq_context_options options_with(struct log *log) {
     mq_context_options options;
@@ -32,9 +31,19 @@ static mq_context_options options_with(struct log *log) {
 
 static void every_status_has_its_name(void) {
     static const char *const names[] = {
-        "MQ_OK",           "MQ_ERR_INVALID_ARGUMENT", "MQ_ERR_CONFIG", "MQ_ERR_UNSUPPORTED", "MQ_ERR_NOT_FOUND",
-        "MQ_ERR_ALREADY_EXISTS", "MQ_ERR_STATE",      "MQ_ERR_NUMERIC", "MQ_ERR_BUSY",       "MQ_ERR_CALLBACK",
-        "MQ_ERR_OUT_OF_MEMORY",  "MQ_ERR_INTERNAL",   "MQ_ERR_POISONED",
+        "MQ_OK",
+        "MQ_ERR_INVALID_ARGUMENT",
+        "MQ_ERR_CONFIG",
+        "MQ_ERR_UNSUPPORTED",
+        "MQ_ERR_NOT_FOUND",
+        "MQ_ERR_ALREADY_EXISTS",
+        "MQ_ERR_STATE",
+        "MQ_ERR_NUMERIC",
+        "MQ_ERR_BUSY",
+        "MQ_ERR_CALLBACK",
+        "MQ_ERR_OUT_OF_MEMORY",
+        "MQ_ERR_INTERNAL",
+        "MQ_ERR_POISONED",
     };
     for (int32_t i = 0; i < (int32_t)(sizeof names / sizeof *names); i++) {
         CHECK(strcmp(mq_status_name(i), names[i]) == 0);
@@ -47,9 +56,8 @@ static void every_status_has_its_name(void) {
 static void last_error_is_empty_first_and_kept_by_success(void) {
     CHECK(mq_last_error_message() != NULL);
     CHECK_STATUS(mq_context_create(NULL, NULL), MQ_ERR_INVALID_ARGUMENT);
-    char before[256];
-    strncpy(before, mq_last_error_message(), sizeof before - 1);
-    before[sizeof before - 1] = '\0';
+    char before[256] = "";
+    strncat(before, mq_last_error_message(), sizeof before - 1);
     mq_context *context = NULL;
     CHECK_STATUS(mq_context_create(NULL, &context), MQ_OK);
     CHECK(strcmp(mq_last_error_message(), before) == 0);
@@ -64,14 +72,16 @@ static void options_init_stays_within_the_size(void) {
     memset(&room, 0xAB, sizeof room);
     CHECK_STATUS(mq_context_options_init(&room.options, sizeof room.options), MQ_OK);
     CHECK(room.options.struct_size == sizeof room.options && room.options.num_threads == 0);
-    CHECK(room.options.log.log == NULL && room.options.log.user_data == NULL && room.options.log.release == NULL);
+    CHECK(room.options.log.log == NULL && room.options.log.user_data == NULL &&
+          room.options.log.release == NULL);
     for (size_t i = 0; i < sizeof room.canary; i++) {
         CHECK(room.canary[i] == 0xAB);
     }
     CHECK_STATUS(mq_context_options_init(NULL, sizeof room.options), MQ_ERR_INVALID_ARGUMENT);
     CHECK_STATUS(mq_context_options_init(&room.options, 0), MQ_ERR_INVALID_ARGUMENT);
     CHECK_STATUS(mq_context_options_init(&room.options, 4), MQ_ERR_INVALID_ARGUMENT);
-    CHECK_STATUS(mq_context_options_init(&room.options, sizeof room.options - 1), MQ_ERR_INVALID_ARGUMENT);
+    CHECK_STATUS(mq_context_options_init(&room.options, sizeof room.options - 1),
+                 MQ_ERR_INVALID_ARGUMENT);
 }
 
 static void options_of_an_older_or_newer_header(void) {

@@ -8,7 +8,8 @@
 #include "tests.h"
 
 static mq_context *context;
-static float x[6] = {1.0f, -2.0f, 3.0f, 10.0f, -20.0f, 0.5f}, out[6], amax[6] = {3.0f, 20.0f, 3.0f, 3.0f, 3.0f, 3.0f};
+static float x[6] = {1.0f, -2.0f, 3.0f, 10.0f, -20.0f, 0.5f}, out[6],
+             amax[6] = {3.0f, 20.0f, 3.0f, 3.0f, 3.0f, 3.0f};
 
 static mq_status quant(const char *attributes, const mq_tensor *given) {
     return mq_fake_quant(context, F32(x, 2, 3), json(attributes), given, F32(out, 2, 3));
@@ -29,11 +30,15 @@ static void out_has_the_shape_and_dtype_of_x(void) {
     float room[9] = {0};
     const char *int8 = "{\"num_bits\": 8}";
     mq_tensor good = *F32(room, 2, 3);
-    CHECK_STATUS(mq_fake_quant(context, &good, int8, NULL, F32(out, 3, 2)), MQ_ERR_INVALID_ARGUMENT);
+    CHECK_STATUS(mq_fake_quant(context, &good, int8, NULL, F32(out, 3, 2)),
+                 MQ_ERR_INVALID_ARGUMENT);
     CHECK_STATUS(mq_fake_quant(context, &good, int8, NULL, F32(out, 6)), MQ_ERR_INVALID_ARGUMENT);
-    CHECK_STATUS(mq_fake_quant(context, &good, int8, NULL, F16(half, 2, 3)), MQ_ERR_INVALID_ARGUMENT);
-    CHECK_STATUS(mq_fake_quant(context, &good, int8, NULL, F32(room + 1, 2, 3)), MQ_ERR_INVALID_ARGUMENT);
-    CHECK_STATUS(mq_fake_quant(context, F32(room + 3, 2, 3), int8, NULL, &good), MQ_ERR_INVALID_ARGUMENT);
+    CHECK_STATUS(mq_fake_quant(context, &good, int8, NULL, F16(half, 2, 3)),
+                 MQ_ERR_INVALID_ARGUMENT);
+    CHECK_STATUS(mq_fake_quant(context, &good, int8, NULL, F32(room + 1, 2, 3)),
+                 MQ_ERR_INVALID_ARGUMENT);
+    CHECK_STATUS(mq_fake_quant(context, F32(room + 3, 2, 3), int8, NULL, &good),
+                 MQ_ERR_INVALID_ARGUMENT);
     CHECK_STATUS(mq_fake_quant(context, &good, int8, NULL, &good), MQ_OK);
 }
 
@@ -49,10 +54,12 @@ static void attributes_are_checked(void) {
     CHECK_STATUS(quant("{'num_bits': 8, 'type': 'dynamik'}", NULL), MQ_ERR_CONFIG);
     CHECK_SAYS("dynamik");
     CHECK_SAYS("dynamic");
-    CHECK_STATUS(quant("{'num_bits': 8, 'axis': 0, 'block_sizes': {'-1': 2}}", NULL), MQ_ERR_CONFIG);
-    CHECK_STATUS(quant("{'num_bits': [2, 1], 'block_sizes': {'-1': 16, 'type': 'dynamic', 'scale_bits': [4, 3]}}", NULL), MQ_ERR_UNSUPPORTED);
-    CHECK_SAYS("NVFP4");
-    CHECK_STATUS(quant("{'num_bits': 8, 'axis': 2}", NULL), MQ_ERR_INVALID_ARGUMENT); /* x has rank 2 */
+    CHECK_STATUS(quant("{'num_bits': 8, 'axis': 0, 'block_sizes': {'-1': 2}}", NULL),
+                 MQ_ERR_CONFIG);
+    CHECK_STATUS(quant("{'num_bits': 8, 'backend': 'mine'}", NULL), MQ_ERR_UNSUPPORTED);
+    CHECK_SAYS("backend");
+    CHECK_STATUS(quant("{'num_bits': 8, 'axis': 2}", NULL),
+                 MQ_ERR_INVALID_ARGUMENT); /* x has rank 2 */
 }
 
 static void amax_has_as_many_values_as_the_granularity(void) {
@@ -66,9 +73,11 @@ static void amax_has_as_many_values_as_the_granularity(void) {
     CHECK_STATUS(quant("{'num_bits': 8, 'axis': -1}", F32(amax, 3)), MQ_OK);
     CHECK_STATUS(quant("{'num_bits': 8, 'axis': -1}", F32_SCALAR(amax)), MQ_ERR_INVALID_ARGUMENT);
     CHECK_STATUS(quant("{'num_bits': 8, 'block_sizes': {'-1': 2}}", F32(amax, 4)), MQ_OK);
-    CHECK_STATUS(quant("{'num_bits': 8, 'block_sizes': {'-1': 2}}", F32(amax, 3)), MQ_ERR_INVALID_ARGUMENT);
+    CHECK_STATUS(quant("{'num_bits': 8, 'block_sizes': {'-1': 2}}", F32(amax, 3)),
+                 MQ_ERR_INVALID_ARGUMENT);
     CHECK_STATUS(quant("[{'num_bits': 4}, {'num_bits': 8}]", NULL), MQ_OK);
-    CHECK_STATUS(quant("[{'num_bits': 4}, {'num_bits': 8}]", F32_SCALAR(amax)), MQ_ERR_INVALID_ARGUMENT);
+    CHECK_STATUS(quant("[{'num_bits': 4}, {'num_bits': 8}]", F32_SCALAR(amax)),
+                 MQ_ERR_INVALID_ARGUMENT);
 }
 
 static void amax_may_be_of_any_float_type(void) {
@@ -94,29 +103,40 @@ static void nan_stays_and_infinity_saturates(void) {
     const float int8[4] = {NAN, 2.0f, -2.01574802f, 1.00787401f}, fp8[4] = {NAN, 2.0f, -2.0f, 1.0f};
     mq_tensor tensor = *F32(values, 4);
     float result[4];
-    CHECK_STATUS(mq_fake_quant(context, &tensor, "{\"num_bits\": 8}", F32_SCALAR(&two), F32(result, 4)), MQ_OK);
+    CHECK_STATUS(
+        mq_fake_quant(context, &tensor, "{\"num_bits\": 8}", F32_SCALAR(&two), F32(result, 4)),
+        MQ_OK);
     CHECK_FLOATS(result, int8, 4);
-    CHECK_STATUS(mq_fake_quant(context, &tensor, "{\"num_bits\": [4, 3]}", F32_SCALAR(&two), F32(result, 4)), MQ_OK);
+    CHECK_STATUS(
+        mq_fake_quant(context, &tensor, "{\"num_bits\": [4, 3]}", F32_SCALAR(&two), F32(result, 4)),
+        MQ_OK);
     CHECK_FLOATS(result, fp8, 4);
 }
 
 static void empty_tensors_pass(void) {
     mq_tensor empty = *F32(NULL, 0, 4);
     CHECK_STATUS(mq_fake_quant(context, &empty, "{\"num_bits\": 8}", NULL, &empty), MQ_OK);
-    CHECK_STATUS(mq_fake_quant(context, &empty, "{\"num_bits\": 8, \"axis\": 1}", NULL, &empty), MQ_OK);
-    CHECK_STATUS(mq_fake_quant(context, &empty, "{\"num_bits\": 4, \"block_sizes\": {\"-1\": 4}}", NULL, &empty), MQ_OK);
+    CHECK_STATUS(mq_fake_quant(context, &empty, "{\"num_bits\": 8, \"axis\": 1}", NULL, &empty),
+                 MQ_OK);
+    CHECK_STATUS(mq_fake_quant(context, &empty, "{\"num_bits\": 4, \"block_sizes\": {\"-1\": 4}}",
+                               NULL, &empty),
+                 MQ_OK);
 }
 
 static void in_place_is_the_same_as_apart(void) {
     static const char *const attributes[] = {
-        "{'num_bits': 8}", "{'num_bits': 4, 'block_sizes': {'-1': 2}}", "{'num_bits': [4, 3], 'axis': 0}",
+        "{'num_bits': 8}",
+        "{'num_bits': 4, 'block_sizes': {'-1': 2}}",
+        "{'num_bits': [4, 3], 'axis': 0}",
         "[{'num_bits': 4, 'block_sizes': {'-1': 2}}, {'num_bits': [4, 3]}]",
     };
     for (size_t i = 0; i < sizeof attributes / sizeof *attributes; i++) {
         float copy[6];
         memcpy(copy, x, sizeof copy);
         CHECK_STATUS(quant(attributes[i], NULL), MQ_OK);
-        CHECK_STATUS(mq_fake_quant(context, F32(copy, 2, 3), json(attributes[i]), NULL, F32(copy, 2, 3)), MQ_OK);
+        CHECK_STATUS(
+            mq_fake_quant(context, F32(copy, 2, 3), json(attributes[i]), NULL, F32(copy, 2, 3)),
+            MQ_OK);
         CHECK_FLOATS(copy, out, 6);
     }
 }
@@ -124,10 +144,13 @@ static void in_place_is_the_same_as_apart(void) {
 static void thread_counts_give_the_same_bits(void) {
     enum { ROWS_OF_MANY = 600, COLUMNS = 333, MANY = ROWS_OF_MANY * COLUMNS };
     static const char *const attributes[] = {
-        "{\"num_bits\": 8}", "{\"num_bits\": 8, \"axis\": 0}", "{\"num_bits\": [4, 3], \"axis\": -1}",
+        "{\"num_bits\": 8}",
+        "{\"num_bits\": 8, \"axis\": 0}",
+        "{\"num_bits\": [4, 3], \"axis\": -1}",
         "{\"num_bits\": 4, \"block_sizes\": {\"-1\": 128}}",
     };
-    float *many = malloc(MANY * sizeof *many), *one = malloc(MANY * sizeof *one), *three = malloc(MANY * sizeof *three);
+    float *many = malloc(MANY * sizeof *many), *one = malloc(MANY * sizeof *one),
+          *three = malloc(MANY * sizeof *three);
     uint32_t state = 1;
     for (size_t i = 0; i < MANY; i++) {
         state = state * 1664525u + 1013904223u;
@@ -142,8 +165,12 @@ static void thread_counts_give_the_same_bits(void) {
     CHECK_STATUS(mq_context_create(&options, &contexts[1]), MQ_OK);
     for (size_t i = 0; i < sizeof attributes / sizeof *attributes; i++) {
         mq_tensor tensor = *F32(many, ROWS_OF_MANY, COLUMNS);
-        CHECK_STATUS(mq_fake_quant(contexts[0], &tensor, attributes[i], NULL, F32(one, ROWS_OF_MANY, COLUMNS)), MQ_OK);
-        CHECK_STATUS(mq_fake_quant(contexts[1], &tensor, attributes[i], NULL, F32(three, ROWS_OF_MANY, COLUMNS)), MQ_OK);
+        CHECK_STATUS(mq_fake_quant(contexts[0], &tensor, attributes[i], NULL,
+                                   F32(one, ROWS_OF_MANY, COLUMNS)),
+                     MQ_OK);
+        CHECK_STATUS(mq_fake_quant(contexts[1], &tensor, attributes[i], NULL,
+                                   F32(three, ROWS_OF_MANY, COLUMNS)),
+                     MQ_OK);
         CHECK(memcmp(one, three, MANY * sizeof *one) == 0);
         CHECK(memcmp(one, many, MANY * sizeof *one) != 0);
     }

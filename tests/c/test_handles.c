@@ -61,12 +61,17 @@ static void a_handle_of_the_wrong_type_is_refused(void) {
     CHECK_STATUS(mq_layer_output(not_a_layer, &x, NULL), MQ_ERR_INVALID_ARGUMENT);
     CHECK_STATUS(mq_layer_weight(not_a_layer, F32(values, OUT, IN)), MQ_ERR_INVALID_ARGUMENT);
     CHECK_STATUS(mq_quantizer_forward(not_a_quantizer, &x, NULL), MQ_ERR_INVALID_ARGUMENT);
-    CHECK_STATUS(mq_quantizer_name(not_a_quantizer, text, sizeof text, NULL), MQ_ERR_INVALID_ARGUMENT);
+    CHECK_STATUS(mq_quantizer_name(not_a_quantizer, text, sizeof text, NULL),
+                 MQ_ERR_INVALID_ARGUMENT);
     CHECK_STATUS(mq_quantizer_is_enabled(not_a_quantizer, &enabled), MQ_ERR_INVALID_ARGUMENT);
-    CHECK_STATUS(mq_quantizer_attributes(not_a_quantizer, text, sizeof text, NULL), MQ_ERR_INVALID_ARGUMENT);
-    CHECK_STATUS(mq_quantizer_amax(not_a_quantizer, values, 8, &count, NULL, NULL), MQ_ERR_INVALID_ARGUMENT);
-    CHECK_STATUS(mq_quantizer_set_amax(not_a_quantizer, F32_SCALAR(&amax)), MQ_ERR_INVALID_ARGUMENT);
-    CHECK_STATUS(mq_quantizer_pre_quant_scale(not_a_quantizer, values, 8, &count), MQ_ERR_INVALID_ARGUMENT);
+    CHECK_STATUS(mq_quantizer_attributes(not_a_quantizer, text, sizeof text, NULL),
+                 MQ_ERR_INVALID_ARGUMENT);
+    CHECK_STATUS(mq_quantizer_amax(not_a_quantizer, values, 8, &count, NULL, NULL),
+                 MQ_ERR_INVALID_ARGUMENT);
+    CHECK_STATUS(mq_quantizer_set_amax(not_a_quantizer, F32_SCALAR(&amax)),
+                 MQ_ERR_INVALID_ARGUMENT);
+    CHECK_STATUS(mq_quantizer_pre_quant_scale(not_a_quantizer, values, 8, &count),
+                 MQ_ERR_INVALID_ARGUMENT);
     CHECK_STATUS(mq_quantizer_set_pre_quant_scale(not_a_quantizer, NULL), MQ_ERR_INVALID_ARGUMENT);
     fixture_free(&fixture);
 }
@@ -90,7 +95,8 @@ static void a_member_dies_with_its_sequence(void) {
     CHECK_STATUS(mq_quantizer_set_pre_quant_scale(member, NULL), MQ_ERR_STATE);
     CHECK_STATUS(mq_quantizer_forward(member, &weight, NULL), MQ_ERR_STATE);
     mq_quantizer *gone = NULL;
-    CHECK_STATUS(mq_model_find_quantizer(fixture.model, "fc.weight_quantizer.1", &gone), MQ_ERR_NOT_FOUND);
+    CHECK_STATUS(mq_model_find_quantizer(fixture.model, "fc.weight_quantizer.1", &gone),
+                 MQ_ERR_NOT_FOUND);
     CHECK(gone == NULL);
     fixture_free(&fixture);
 }

@@ -16,7 +16,8 @@ static mq_layer_desc desc_of(const char *name, int32_t kind, const mq_tensor *we
     return desc;
 }
 
-static mq_status add(struct fixture *fixture, const char *name, int32_t kind, const mq_tensor *weight) {
+static mq_status add(struct fixture *fixture, const char *name, int32_t kind,
+                     const mq_tensor *weight) {
     mq_layer_desc desc = desc_of(name, kind, weight);
     mq_layer *layer = NULL;
     mq_status status = mq_model_add_layer(fixture->model, &desc, &layer);
@@ -33,7 +34,8 @@ static void desc_init_stays_within_the_size(void) {
     CHECK_STATUS(mq_layer_desc_init(&room.desc, sizeof room.desc), MQ_OK);
     CHECK(room.desc.struct_size == sizeof room.desc && room.desc.kind == MQ_LAYER_LINEAR);
     CHECK(room.desc.name == NULL && room.desc.class_name == NULL && room.desc.weight == NULL);
-    CHECK(room.desc.bias == NULL && room.desc.fused_group == NULL && room.desc.shared_input_group == NULL);
+    CHECK(room.desc.bias == NULL && room.desc.fused_group == NULL &&
+          room.desc.shared_input_group == NULL);
     for (size_t i = 0; i < sizeof room.canary; i++) {
         CHECK(room.canary[i] == 0xAB);
     }
@@ -90,7 +92,8 @@ static void every_kind_has_its_rank_and_its_quantizers(struct fixture *fixture) 
         mq_tensor weight = *F32(values, 2, 2, 2, 2, 2, 2);
         for (weight.ndim = 0; weight.ndim <= 6; weight.ndim++) {
             if (weight.ndim != kinds[i].rank) {
-                CHECK_STATUS(add(fixture, kinds[i].name, kinds[i].kind, &weight), MQ_ERR_INVALID_ARGUMENT);
+                CHECK_STATUS(add(fixture, kinds[i].name, kinds[i].kind, &weight),
+                             MQ_ERR_INVALID_ARGUMENT);
             }
         }
         CHECK_STATUS(add(fixture, kinds[i].name, kinds[i].kind, NULL), MQ_ERR_INVALID_ARGUMENT);
@@ -119,21 +122,30 @@ static void names_are_checked(struct fixture *fixture) {
     mq_quantizer *quantizer = NULL;
     CHECK_STATUS(add(fixture, NULL, MQ_LAYER_LINEAR, F32(values, 2, 2)), MQ_ERR_INVALID_ARGUMENT);
     CHECK_STATUS(add(fixture, "", MQ_LAYER_LINEAR, F32(values, 2, 2)), MQ_ERR_INVALID_ARGUMENT);
-    CHECK_STATUS(add(fixture, "\xff\xfe", MQ_LAYER_LINEAR, F32(values, 2, 2)), MQ_ERR_INVALID_ARGUMENT);
+    CHECK_STATUS(add(fixture, "\xff\xfe", MQ_LAYER_LINEAR, F32(values, 2, 2)),
+                 MQ_ERR_INVALID_ARGUMENT);
     CHECK_STATUS(add(fixture, "fc", MQ_LAYER_LINEAR, F32(values, 2, 2)), MQ_ERR_ALREADY_EXISTS);
     CHECK_SAYS("fc");
     CHECK_STATUS(add(fixture, "fc", MQ_LAYER_GENERIC, NULL), MQ_ERR_ALREADY_EXISTS);
 
-    CHECK_STATUS(mq_model_add_quantizer(fixture->model, NULL, NULL, &quantizer), MQ_ERR_INVALID_ARGUMENT);
-    CHECK_STATUS(mq_model_add_quantizer(fixture->model, "", NULL, &quantizer), MQ_ERR_INVALID_ARGUMENT);
-    CHECK_STATUS(mq_model_add_quantizer(fixture->model, "\xff", NULL, &quantizer), MQ_ERR_INVALID_ARGUMENT);
-    CHECK_STATUS(mq_model_add_quantizer(fixture->model, "q", "\xff", &quantizer), MQ_ERR_INVALID_ARGUMENT);
-    CHECK_STATUS(mq_model_add_quantizer(fixture->model, "kv.k_bmm_quantizer", NULL, &quantizer), MQ_ERR_ALREADY_EXISTS);
-    CHECK_STATUS(mq_model_add_quantizer(fixture->model, "fc.input_quantizer", NULL, &quantizer), MQ_ERR_ALREADY_EXISTS);
+    CHECK_STATUS(mq_model_add_quantizer(fixture->model, NULL, NULL, &quantizer),
+                 MQ_ERR_INVALID_ARGUMENT);
+    CHECK_STATUS(mq_model_add_quantizer(fixture->model, "", NULL, &quantizer),
+                 MQ_ERR_INVALID_ARGUMENT);
+    CHECK_STATUS(mq_model_add_quantizer(fixture->model, "\xff", NULL, &quantizer),
+                 MQ_ERR_INVALID_ARGUMENT);
+    CHECK_STATUS(mq_model_add_quantizer(fixture->model, "q", "\xff", &quantizer),
+                 MQ_ERR_INVALID_ARGUMENT);
+    CHECK_STATUS(mq_model_add_quantizer(fixture->model, "kv.k_bmm_quantizer", NULL, &quantizer),
+                 MQ_ERR_ALREADY_EXISTS);
+    CHECK_STATUS(mq_model_add_quantizer(fixture->model, "fc.input_quantizer", NULL, &quantizer),
+                 MQ_ERR_ALREADY_EXISTS);
     CHECK(quantizer == NULL);
 
     /* the other way round: a layer whose quantizer's name is taken */
-    CHECK_STATUS(mq_model_add_quantizer(fixture->model, "late.weight_quantizer", "nn.Linear", &quantizer), MQ_OK);
+    CHECK_STATUS(
+        mq_model_add_quantizer(fixture->model, "late.weight_quantizer", "nn.Linear", &quantizer),
+        MQ_OK);
     CHECK(quantizer != NULL);
     CHECK_STATUS(add(fixture, "late", MQ_LAYER_LINEAR, F32(values, 2, 2)), MQ_ERR_ALREADY_EXISTS);
     CHECK(!has_quantizer(fixture, "late", ".input_quantizer")); /* not half registered */
@@ -183,9 +195,11 @@ static void nothing_is_found_where_nothing_is(struct fixture *fixture) {
     CHECK_STATUS(mq_model_find_layer(fixture->model, "nobody", &layer), MQ_ERR_NOT_FOUND);
     CHECK_SAYS("nobody");
     CHECK_STATUS(mq_model_find_layer(fixture->model, "", &layer), MQ_ERR_NOT_FOUND);
-    CHECK_STATUS(mq_model_find_layer(fixture->model, "f*", &layer), MQ_ERR_NOT_FOUND); /* a name, no wildcard */
+    CHECK_STATUS(mq_model_find_layer(fixture->model, "f*", &layer),
+                 MQ_ERR_NOT_FOUND); /* a name, no wildcard */
     CHECK_STATUS(mq_model_find_quantizer(fixture->model, "fc", &quantizer), MQ_ERR_NOT_FOUND);
-    CHECK_STATUS(mq_model_find_quantizer(fixture->model, "fc.weight_quantizer.0", &quantizer), MQ_ERR_NOT_FOUND);
+    CHECK_STATUS(mq_model_find_quantizer(fixture->model, "fc.weight_quantizer.0", &quantizer),
+                 MQ_ERR_NOT_FOUND);
     CHECK(layer == NULL && quantizer == NULL);
 }
 
@@ -204,19 +218,24 @@ static void null_arguments_are_refused(struct fixture *fixture) {
     CHECK_STATUS(mq_model_find_layer(NULL, "fc", &layer), MQ_ERR_INVALID_ARGUMENT);
     CHECK_STATUS(mq_model_find_layer(fixture->model, NULL, &layer), MQ_ERR_INVALID_ARGUMENT);
     CHECK_STATUS(mq_model_find_layer(fixture->model, "fc", NULL), MQ_ERR_INVALID_ARGUMENT);
-    CHECK_STATUS(mq_model_find_quantizer(NULL, "fc.input_quantizer", &quantizer), MQ_ERR_INVALID_ARGUMENT);
-    CHECK_STATUS(mq_model_find_quantizer(fixture->model, NULL, &quantizer), MQ_ERR_INVALID_ARGUMENT);
-    CHECK_STATUS(mq_model_find_quantizer(fixture->model, "fc.input_quantizer", NULL), MQ_ERR_INVALID_ARGUMENT);
+    CHECK_STATUS(mq_model_find_quantizer(NULL, "fc.input_quantizer", &quantizer),
+                 MQ_ERR_INVALID_ARGUMENT);
+    CHECK_STATUS(mq_model_find_quantizer(fixture->model, NULL, &quantizer),
+                 MQ_ERR_INVALID_ARGUMENT);
+    CHECK_STATUS(mq_model_find_quantizer(fixture->model, "fc.input_quantizer", NULL),
+                 MQ_ERR_INVALID_ARGUMENT);
     CHECK_STATUS(mq_model_quantizer_count(NULL, &count), MQ_ERR_INVALID_ARGUMENT);
     CHECK_STATUS(mq_model_quantizer_count(fixture->model, NULL), MQ_ERR_INVALID_ARGUMENT);
     CHECK_STATUS(mq_model_quantizer_at(NULL, 0, &quantizer), MQ_ERR_INVALID_ARGUMENT);
     CHECK_STATUS(mq_model_quantizer_at(fixture->model, 0, NULL), MQ_ERR_INVALID_ARGUMENT);
     CHECK(layer == NULL && quantizer == NULL && count == 99);
-    CHECK_STATUS(mq_model_add_quantizer(fixture->model, "without.handle_quantizer", NULL, NULL), MQ_OK);
+    CHECK_STATUS(mq_model_add_quantizer(fixture->model, "without.handle_quantizer", NULL, NULL),
+                 MQ_OK);
 }
 
 static void quantizers_are_counted_in_order(void) {
-    static const char *const names[] = {"fc.input_quantizer", "fc.output_quantizer", "fc.weight_quantizer"};
+    static const char *const names[] = {"fc.input_quantizer", "fc.output_quantizer",
+                                        "fc.weight_quantizer"};
     struct fixture fixture;
     fixture_init(&fixture);
     size_t count = 0, seen = 0;
@@ -233,20 +252,25 @@ static void quantizers_are_counted_in_order(void) {
         }
     }
     CHECK(seen == 3);
-    CHECK(quantizer == fixture.own && strcmp(name, "kv.k_bmm_quantizer") == 0); /* registered last */
+    CHECK(quantizer == fixture.own &&
+          strcmp(name, "kv.k_bmm_quantizer") == 0); /* registered last */
     quantizer = NULL;
     CHECK_STATUS(mq_model_quantizer_at(fixture.model, count, &quantizer), MQ_ERR_INVALID_ARGUMENT);
-    CHECK_STATUS(mq_model_quantizer_at(fixture.model, SIZE_MAX, &quantizer), MQ_ERR_INVALID_ARGUMENT);
+    CHECK_STATUS(mq_model_quantizer_at(fixture.model, SIZE_MAX, &quantizer),
+                 MQ_ERR_INVALID_ARGUMENT);
     CHECK(quantizer == NULL);
 
     /* members of a sequential quantizer count one each */
-    CHECK_STATUS(fixture_quantize(&fixture, json(WEIGHT_ONLY("[" INT4_BLOCK4 ", {'num_bits': [4, 3]}]"))), MQ_OK);
+    CHECK_STATUS(
+        fixture_quantize(&fixture, json(WEIGHT_ONLY("[" INT4_BLOCK4 ", {'num_bits': [4, 3]}]"))),
+        MQ_OK);
     CHECK_STATUS(mq_model_quantizer_count(fixture.model, &count), MQ_OK);
     seen = 0;
     for (size_t i = 0; i < count; i++) {
         CHECK_STATUS(mq_model_quantizer_at(fixture.model, i, &quantizer), MQ_OK);
         CHECK_STATUS(mq_quantizer_name(quantizer, name, sizeof name, NULL), MQ_OK);
-        seen += strcmp(name, "fc.weight_quantizer.0") == 0 || strcmp(name, "fc.weight_quantizer.1") == 0;
+        seen += strcmp(name, "fc.weight_quantizer.0") == 0 ||
+                strcmp(name, "fc.weight_quantizer.1") == 0;
     }
     CHECK(seen == 2);
     fixture_free(&fixture);
@@ -272,7 +296,8 @@ static void registration_ends_with_quantize(void) {
     fixture_init_quantized(&fixture, INT8);
     mq_quantizer *quantizer = NULL;
     CHECK_STATUS(add(&fixture, "late", MQ_LAYER_LINEAR, F32(values, 2, 2)), MQ_ERR_STATE);
-    CHECK_STATUS(mq_model_add_quantizer(fixture.model, "late_quantizer", NULL, &quantizer), MQ_ERR_STATE);
+    CHECK_STATUS(mq_model_add_quantizer(fixture.model, "late_quantizer", NULL, &quantizer),
+                 MQ_ERR_STATE);
     CHECK(quantizer == NULL);
     fixture_free(&fixture);
 }

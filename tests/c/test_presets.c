@@ -45,7 +45,8 @@ static void every_preset_has_a_configuration(void) {
 }
 
 static void a_preset_and_its_json_are_one_configuration(void) {
-    static const char *const presets[] = {"INT8_DEFAULT_CFG", "FP8_DEFAULT_CFG", "INT4_BLOCKWISE_WEIGHT_ONLY_CFG"};
+    static const char *const presets[] = {"INT8_DEFAULT_CFG", "FP8_DEFAULT_CFG",
+                                          "INT4_BLOCKWISE_WEIGHT_ONLY_CFG"};
     for (size_t i = 0; i < sizeof presets / sizeof *presets; i++) {
         struct fixture by_name, by_json;
         char *text = preset_json(presets[i]);
@@ -64,7 +65,8 @@ static void a_preset_and_its_json_are_one_configuration(void) {
 static void bad_presets_are_refused(void) {
     char buffer[8];
     size_t length = 99;
-    CHECK_STATUS(mq_preset_name(mq_preset_count(), buffer, sizeof buffer, &length), MQ_ERR_INVALID_ARGUMENT);
+    CHECK_STATUS(mq_preset_name(mq_preset_count(), buffer, sizeof buffer, &length),
+                 MQ_ERR_INVALID_ARGUMENT);
     CHECK_STATUS(mq_preset_name(SIZE_MAX, buffer, sizeof buffer, &length), MQ_ERR_INVALID_ARGUMENT);
     CHECK_STATUS(mq_preset_json(NULL, buffer, sizeof buffer, &length), MQ_ERR_INVALID_ARGUMENT);
     CHECK_STATUS(mq_preset_json("INT8_DEFALT_CFG", buffer, sizeof buffer, &length), MQ_ERR_CONFIG);
@@ -76,30 +78,37 @@ static void bad_presets_are_refused(void) {
 }
 
 /* Every function that copies a string out, by one signature. */
-static mq_status copy_preset_name(struct fixture *fixture, char *buffer, size_t capacity, size_t *length) {
+static mq_status copy_preset_name(struct fixture *fixture, char *buffer, size_t capacity,
+                                  size_t *length) {
     (void)fixture;
     return mq_preset_name(0, buffer, capacity, length);
 }
-static mq_status copy_preset_json(struct fixture *fixture, char *buffer, size_t capacity, size_t *length) {
+static mq_status copy_preset_json(struct fixture *fixture, char *buffer, size_t capacity,
+                                  size_t *length) {
     (void)fixture;
     return mq_preset_json(INT8, buffer, capacity, length);
 }
-static mq_status copy_quantizer_name(struct fixture *fixture, char *buffer, size_t capacity, size_t *length) {
+static mq_status copy_quantizer_name(struct fixture *fixture, char *buffer, size_t capacity,
+                                     size_t *length) {
     return mq_quantizer_name(fixture->own, buffer, capacity, length);
 }
-static mq_status copy_attributes(struct fixture *fixture, char *buffer, size_t capacity, size_t *length) {
+static mq_status copy_attributes(struct fixture *fixture, char *buffer, size_t capacity,
+                                 size_t *length) {
     return mq_quantizer_attributes(fixture->own, buffer, capacity, length);
 }
-static mq_status copy_text_summary(struct fixture *fixture, char *buffer, size_t capacity, size_t *length) {
+static mq_status copy_text_summary(struct fixture *fixture, char *buffer, size_t capacity,
+                                   size_t *length) {
     return mq_print_quant_summary(fixture->model, MQ_SUMMARY_TEXT, buffer, capacity, length);
 }
-static mq_status copy_json_summary(struct fixture *fixture, char *buffer, size_t capacity, size_t *length) {
+static mq_status copy_json_summary(struct fixture *fixture, char *buffer, size_t capacity,
+                                   size_t *length) {
     return mq_print_quant_summary(fixture->model, MQ_SUMMARY_JSON, buffer, capacity, length);
 }
 
 static void strings_are_cut_to_the_buffer(void) {
     mq_status (*const copies[])(struct fixture *, char *, size_t, size_t *) = {
-        copy_preset_name, copy_preset_json, copy_quantizer_name, copy_attributes, copy_text_summary, copy_json_summary,
+        copy_preset_name, copy_preset_json,  copy_quantizer_name,
+        copy_attributes,  copy_text_summary, copy_json_summary,
     };
     struct fixture fixture;
     fixture_init(&fixture);

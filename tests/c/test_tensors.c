@@ -64,15 +64,17 @@ static mq_status to_desc_bias(struct fixture *f, const mq_tensor *t) {
 
 typedef mq_status (*use)(struct fixture *, const mq_tensor *);
 static const use uses[] = {
-    to_input_x,      to_input_out,       to_output_y,       to_output_out, to_weight_out,
-    to_forward_x,    to_forward_out,     to_fake_quant_x,   to_fake_quant_amax,
-    to_fake_quant_out, to_set_amax,      to_set_pre_quant_scale,
+    to_input_x,         to_input_out,      to_output_y,    to_output_out,
+    to_weight_out,      to_forward_x,      to_forward_out, to_fake_quant_x,
+    to_fake_quant_amax, to_fake_quant_out, to_set_amax,    to_set_pre_quant_scale,
 };
 static const use registrations[] = {to_desc_weight, to_desc_bias};
 
 /* One thing wrong with a good tensor. */
-static int64_t negative[] = {OUT, -IN}, huge[] = {INT64_MAX, INT64_MAX}, wide[] = {INT64_MAX / 4, 2}, minimum[] = {INT64_MIN, 0};
-static int64_t column_major[] = {1, OUT}, padded[] = {IN + 1, 1}, zero_stride[] = {0, 1}, negative_stride[] = {-IN, 1};
+static int64_t negative[] = {OUT, -IN}, huge[] = {INT64_MAX, INT64_MAX},
+               wide[] = {INT64_MAX / 4, 2}, minimum[] = {INT64_MIN, 0};
+static int64_t column_major[] = {1, OUT}, padded[] = {IN + 1, 1}, zero_stride[] = {0, 1},
+               negative_stride[] = {-IN, 1};
 static int64_t ones[] = {1, 1, 1, 1, 1, 1, 1, 1, 1};
 
 static void is_int(mq_tensor *t) { t->dtype.code = 0; }
@@ -137,13 +139,15 @@ static void every_fault_is_refused(struct fixture *fixture, const use *list, siz
         for (size_t k = 0; k < count; k++) {
             mq_tensor tensor = *F32(data, OUT, IN);
             faults[i].spoil(&tensor);
-            check_status(list[k](fixture, &tensor), faults[i].status, faults[i].name, __FILE__, (int)k);
+            check_status(list[k](fixture, &tensor), faults[i].status, faults[i].name, __FILE__,
+                         (int)k);
         }
     }
 }
 
 static void good_strides_and_offsets_are_accepted(struct fixture *fixture) {
-    float data[OUT * IN + 2] = {9.0f, 9.0f, 1.0f, 2.0f, 3.0f, 4.0f, 5.0f, 6.0f, 7.0f, 8.0f}, out[OUT * IN];
+    float data[OUT * IN + 2] = {9.0f, 9.0f, 1.0f, 2.0f, 3.0f, 4.0f, 5.0f, 6.0f, 7.0f, 8.0f},
+                          out[OUT * IN];
     int64_t row_major[] = {IN, 1};
     mq_tensor x = *F32(data, OUT, IN);
     x.strides = row_major;
@@ -170,7 +174,8 @@ void test_tensors(void) {
     fixture_init(&fixture);
     every_fault_is_refused(&fixture, registrations, sizeof registrations / sizeof *registrations);
     good_strides_and_offsets_are_accepted(&fixture);
-    CHECK_STATUS(fixture_quantize(&fixture, json(WEIGHT_ONLY("{'num_bits': 8, 'axis': 0}"))), MQ_OK);
+    CHECK_STATUS(fixture_quantize(&fixture, json(WEIGHT_ONLY("{'num_bits': 8, 'axis': 0}"))),
+                 MQ_OK);
     struct snapshot snapshot;
     snapshot_take(&snapshot, &fixture);
     every_fault_is_refused(&fixture, uses, sizeof uses / sizeof *uses);

@@ -26,7 +26,8 @@ def test_the_schema_is_valid():
 
 
 def test_all_examples_are_there():
-    assert len(EXAMPLES["good"]) >= 23 and len(EXAMPLES["bad"]) >= 49
+    assert len(EXAMPLES["good"]) >= 23
+    assert len(EXAMPLES["bad"]) >= 49
 
 
 def test_all_presets_are_there():

@@ -22,6 +22,15 @@ def test_an_unknown_preset_proposes_the_nearest():
         mq.preset("INT8_DEFALT_CFG")
 
 
+def test_what_is_no_configuration_is_refused():
+    model, _ = two_layers()
+    for config in (None, 8, [{"quantizer_name": "*", "cfg": {"num_bits": 8}}]):
+        with pytest.raises(TypeError, match="expected a dict, JSON or a preset's name"):
+            model.quantize(config)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        model.quantize({"quant_cfg": [], "algorithm": {"method": "max", "ratio": np.nan}})
+
+
 def test_a_wrong_key_is_quoted_with_its_path():
     model, _ = two_layers()
     config = {"quant_cfg": [{"quantizer_name": "*", "cfg": {"num_bitz": 8}}], "algorithm": "max"}

@@ -45,8 +45,8 @@ def fake_quant(
     """Quantizes and dequantizes an array in one pass.
 
     Arithmetic is float32, rounding to nearest even, the result rounded once to the dtype of `x`.
-    NaN stays NaN, an infinity saturates to the largest value of the grid. May be called from any
-    thread.
+    Under a given amax NaN stays NaN, and an infinity saturates to the largest value of the grid.
+    May be called from any thread.
 
     Args:
         x: float32, float16 or bfloat16; copied first if it is not C-contiguous.
@@ -61,8 +61,9 @@ def fake_quant(
 
     Raises:
         ConfigError, UnsupportedError: about the attributes.
-        InvalidArgumentError: `amax` or `out` does not fit.
-        NumericError: a negative amax, or negative values under `unsigned`.
+        InvalidArgumentError: `out` does not fit `x`. StateError: `amax` does not.
+        NumericError: a negative, NaN or infinite amax; NaN or Inf in `x` when `amax` is None;
+            negative values under `unsigned`.
     """
     x = tensors.activation(x, "x")
     out = tensors.result(out, x)

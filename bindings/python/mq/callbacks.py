@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 from typing import Any, Callable, Union
 
 import numpy as np
 
 from . import _lib
+from .errors import BusyError, Status
 
 #: `forward_loop(model)` or `forward_loop()`: runs the model once over the whole calibration set.
 ForwardLoop = Union[Callable[[Any], object], Callable[[], object]]
@@ -54,7 +56,10 @@ def amax(function: AmaxFunction, shapes: Mapping[str, tuple[int, ...]]) -> _lib.
         raise TypeError(f"fn is a {type(function).__name__}, expected a function")
 
     def process(name: str, values: np.ndarray) -> np.ndarray:
-        shaped = values.reshape(shapes[name])
+        shape = shapes.get(name, ())
+        if math.prod(shape) != values.size:
+            raise BusyError(Status.MQ_ERR_BUSY, f"{name} was changed by another thread meanwhile")
+        shaped = values.reshape(shape)
         given = function(shaped)
         new = shaped if given is None else np.asarray(given, np.float32)
         if new.shape != shaped.shape:

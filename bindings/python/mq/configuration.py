@@ -39,6 +39,15 @@ def to_json(value: object) -> str:
     return json.dumps(_plain(value), allow_nan=False)
 
 
+def config_text(config: object) -> str:
+    """The text of a configuration for mq_quantize(): the name of a preset, or JSON."""
+    if not isinstance(config, (str, Mapping)):
+        raise TypeError(
+            f"config is a {type(config).__name__}, expected a dict, JSON or a preset's name"
+        )
+    return to_json(config)
+
+
 def presets() -> list[str]:
     """The names of the presets, those of both versions of the reference."""
     return [_lib.text_from(abi.mq_preset_name, i) for i in range(abi.mq_preset_count())]
@@ -49,4 +58,5 @@ def preset(name: str) -> dict[str, Any]:
 
     Raises ConfigError for an unknown name; its text proposes the nearest one.
     """
-    return json.loads(_lib.text_from(abi.mq_preset_json, name))
+    config: dict[str, Any] = json.loads(_lib.text_from(abi.mq_preset_json, name))
+    return config

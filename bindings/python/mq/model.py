@@ -39,8 +39,8 @@ class Model(Registry):
                 entries, or a mapping) and "algorithm", or that dict as JSON. On a quantized model
                 it is applied on top.
             forward_loop: `forward_loop(model)` or `forward_loop()`, runs the calibration set
-                through the taps. None: weights are calibrated, activations are quantized
-                dynamically.
+                through the taps; not called when no quantizer waits for it. None: weights are
+                calibrated, activations are quantized dynamically.
 
         Returns:
             The model itself.
@@ -53,7 +53,7 @@ class Model(Registry):
         """
         callback = callbacks.forward(forward_loop, self)
         with self._owner as model:
-            _lib.call(abi.mq_quantize, model, configuration.to_json(config), callback)
+            _lib.call(abi.mq_quantize, model, configuration.config_text(config), callback)
         return self
 
     def calibrate(
@@ -191,7 +191,9 @@ class Model(Registry):
     def summary_json(self) -> dict[str, Any]:
         """Everything about the layers and quantizers, as a new dict."""
         with self._owner as model:
-            return json.loads(_lib.text_from(abi.mq_print_quant_summary, model, abi.SUMMARY_JSON))
+            text = _lib.text_from(abi.mq_print_quant_summary, model, abi.SUMMARY_JSON)
+        summary: dict[str, Any] = json.loads(text)
+        return summary
 
     def print_quant_summary(self) -> None:
         """Prints `summary`."""

@@ -62,7 +62,9 @@ class Quantizer:
     def attributes(self) -> dict[str, Any] | list[dict[str, Any]]:
         """Every attribute, as the configuration names them; a list for a sequential quantizer."""
         with self._owner:
-            return json.loads(_lib.text_from(abi.mq_quantizer_attributes, self._handle))
+            text = _lib.text_from(abi.mq_quantizer_attributes, self._handle)
+        attributes: dict[str, Any] | list[dict[str, Any]] = json.loads(text)
+        return attributes
 
     @property
     def amax(self) -> Array | None:

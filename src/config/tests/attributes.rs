@@ -212,6 +212,11 @@ fn merging_changes_only_the_given_keys() {
         (blocks.axis, blocks.block_sizes.unwrap().blocks),
         (None, vec![(-1, Some(16))])
     );
+    let rotated = merged(json!({}), json!({"rotate": {"enable": true}})).unwrap();
+    assert!(
+        rotated.rotate.enable,
+        "complete in rotate, though not elsewhere"
+    );
 }
 
 #[test]

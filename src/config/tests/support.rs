@@ -8,7 +8,7 @@ use crate::config::{Algorithm, JsonPath, QuantizeConfig, presets};
 use crate::error::Error;
 
 /// Presets this version carries out.
-const BUILT: [&str; 12] = [
+const BUILT: [&str; 29] = [
     "FP8_2D_BLOCKWISE_WEIGHT_ONLY_CFG",
     "FP8_DEFAULT_CFG",
     "FP8_KV_CFG",
@@ -18,62 +18,50 @@ const BUILT: [&str; 12] = [
     "INT8_WEIGHT_ONLY_CFG",
     "MAMBA_MOE_FP8_AGGRESSIVE_CFG",
     "MAMBA_MOE_FP8_CONSERVATIVE_CFG",
+    "MAMBA_MOE_NVFP4_AGGRESSIVE_CFG",
+    "MAMBA_MOE_NVFP4_CONSERVATIVE_CFG",
+    "MXFP4_DEFAULT_CFG",
+    "MXFP4_MLP_WEIGHT_ONLY_CFG",
+    "MXFP6_DEFAULT_CFG",
+    "MXFP8_DEFAULT_CFG",
+    "MXINT8_DEFAULT_CFG",
+    "NVFP4_DEFAULT_CFG",
+    "NVFP4_EXPERTS_ONLY_CFG",
+    "NVFP4_FP8_MHA_CONFIG",
+    "NVFP4_KV_CFG",
+    "NVFP4_MLP_ONLY_CFG",
+    "NVFP4_MLP_WEIGHT_ONLY_CFG",
+    "NVFP4_OMLP_ONLY_CFG",
+    "W4A16_NVFP4_CFG",
+    "W4A8_MXFP4_FP8_CFG",
+    "W4A8_NVFP4_FP8_CFG",
     "FP8_DYNAMIC_CFG",
     "FP8_PER_CHANNEL_CFG",
     "FP8_WA_FP8_KV_CFG",
 ];
 
 /// The others, with what is missing.
-const NOT_BUILT: [(&str, &str); 32] = [
+const NOT_BUILT: [(&str, &str); 15] = [
     ("FP8_AFFINE_KV_CFG", "bias"),
     ("INT4_AWQ_CFG", "algorithm awq_lite"),
     ("INT8_SMOOTHQUANT_CFG", "algorithm smoothquant"),
-    ("MAMBA_MOE_NVFP4_AGGRESSIVE_CFG", "NVFP4"),
-    ("MAMBA_MOE_NVFP4_CONSERVATIVE_CFG", "NVFP4"),
-    (
-        "MXFP4_DEFAULT_CFG",
-        "MXFP4 (num_bits (2, 1), scale_bits (8, 0))",
-    ),
-    ("MXFP4_MLP_WEIGHT_ONLY_CFG", "MXFP4"),
-    (
-        "MXFP6_DEFAULT_CFG",
-        "MXFP6 (num_bits (3, 2), scale_bits (8, 0))",
-    ),
-    (
-        "MXFP8_DEFAULT_CFG",
-        "MXFP8 (num_bits (4, 3), scale_bits (8, 0))",
-    ),
-    (
-        "MXINT8_DEFAULT_CFG",
-        "MXINT8 (num_bits 8, scale_bits (8, 0))",
-    ),
-    ("NVFP4_AFFINE_KV_CFG", "NVFP4"),
-    ("NVFP4_AWQ_CLIP_CFG", "NVFP4"),
-    ("NVFP4_AWQ_FULL_CFG", "NVFP4"),
-    ("NVFP4_AWQ_LITE_CFG", "NVFP4"),
-    (
-        "NVFP4_DEFAULT_CFG",
-        "quant_cfg[1].cfg.num_bits: NVFP4 (num_bits (2, 1), scale_bits (4, 3))",
-    ),
-    ("NVFP4_EXPERTS_ONLY_CFG", "NVFP4"),
-    ("NVFP4_FOUR_OVER_SIX_CFG", "NVFP4"),
-    ("NVFP4_FP8_MHA_CONFIG", "NVFP4"),
-    ("NVFP4_KV_CFG", "NVFP4"),
+    ("NVFP4_AFFINE_KV_CFG", "bias"),
+    ("NVFP4_AWQ_CLIP_CFG", "algorithm awq_clip"),
+    ("NVFP4_AWQ_FULL_CFG", "algorithm awq_full"),
+    ("NVFP4_AWQ_LITE_CFG", "algorithm awq_lite"),
+    ("NVFP4_FOUR_OVER_SIX_CFG", "algorithm mse"),
     ("NVFP4_KV_ROTATE_CFG", "quant_cfg[0].cfg.rotate: rotate"),
-    ("NVFP4_MLP_ONLY_CFG", "NVFP4"),
-    ("NVFP4_MLP_WEIGHT_ONLY_CFG", "NVFP4"),
-    ("NVFP4_OMLP_ONLY_CFG", "NVFP4"),
-    ("NVFP4_SVDQUANT_DEFAULT_CFG", "NVFP4"),
-    ("NVFP4_W4A4_WEIGHT_LOCAL_HESSIAN_CFG", "NVFP4"),
-    ("NVFP4_W4A4_WEIGHT_MSE_FP8_SWEEP_CFG", "NVFP4"),
-    ("W4A16_NVFP4_CFG", "NVFP4"),
+    ("NVFP4_SVDQUANT_DEFAULT_CFG", "algorithm svdquant"),
+    (
+        "NVFP4_W4A4_WEIGHT_LOCAL_HESSIAN_CFG",
+        "algorithm local_hessian",
+    ),
+    ("NVFP4_W4A4_WEIGHT_MSE_FP8_SWEEP_CFG", "algorithm mse"),
     ("W4A8_AWQ_BETA_CFG", "algorithm awq_lite"),
-    ("W4A8_MXFP4_FP8_CFG", "MXFP4"),
-    ("W4A8_NVFP4_FP8_CFG", "NVFP4"),
     ("INT4_AWQ_REAL_QUANT_CFG", "fake_quant false"),
     (
         "NF4_REAL_QUANT_CFG",
-        "double-quantized scales (num_bits 4, scale_bits 8)",
+        "this number format (num_bits 4, scale_bits 8)",
     ),
 ];
 
@@ -126,6 +114,10 @@ fn attributes_that_are_built_pass() {
         json!({"num_bits": 8, "block_sizes": {"-1": null}}),
         json!({"num_bits": 8, "block_sizes": {"-1": null, "type": "dynamic"}}),
         json!({"num_bits": 8, "block_sizes": {"-1": null, "-2": null}, "type": "dynamic"}),
+        json!({"num_bits": [1, 2], "block_sizes": {"-1": 8, "type": "dynamic", "scale_bits": [8, 0]}}),
+        json!({"num_bits": [5, 2], "block_sizes": {"-1": 32, "type": "dynamic", "scale_bits": [8, 0]}}),
+        json!({"num_bits": [2, 1], "block_sizes": {"-1": 16, "scale_bits": [4, 3], "four_over_six": true}}),
+        json!({"num_bits": [2, 1], "block_sizes": {"-1": 32, "type": "dynamic", "scale_bits": [4, 3]}}),
         json!({"num_bits": 8, "use_constant_amax": true}),
         json!({"num_bits": 8, "constant_amax": 3.5}),
         json!({"num_bits": 8, "rotate": {"enable": false, "block_size": 64}}),
@@ -149,36 +141,20 @@ fn attributes_that_are_not_built_name_key_and_feature() {
             "cfg.num_bits: this number format (num_bits (2, 1)) is",
         ),
         (
-            json!({"num_bits": [5, 2], "block_sizes": {"-1": 32, "type": "dynamic", "scale_bits": [8, 0]}}),
-            "MXFP8 (num_bits (5, 2)",
-        ),
-        (
-            json!({"num_bits": [2, 3], "block_sizes": {"-1": 32, "type": "dynamic", "scale_bits": [8, 0]}}),
-            "MXFP6 (num_bits (2, 3)",
-        ),
-        (
             json!({"num_bits": [1, 2], "block_sizes": {"-1": 32, "type": "dynamic"}}),
             "(num_bits (1, 2)",
         ),
         (
-            json!({"num_bits": [2, 1], "block_sizes": {"-1": 16, "scale_bits": [4, 3]}}),
-            "NVFP4 (num_bits (2, 1), scale_bits (4, 3))",
-        ),
-        (
             json!({"num_bits": 4, "block_sizes": {"-1": 64, "scale_bits": 8}}),
-            "cfg.block_sizes: double-quantized scales",
+            "cfg.num_bits: this number format (num_bits 4, scale_bits 8)",
         ),
         (
             json!({"num_bits": 4, "block_sizes": {"-1": null, "scale_bits": 8}}),
-            "double-quantized scales",
+            "this number format (num_bits 4, scale_bits 8)",
         ),
         (
             json!({"num_bits": 4, "block_sizes": {"-1": 64, "scale_block_sizes": {"-1": 8}}}),
             "scale_block_sizes",
-        ),
-        (
-            json!({"num_bits": 4, "block_sizes": {"-1": 64, "four_over_six": true}}),
-            "four_over_six",
         ),
         (
             json!({"num_bits": 8, "block_sizes": {"-1": 64, "type": "dynamic"}}),
@@ -187,6 +163,14 @@ fn attributes_that_are_not_built_name_key_and_feature() {
         (
             json!({"num_bits": [4, 3], "block_sizes": {"-1": 64}, "type": "dynamic"}),
             "dynamic blocks (num_bits (4, 3))",
+        ),
+        (
+            json!({"num_bits": [4, 3], "block_sizes": {"-1": 64, "type": "dynamic", "scale_bits": [8, 0]}}),
+            "cfg.block_sizes: a block of this size",
+        ),
+        (
+            json!({"num_bits": [2, 1], "block_sizes": {"-1": 128, "scale_bits": [4, 3]}}),
+            "MX in dynamic blocks of 8, 16 or 32, NVFP4 in blocks of 16 or 32",
         ),
         (json!({"bias": {"-1": null}}), "cfg.bias: bias"),
         (json!({"rotate": true}), "cfg.rotate: rotate"),

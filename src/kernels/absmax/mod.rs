@@ -32,6 +32,13 @@ pub fn largest(amax: &[f32]) -> f32 {
     f32::from_bits(magnitude(amax))
 }
 
+/// The largest magnitude of a whole tensor; NaN when there is a NaN.
+pub fn of_tensor(cpu: &Cpu, x: &TensorView) -> f32 {
+    let mut amax = [0.0];
+    run(cpu, x, &Grid::new(x.shape(), x.shape().dims()), &mut amax);
+    amax[0]
+}
+
 /// Writes the largest magnitude of every block of `x` to `amax`; `grid` was made for the shape of `x`.
 pub fn run(cpu: &Cpu, x: &TensorView, grid: &Grid, amax: &mut [f32]) {
     assert_eq!(amax.len(), grid.num_blocks(), "amax values");
@@ -112,6 +119,20 @@ pub(crate) fn magnitude<T: Element>(values: &[T]) -> u32 {
         .fold(0, |highest, value| highest.max(value.magnitude()))
 }
 
+/// The largest magnitude of those `values` that are not NaN, as bits of `T`.
+#[inline(always)]
+pub(crate) fn magnitude_without_nan<T: Element>(values: &[T]) -> u32 {
+    let all = magnitude(values);
+    if all <= T::INFINITY {
+        return all;
+    }
+    let numbers = values
+        .iter()
+        .map(|value| value.magnitude())
+        .filter(|m| *m <= T::INFINITY);
+    numbers.fold(0, u32::max)
+}
+
 struct MagnitudeLoop<'a, T>(&'a [T]);
 
 impl<T: Element> Loop for MagnitudeLoop<'_, T> {
@@ -166,10 +187,7 @@ pub fn not_finite(cpu: &Cpu, x: &TensorView) -> Option<(usize, f32)> {
     if x.count() == 0 {
         return None;
     }
-    let mut amax = [0.0];
-    let grid = Grid::new(x.shape(), x.shape().dims());
-    run(cpu, x, &grid, &mut amax);
-    if amax[0].is_finite() {
+    if of_tensor(cpu, x).is_finite() {
         return None;
     }
     with_element!(x.dtype(), T => {

@@ -13,28 +13,65 @@ use super::element::{Element, with_element};
 use super::grid::Grid;
 use super::isa::{Isa, Loop};
 use super::pieces::{self, Piece};
-use crate::format::e4m3;
 use crate::format::int::IntGrid;
+use crate::format::minifloat::{E1M2, E2M1, E2M3, E3M2, E4M3, E5M2};
+use crate::format::mx::{self, MxElement};
+use crate::format::{e4m3, nvfp4};
 use crate::tensor::TensorView;
 
-/// What an element is rounded to.
+/// What elements are rounded to, and how a block's amax becomes its scale.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum ElementFormat {
+pub enum Format {
     /// Integers.
     Int(IntGrid),
-    /// FP8 E4M3.
+    /// FP8 E4M3 under a float32 scale.
     E4m3,
+    /// Elements under a power of two.
+    Mx(MxFormat),
+    /// E2M1 under an E4M3 scale, of a tensor with this scale of its own.
+    Nvfp4 {
+        /// [`nvfp4::global_scale`] of the tensor's amax.
+        global_scale: f32,
+    },
+    /// E2M1 under scales that are themselves E4M3 under this amax.
+    Nvfp4Static {
+        /// The amax of the scales.
+        scale_amax: f32,
+    },
+}
+
+/// The elements of an MX format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MxFormat {
+    /// MXFP8, the usual one.
+    E4m3,
+    /// MXFP8 with the larger range.
+    E5m2,
+    /// MXFP6 with the larger range.
+    E3m2,
+    /// MXFP6, the usual one.
+    E2m3,
+    /// MXFP4.
+    E2m1,
+    /// Evenly spaced 4-bit values.
+    E1m2,
+    /// MXINT8.
+    Int8,
 }
 
 /// A format as the loops see it.
 trait Rounding: Copy + Send + Sync {
-    /// Multiplier and what brings a value back.
-    fn scale(self, amax: f32) -> (f32, f32);
+    type Scale: Copy;
+    /// What a block with this amax multiplies or divides by.
+    fn scale(self, amax: f32) -> Self::Scale;
     /// `x` on the grid, in the units of `x`.
-    fn apply(self, x: f32, scale: (f32, f32)) -> f32;
+    fn apply(self, x: f32, scale: Self::Scale) -> f32;
+    /// Whether the amax of a block is that of its other elements when one is NaN.
+    const SKIPS_NAN: bool = false;
 }
 
 impl Rounding for IntGrid {
+    type Scale = (f32, f32);
     #[inline(always)]
     fn scale(self, amax: f32) -> (f32, f32) {
         IntGrid::scale(self, amax)
@@ -46,9 +83,10 @@ impl Rounding for IntGrid {
 }
 
 #[derive(Clone, Copy)]
-struct E4m3;
+struct Fp8;
 
-impl Rounding for E4m3 {
+impl Rounding for Fp8 {
+    type Scale = (f32, f32);
     #[inline(always)]
     fn scale(self, amax: f32) -> (f32, f32) {
         e4m3::scale(amax)
@@ -59,17 +97,61 @@ impl Rounding for E4m3 {
     }
 }
 
+#[derive(Clone, Copy)]
+struct Mx<T>(T);
+
+impl<T: MxElement> Rounding for Mx<T> {
+    type Scale = (f32, f32);
+    const SKIPS_NAN: bool = true;
+    #[inline(always)]
+    fn scale(self, amax: f32) -> (f32, f32) {
+        mx::scale(amax, self.0.max())
+    }
+    #[inline(always)]
+    fn apply(self, x: f32, scale: (f32, f32)) -> f32 {
+        mx::fake_quant(self.0, x, scale)
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Nvfp4 {
+    global_scale: f32,
+}
+
+impl Rounding for Nvfp4 {
+    type Scale = f32;
+    const SKIPS_NAN: bool = true;
+    #[inline(always)]
+    fn scale(self, amax: f32) -> f32 {
+        nvfp4::block_scale(amax, self.global_scale) * self.global_scale
+    }
+    #[inline(always)]
+    fn apply(self, x: f32, scale: f32) -> f32 {
+        nvfp4::fake_quant(x, scale)
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Nvfp4Static {
+    scale_amax: f32,
+}
+
+impl Rounding for Nvfp4Static {
+    type Scale = f32;
+    #[inline(always)]
+    fn scale(self, amax: f32) -> f32 {
+        nvfp4::static_scale(amax, self.scale_amax)
+    }
+    #[inline(always)]
+    fn apply(self, x: f32, scale: f32) -> f32 {
+        nvfp4::fake_quant(x, scale)
+    }
+}
+
 /// Fake-quantizes `x` into `out` under given amax values, one for each block of `grid`.
 ///
 /// `out` passed `x.check_out`, `grid` was made for the shape of `x`.
-pub fn run(
-    cpu: &Cpu,
-    x: &TensorView,
-    out: &TensorView,
-    grid: &Grid,
-    amax: &[f32],
-    format: ElementFormat,
-) {
+pub fn run(cpu: &Cpu, x: &TensorView, out: &TensorView, grid: &Grid, amax: &[f32], format: Format) {
     assert_eq!(amax.len(), grid.num_blocks(), "amax values");
     dispatch(cpu, x, out, grid, Amax::Given(amax), format);
 }
@@ -81,7 +163,7 @@ pub fn run_dynamic(
     x: &TensorView,
     out: &TensorView,
     grid: &Grid,
-    format: ElementFormat,
+    format: Format,
 ) -> f32 {
     if pieces::hold_whole_blocks(grid) {
         let largest = absmax::Maximum::default();
@@ -116,7 +198,7 @@ fn dispatch(
     out: &TensorView,
     grid: &Grid,
     amax: Amax<'_>,
-    format: ElementFormat,
+    format: Format,
 ) {
     x.assert_out(out);
     assert_eq!(grid.count(), x.count(), "grid of another shape");
@@ -130,8 +212,21 @@ fn dispatch(
         // the view).
         unsafe {
             match format {
-                ElementFormat::Int(grid) => run_piece(isa, from, to, &piece, block, amax, grid),
-                ElementFormat::E4m3 => run_piece(isa, from, to, &piece, block, amax, E4m3),
+                Format::Int(grid) => run_piece(isa, from, to, &piece, block, amax, grid),
+                Format::E4m3 => run_piece(isa, from, to, &piece, block, amax, Fp8),
+                Format::Nvfp4 { global_scale } => {
+                    run_piece(isa, from, to, &piece, block, amax, Nvfp4 { global_scale })
+                }
+                Format::Nvfp4Static { scale_amax } => {
+                    run_piece(isa, from, to, &piece, block, amax, Nvfp4Static { scale_amax })
+                }
+                Format::Mx(MxFormat::E4m3) => run_piece(isa, from, to, &piece, block, amax, Mx(E4M3)),
+                Format::Mx(MxFormat::E5m2) => run_piece(isa, from, to, &piece, block, amax, Mx(E5M2)),
+                Format::Mx(MxFormat::E3m2) => run_piece(isa, from, to, &piece, block, amax, Mx(E3M2)),
+                Format::Mx(MxFormat::E2m3) => run_piece(isa, from, to, &piece, block, amax, Mx(E2M3)),
+                Format::Mx(MxFormat::E2m1) => run_piece(isa, from, to, &piece, block, amax, Mx(E2M1)),
+                Format::Mx(MxFormat::E1m2) => run_piece(isa, from, to, &piece, block, amax, Mx(E1M2)),
+                Format::Mx(MxFormat::Int8) => run_piece(isa, from, to, &piece, block, amax, Mx(mx::Int8)),
             }
         }
     }));
@@ -269,7 +364,10 @@ fn run_loop<T: Element, M: Memory<T>, R: Rounding>(body: &mut PieceLoop<'_, M, R
         Amax::OfTheRun(largest) => {
             let mut highest = 0;
             body.by_runs::<T>(|run, _| {
-                let magnitude = absmax::magnitude(run);
+                let magnitude = match R::SKIPS_NAN {
+                    true => absmax::magnitude_without_nan(run),
+                    false => absmax::magnitude(run),
+                };
                 highest = highest.max(magnitude);
                 T::from_magnitude(magnitude)
             });

@@ -102,12 +102,12 @@ def _out(kind: Any, function: Any, *arguments: Any) -> Any:
 
 def handle_from(function: Any, *arguments: Any) -> int:
     """The handle that a function writes to its last parameter."""
-    return _out(abi.Handle, function, *arguments)
+    return int(_out(abi.Handle, function, *arguments))
 
 
 def size_from(function: Any, *arguments: Any) -> int:
     """The size_t that a function writes to its last parameter."""
-    return _out(ct.c_size_t, function, *arguments)
+    return int(_out(ct.c_size_t, function, *arguments))
 
 
 def flag_from(function: Any, *arguments: Any) -> bool:

@@ -1,0 +1,28 @@
+# What a newcomer runs. Every target does its own set-up (scripts/setup.sh).
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+RELEASE := target/release
+
+.PHONY: demo test lint setup library clean
+
+## The main job: an engine quantizes its own model through libmq; one table.
+demo: library
+	$(MAKE) --no-print-directory -C examples/tiny_llama demo
+
+## Everything that can be checked without a GPU.
+test: setup library
+	scripts/test.sh
+
+## Formatting, lints, licences.
+lint: setup
+	scripts/lint.sh
+
+library: setup
+	cargo build --release --locked
+
+setup:
+	scripts/setup.sh $(VENV)
+
+clean:
+	cargo clean
+	rm -rf $(VENV)

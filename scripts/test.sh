@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Runs every test: Rust, the header and symbols, the C harness (plain, valgrind, AddressSanitizer), the
+# C++ wrapper, the Python package, the example engine on the real model, and the lints. `make test`.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python="$PWD/.venv/bin/python"
+release="$PWD/target/release"
+
+step() { printf '\n== %s\n' "$*"; }
+
+step "lints"
+scripts/lint.sh
+step "Rust tests"
+cargo test --workspace --locked
+step "C and C++ tests"
+MQ_REQUIRE_CLANG=1 tests/run_c_abi.sh "$release"
+step "C tests under AddressSanitizer"
+tests/run_asan.sh
+step "Python tests"
+"$python" -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps ./bindings/python
+"$python" -m pytest -q tests/python
+step "example engine"
+make --no-print-directory -C examples/tiny_llama test

@@ -1,0 +1,205 @@
+//! What one quantizer does to one tensor.
+
+use super::amax::Amax;
+use super::granularity::Granularity;
+use super::quantizer::{CONSTANT_AMAX, Kind, Quantizer};
+use crate::error::{Error, Result};
+use crate::format::{e4m3, nvfp4};
+use crate::kernels::fake_quant::Format;
+use crate::kernels::{Cpu, absmax, fake_quant};
+use crate::tensor::{Shape, TensorView};
+
+/// Where the scales of a tensor come from, and how far one reaches.
+struct Prepared<'a> {
+    format: Format,
+    blocks: Granularity,
+    /// None: every block's own.
+    amax: Option<&'a [f32]>,
+}
+
+/// Fake-quantizes `x` into `out`, which passed `x.check_out`, with one enabled quantizer; `name` goes
+/// into messages.
+pub(super) fn apply(
+    cpu: &Cpu,
+    quantizer: &Quantizer,
+    name: &str,
+    x: &TensorView,
+    out: &TensorView,
+) -> Result<()> {
+    if x.count() == 0 {
+        return Ok(());
+    }
+    let mut own = Vec::new();
+    let prepared = prepare(cpu, quantizer, name, x, &mut own)?;
+    let grid = prepared.blocks.grid();
+    match prepared.amax {
+        Some(amax) => fake_quant::run(cpu, x, out, grid, amax, prepared.format),
+        None => {
+            let largest = fake_quant::run_dynamic(cpu, x, out, grid, prepared.format);
+            // MX has a definition for everything; elsewhere a scale must be finite.
+            if !largest.is_finite() && !matches!(prepared.format, Format::Mx(_)) {
+                return Err(Error::Numeric(format!(
+                    "`{name}`: its dynamic amax would be {largest}: NaN or Inf in a tensor of shape {:?}",
+                    x.shape()
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What `apply` would refuse, found without writing anything.
+pub(super) fn check(cpu: &Cpu, quantizer: &Quantizer, name: &str, x: &TensorView) -> Result<()> {
+    if x.count() == 0 {
+        return Ok(());
+    }
+    let mut own = Vec::new();
+    let prepared = prepare(cpu, quantizer, name, x, &mut own)?;
+    match (prepared.amax, prepared.format) {
+        (Some(_), _) | (None, Format::Mx(_)) => Ok(()),
+        (None, _) => match absmax::not_finite(cpu, x) {
+            None => Ok(()),
+            Some(found) => Err(not_finite(name, x, found)),
+        },
+    }
+}
+
+/// Checks everything that does not need the result; `own` holds amax values that had to be found.
+fn prepare<'a>(
+    cpu: &Cpu,
+    quantizer: &'a Quantizer,
+    name: &str,
+    x: &TensorView,
+    own: &'a mut Vec<f32>,
+) -> Result<Prepared<'a>> {
+    let kind = quantizer.kind().ok_or_else(|| {
+        Error::Unsupported(format!("`{name}`: {}", quantizer.attributes.num_bits))
+    })?;
+    if quantizer.attributes.unsigned && absmax::any_negative(cpu, x) {
+        return Err(Error::Numeric(format!(
+            "`{name}`: Negative values encountered in unsigned quantization; drop `unsigned` or pass values from 0 on"
+        )));
+    }
+    let blocks = fits(Granularity::new(&quantizer.attributes, x.shape()), name)?;
+    let mut amax = amax_values(quantizer);
+    if let Some(found) = amax {
+        let expected = fits(amax_granularity(quantizer, x.shape()), name)?;
+        check_amax_fits(quantizer, &expected, name, x, found.len())?;
+    }
+    let format = match kind {
+        Kind::Amax(format) => {
+            let constant = quantizer.attributes.use_constant_amax
+                || quantizer.attributes.constant_amax.is_some();
+            if constant {
+                let blocks = Granularity::per_tensor(x.shape());
+                return Ok(Prepared {
+                    format,
+                    blocks,
+                    amax,
+                });
+            }
+            format
+        }
+        Kind::Mx(format) => {
+            amax = None;
+            Format::Mx(format)
+        }
+        Kind::Nvfp4Dynamic => {
+            let tensor = match amax.take() {
+                Some(amax) => absmax::largest(amax),
+                None => absmax::of_tensor(cpu, x),
+            };
+            if !tensor.is_finite() {
+                let found = absmax::not_finite(cpu, x).unwrap_or((0, tensor));
+                return Err(not_finite(name, x, found));
+            }
+            Format::Nvfp4 {
+                global_scale: nvfp4::global_scale(tensor),
+            }
+        }
+        Kind::Nvfp4Static { largest_scale } => {
+            if amax.is_none() {
+                own.resize(blocks.grid().num_blocks(), 0.0);
+                absmax::run(cpu, x, blocks.grid(), own);
+            }
+            let amax = amax.insert(amax.unwrap_or(own));
+            let tensor = quantizer
+                .global_amax
+                .unwrap_or_else(|| absmax::largest(amax));
+            if !tensor.is_finite() {
+                let found = absmax::not_finite(cpu, x).unwrap_or((0, tensor));
+                return Err(not_finite(name, x, found));
+            }
+            Format::Nvfp4Static {
+                scale_amax: tensor * (e4m3::MAX / largest_scale) / nvfp4::ELEMENT_MAX,
+            }
+        }
+    };
+    Ok(Prepared {
+        format,
+        blocks,
+        amax,
+    })
+}
+
+fn amax_values(quantizer: &Quantizer) -> Option<&[f32]> {
+    if quantizer.attributes.use_constant_amax {
+        return Some(&[CONSTANT_AMAX]);
+    }
+    quantizer.amax.as_ref().map(Amax::values)
+}
+
+/// How a tensor is cut for the amax that a quantizer keeps: dynamic blocks find their own, so theirs is
+/// that of the whole tensor, and so is a constant one.
+pub fn amax_granularity(
+    quantizer: &Quantizer,
+    shape: &Shape,
+) -> std::result::Result<Granularity, String> {
+    let a = &quantizer.attributes;
+    let constant = a.use_constant_amax || a.constant_amax.is_some();
+    if constant || matches!(quantizer.kind(), Some(Kind::Nvfp4Dynamic | Kind::Mx(_))) {
+        return Ok(Granularity::per_tensor(shape));
+    }
+    Granularity::new(a, shape)
+}
+
+fn fits(granularity: std::result::Result<Granularity, String>, name: &str) -> Result<Granularity> {
+    granularity.map_err(|text| Error::State(format!("`{name}`: {text}")))
+}
+
+fn check_amax_fits(
+    quantizer: &Quantizer,
+    granularity: &Granularity,
+    name: &str,
+    x: &TensorView,
+    found: usize,
+) -> Result<()> {
+    let expected = granularity.grid().num_blocks();
+    if expected == found {
+        return Ok(());
+    }
+    let why = if quantizer.has_static_blocks() {
+        "Input shape has changed: block-quantization requires a fixed input shape"
+    } else {
+        "calibrate it with tensors of this shape, or set its amax"
+    };
+    Err(Error::State(format!(
+        "`{name}`: its amax has {found} values, but a tensor of shape {:?} needs {expected}; {why}",
+        x.shape()
+    )))
+}
+
+/// The error for a NaN or an infinity at a flat position.
+pub fn not_finite(name: &str, x: &TensorView, (position, value): (usize, f32)) -> Error {
+    let mut index = Vec::new();
+    let mut rest = position;
+    for extent in x.shape().dims().iter().rev() {
+        index.push(rest % extent);
+        rest /= extent;
+    }
+    index.reverse();
+    Error::Numeric(format!(
+        "`{name}`: {value} at {index:?} of a tensor of shape {:?}; a scale needs finite values",
+        x.shape()
+    ))
+}
