@@ -1038,13 +1038,14 @@ mq_status mq_quantizer_set_pre_quant_scale(struct mq_quantizer *quantizer,
  *                         row-major). NULL: taken from `x`. Must be NULL for a list.
  * @param[out] out         Result, of the shape and dtype of `x`; may share its memory exactly (in
  *                         place), not partly.
- * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT; MQ_ERR_CONFIG; MQ_ERR_UNSUPPORTED; MQ_ERR_STATE when `amax`
- *         has not as many values as the granularity asks for; MQ_ERR_NUMERIC for a negative, NaN or
+ * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT, also when an axis does not fit `x` or `amax` has not as many
+ *         values as the granularity asks for; MQ_ERR_CONFIG; MQ_ERR_UNSUPPORTED; MQ_ERR_NUMERIC for a negative, NaN or
  *         infinite amax, for NaN or Inf in `x` when `amax` is NULL, or negative values under
  *         `unsigned`. On failure `out` is unspecified.
  *
  * Arithmetic is float32, rounding to nearest even, the result rounded once to the dtype of `x`. Under
- * a given amax NaN stays NaN, and an infinity saturates to the largest value of the grid.
+ * a given amax NaN stays NaN, and an infinity saturates to the largest value of the grid (under an
+ * integer format's amax of zero it becomes NaN).
  */
 MQ_API
 mq_status mq_fake_quant(const struct mq_context *context,

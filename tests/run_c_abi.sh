@@ -59,7 +59,7 @@ sed '/^ *#/d' include/mq.h | tr '\n' ' ' | grep -oE 'MQ_API[^(;]*\(' |
 nm -D --defined-only "$libdir/libmq.so" | awk '{ print $3 }' | sort >"$out/exported"
 diff "$out/declared" "$out/exported" >&2 ||
     fail "include/mq.h (<) and the symbols of libmq.so (>) differ"
-readelf -d "$libdir/libmq.so" | grep -qF "Library soname: [$soname]" ||
+readelf -d "$libdir/libmq.so" | grep -F "Library soname: [$soname]" >/dev/null ||
     fail "the SONAME of libmq.so is not $soname"
 echo "$(wc -l <"$out/declared") functions, $soname"
 

@@ -19,15 +19,22 @@ impl Algorithm for Max {
     fn solve(&self, slot: &Slot, statistics: &AbsMax) -> Option<SlotState> {
         let mut collected = statistics.collected().into_iter();
         Some(slot.state().map(|quantizer| {
+            let found = collected.next().unwrap_or_default();
+            let bias = quantizer.attributes.bias.as_ref();
+            let running = found.bias.filter(|_| quantizer.collects_bias());
             // A member that saw no data keeps what it has.
-            let Some(amax) = collected.next().flatten() else {
+            if found.amax.is_none() && running.is_none() {
                 return Arc::clone(quantizer);
-            };
+            }
             Arc::new(Quantizer {
                 has_static_block_scale: slot.role() == Role::Weight
                     && quantizer.has_static_blocks(),
-                amax: Some(amax.clone()),
-                collected: Some(amax),
+                amax: found.amax.clone().or_else(|| quantizer.amax.clone()),
+                collected: found.amax,
+                bias_value: bias
+                    .zip(running.as_ref())
+                    .map(|(bias, running)| running.value(bias)),
+                collected_bias: running,
                 ..(**quantizer).clone()
             })
         }))

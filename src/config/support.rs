@@ -25,8 +25,6 @@ const MISSING: &[(&str, Asks, &str)] = &[
     ("block_sizes", has_scale_blocks, "scale_block_sizes"),
     ("block_sizes", has_dynamic_blocks, "dynamic blocks"),
     ("block_sizes", has_wrong_block, "a block of this size"),
-    ("bias", |a| a.bias.is_some(), "bias (affine quantization)"),
-    ("rotate", |a| a.rotate.enable, "rotate (Hadamard rotation)"),
     ("calibrator", uses_histogram, "calibrator histogram"),
     ("fake_quant", |a| !a.fake_quant, "fake_quant false"),
     ("backend", |a| a.backend.is_some(), "a custom backend"),

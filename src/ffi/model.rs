@@ -333,7 +333,7 @@ pub unsafe extern "C" fn mq_model_quantizer_count(
     // SAFETY: contract above.
     unsafe {
         with(model, |_, inner| {
-            *out(count, "count")? = inner.quantizers().count();
+            *out(count, "count")? = inner.listed_quantizers().len();
             Ok(())
         })
     }
@@ -355,13 +355,14 @@ pub unsafe extern "C" fn mq_model_quantizer_at(
     unsafe {
         with(model, |handle, inner| {
             let quantizer = out(quantizer, "quantizer")?;
-            let Some((slot, member)) = inner.quantizers().nth(index) else {
+            let listed = inner.listed_quantizers();
+            let Some((slot, member)) = listed.get(index) else {
                 return Err(Error::InvalidArgument(format!(
                     "index {index}, but the model has {} quantizers",
-                    inner.quantizers().count()
+                    listed.len()
                 )));
             };
-            *quantizer = handle.keep_quantizer(&slot, member)?;
+            *quantizer = handle.keep_quantizer(slot, *member)?;
             Ok(())
         })
     }

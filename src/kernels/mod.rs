@@ -5,12 +5,14 @@
 //! for every number of threads.
 
 pub mod absmax;
+pub mod bias;
 pub mod channel_scale;
 pub mod copy;
 pub mod cpu;
 mod element;
 pub mod fake_quant;
 pub mod grid;
+pub mod hadamard;
 pub mod isa;
 mod pieces;
 

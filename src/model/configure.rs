@@ -184,9 +184,16 @@ impl Model {
         }) else {
             return Ok(());
         };
-        let slots = self.slots().iter();
-        let enabled =
-            slots.filter(|slot| slot.name().contains(WEIGHT) && slot.state().is_enabled());
+        // A model of nothing but quantizers of the host's own has no weights to ask for.
+        let mut weights = self
+            .slots()
+            .iter()
+            .filter(|slot| slot.name().contains(WEIGHT))
+            .peekable();
+        if weights.peek().is_none() {
+            return Ok(());
+        }
+        let enabled = weights.filter(|slot| slot.state().is_enabled());
         match enabled.count() {
             0 => Err(Error::Config(format!(
                 "{} `{}` asks for weight quantization but no weight quantizer is enabled: later entries switch them off, or the names differ",

@@ -38,7 +38,11 @@ pub fn fake_quant_once(
             quantizer.amax = Some(Amax::new(values, amax.shape().dims()));
         }
         if quantizer.enabled {
-            apply(context.cpu(), &quantizer, "x", &from, &out)?;
+            // Without a model there is no state that could be wrong: the arguments do not fit.
+            apply(context.cpu(), &quantizer, "x", &from, &out).map_err(|error| match error {
+                Error::State(text) => Error::InvalidArgument(text),
+                other => other,
+            })?;
         } else {
             copy::run(context.cpu(), &from, &out);
         }

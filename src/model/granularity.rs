@@ -60,6 +60,12 @@ impl Granularity {
         }
     }
 
+    /// One value for every index of the axes that are not named.
+    pub fn reducing(axis: &Axis, shape: &Shape) -> Result<Self, String> {
+        let reduced = axes(axis.dims().iter().copied(), shape)?;
+        Ok(Self::kept(shape, |dim| !reduced[dim]))
+    }
+
     /// One amax for a whole tensor.
     pub fn per_tensor(shape: &Shape) -> Self {
         Self::kept(shape, |_| false)

@@ -117,6 +117,17 @@ impl LayerSpec {
     }
 }
 
+/// Extent of the last axis of what a quantizer of this layer sees, where the layer tells.
+fn channels(spec: &LayerSpec, role: Role) -> Option<usize> {
+    let dims = spec.weight.as_ref()?.shape().dims();
+    match (spec.kind, role) {
+        (_, Role::Weight) => dims.last().copied(),
+        (LayerKind::Linear, Role::Input) => dims.get(1).copied(),
+        (LayerKind::Linear, Role::Output) => dims.first().copied(),
+        _ => None,
+    }
+}
+
 /// Checks that a name can be found again by a pattern and printed on one line.
 pub(super) fn check_name(name: &str) -> Result<()> {
     if name.is_empty() || name.chars().any(|c| c.is_control()) {
@@ -156,7 +167,7 @@ impl Layer {
                 axis,
                 ..Attributes::default()
             };
-            let spec = SlotSpec {
+            let slot = SlotSpec {
                 name: format!("{}.{suffix}", spec.name),
                 role,
                 class_name: class_name.clone(),
@@ -166,9 +177,10 @@ impl Layer {
                 } else {
                     None
                 },
+                channels: channels(&spec, role),
                 quantizer: Quantizer::new(attributes),
             };
-            Arc::new(Slot::new(spec, Arc::clone(shared)))
+            Arc::new(Slot::new(slot, Arc::clone(shared)))
         };
         // The weight of an embedding begins per tensor, every other one with an amax per index of
         // axis 0 (for a transposed convolution that is the input channel).

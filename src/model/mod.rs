@@ -6,6 +6,7 @@
 
 mod amax;
 mod attributes;
+mod bias;
 mod configure;
 mod context;
 mod fake_quant_once;
@@ -14,12 +15,14 @@ mod layer;
 mod quantization;
 mod quantizer;
 mod registry;
+mod rotation;
 mod select;
 mod slot;
 mod snapshot;
 mod summary;
 
 pub use amax::Amax;
+pub use bias::{RunningBias, granularity as bias_granularity};
 pub use context::{Context, LogLevel, LogSink};
 pub use fake_quant_once::fake_quant_once;
 pub use granularity::Granularity;

@@ -1,10 +1,12 @@
 //! What one quantizer does to one tensor.
 
 use super::amax::Amax;
+use super::bias;
 use super::granularity::Granularity;
 use super::quantizer::{CONSTANT_AMAX, Kind, Quantizer};
 use crate::error::{Error, Result};
 use crate::format::{e4m3, nvfp4};
+use crate::kernels::bias::shift;
 use crate::kernels::fake_quant::Format;
 use crate::kernels::{Cpu, absmax, fake_quant};
 use crate::tensor::{Shape, TensorView};
@@ -29,6 +31,39 @@ pub(super) fn apply(
     if x.count() == 0 {
         return Ok(());
     }
+    let Some((bias, value)) = quantizer.applied_bias() else {
+        return apply_without_bias(cpu, quantizer, name, x, out);
+    };
+    let invalid = |text| Error::State(format!("`{name}`: {text}"));
+    let blocks = bias::granularity(bias, x.shape()).map_err(invalid)?;
+    let own;
+    let value = match value {
+        Some(value) => value,
+        None => {
+            own = bias::of_tensor(bias, x).map_err(invalid)?;
+            &own
+        }
+    };
+    if value.values().len() != blocks.grid().num_blocks() {
+        return Err(Error::State(format!(
+            "`{name}`: its bias has shape {:?}, which does not fit a tensor of shape {:?}",
+            value.shape(),
+            x.shape()
+        )));
+    }
+    shift(cpu, x, out, blocks.grid(), value.values(), -1.0);
+    apply_without_bias(cpu, quantizer, name, out, out)?;
+    shift(cpu, out, out, blocks.grid(), value.values(), 1.0);
+    Ok(())
+}
+
+fn apply_without_bias(
+    cpu: &Cpu,
+    quantizer: &Quantizer,
+    name: &str,
+    x: &TensorView,
+    out: &TensorView,
+) -> Result<()> {
     let mut own = Vec::new();
     let prepared = prepare(cpu, quantizer, name, x, &mut own)?;
     let grid = prepared.blocks.grid();
@@ -181,7 +216,7 @@ fn check_amax_fits(
     let why = if quantizer.has_static_blocks() {
         "Input shape has changed: block-quantization requires a fixed input shape"
     } else {
-        "calibrate it with tensors of this shape, or set its amax"
+        "calibrate it with tensors of this shape, or give it an amax of that many values"
     };
     Err(Error::State(format!(
         "`{name}`: its amax has {found} values, but a tensor of shape {:?} needs {expected}; {why}",

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::amax::Amax;
-use crate::config::{Attributes, NumBits, QuantType};
+use super::bias::RunningBias;
+use crate::config::{Attributes, Bias, NumBits, QuantType, RotateMode};
 use crate::format::int::IntGrid;
 use crate::format::{e4m3, nvfp4};
 use crate::kernels::fake_quant::{Format, MxFormat};
@@ -23,6 +24,10 @@ pub struct Quantizer {
     /// The largest amax of all weights that share one scale (q, k, v; gate, up); only static NVFP4 blocks
     /// have use for it. None: that of this quantizer alone.
     pub global_amax: Option<f32>,
+    /// The calibrated bias of an affine quantizer.
+    pub bias_value: Option<Amax>,
+    /// What that was found from.
+    pub collected_bias: Option<RunningBias>,
     /// What the max calibrator has seen since the attributes were set; calibrations add to it.
     pub collected: Option<Amax>,
     /// Factors for the channels of what it sees, applied first, also when disabled.
@@ -42,6 +47,8 @@ impl Quantizer {
             amax: constant_buffer(&attributes),
             attributes,
             global_amax: None,
+            bias_value: None,
+            collected_bias: None,
             collected: None,
             pre_quant_scale: None,
             is_folded: false,
@@ -53,12 +60,15 @@ impl Quantizer {
     pub fn with_attributes(&self, attributes: Attributes) -> Self {
         let same_blocks = self.attributes.axis == attributes.axis
             && self.attributes.block_sizes == attributes.block_sizes;
+        let same_bias = self.attributes.bias == attributes.bias;
         Self {
             enabled: attributes.enable,
             amax: constant_buffer(&attributes)
                 .or_else(|| self.amax.clone().filter(|_| same_blocks)),
             attributes,
             global_amax: self.global_amax.filter(|_| same_blocks),
+            bias_value: self.bias_value.clone().filter(|_| same_bias),
+            collected_bias: None,
             collected: None,
             pre_quant_scale: self.pre_quant_scale.clone(),
             is_folded: false,
@@ -99,10 +109,46 @@ impl Quantizer {
         Self {
             amax: constant_buffer(&self.attributes),
             global_amax: None,
+            bias_value: None,
+            collected_bias: None,
             collected: None,
             has_static_block_scale: false,
             ..self.clone()
         }
+    }
+
+    /// Whether its amax is a single value for tensors of every shape.
+    pub fn has_one_amax(&self) -> bool {
+        let a = &self.attributes;
+        let found_by_blocks = matches!(self.kind(), Some(Kind::Nvfp4Dynamic | Kind::Mx(_)));
+        a.constant_amax.is_some() || found_by_blocks || a.axis.is_none() && a.block_sizes.is_none()
+    }
+
+    /// Whether it changes what it sees before it quantizes, also when it is off.
+    pub fn changes_input(&self) -> bool {
+        self.pre_quant_scale.is_some() || self.attributes.rotate.enable
+    }
+
+    /// Whether what it rotated is rotated back after it.
+    pub fn rotates_back(&self) -> bool {
+        let rotate = &self.attributes.rotate;
+        rotate.enable && rotate.mode == RotateMode::RotateBack
+    }
+
+    /// The bias it takes off and adds again, and the calibrated value of it.
+    pub fn applied_bias(&self) -> Option<(&Bias, Option<&Amax>)> {
+        let bias = self.attributes.bias.as_ref()?;
+        // As in the reference, formats that find their own block scales leave the bias out.
+        match self.kind() {
+            Some(Kind::Amax(_)) => Some((bias, self.bias_value.as_ref())),
+            _ => None,
+        }
+    }
+
+    /// Whether a calibration finds its bias.
+    pub fn collects_bias(&self) -> bool {
+        let bias = self.attributes.bias.as_ref();
+        self.enabled && bias.is_some_and(|bias| bias.quant_type == QuantType::Static)
     }
 
     /// Whether a calibration gives it an amax.

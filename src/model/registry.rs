@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering::SeqCst};
 
 use super::amax::{self, Amax};
 use super::context::Context;
@@ -31,6 +31,8 @@ pub struct Shared {
     mode: AtomicU8,
     poisoned: AtomicBool,
     failure: FirstFailure,
+    /// Counts the changes between plain and sequential quantizers.
+    structure: AtomicUsize,
 }
 
 impl Shared {
@@ -58,6 +60,10 @@ impl Shared {
         }
     }
 
+    pub(super) fn note_new_structure(&self) {
+        self.structure.fetch_add(1, SeqCst);
+    }
+
     pub(super) fn note_failure(&self, error: &Error) {
         self.failure.note(error);
     }
@@ -70,6 +76,15 @@ pub struct Model {
     slots: Vec<Arc<Slot>>,
     layer_by_name: HashMap<String, usize>,
     slot_by_name: HashMap<String, usize>,
+    listing: Listing,
+}
+
+/// Every quantizer by position, as of one structure: asking for all of them one by one must not take
+/// the square of their number.
+#[derive(Default)]
+struct Listing {
+    structure: Option<(usize, usize)>,
+    quantizers: Vec<(Arc<Slot>, Option<usize>)>,
 }
 
 impl Model {
@@ -81,7 +96,9 @@ impl Model {
                 mode: AtomicU8::new(Mode::Registered as u8),
                 poisoned: AtomicBool::new(false),
                 failure: FirstFailure::default(),
+                structure: AtomicUsize::new(0),
             }),
+            listing: Listing::default(),
             layers: Vec::new(),
             slots: Vec::new(),
             layer_by_name: HashMap::new(),
@@ -158,6 +175,7 @@ impl Model {
             class_name: class_name.map(str::to_owned),
             locked: false,
             weight: None,
+            channels: None,
             quantizer: Quantizer::new(Attributes::default()),
         };
         let slot = Arc::new(Slot::new(spec, Arc::clone(&self.shared)));
@@ -200,6 +218,18 @@ impl Model {
             };
             members.into_iter().map(|member| (Arc::clone(slot), member))
         })
+    }
+
+    /// Every quantizer in registration order, by position.
+    pub fn listed_quantizers(&mut self) -> &[(Arc<Slot>, Option<usize>)] {
+        let structure = (self.slots.len(), self.shared.structure.load(SeqCst));
+        if self.listing.structure != Some(structure) {
+            self.listing = Listing {
+                structure: Some(structure),
+                quantizers: self.quantizers().collect(),
+            };
+        }
+        &self.listing.quantizers
     }
 
     /// The layer of that name.
@@ -245,6 +275,8 @@ impl Model {
                 Some(Amax::new(vec![0.0; count], granularity.amax_shape()))
             }
             (None, Some(amax)) => Some(amax.clone()),
+            // One value for a whole tensor, whatever its shape will be.
+            (None, None) if one.has_one_amax() => Some(Amax::new(vec![0.0], &[])),
             (None, None) => None,
         };
         if let Some(expected) = expected
@@ -299,12 +331,10 @@ impl Model {
                         values[i]
                     )));
                 }
-                let channels = slot.weight().and_then(|w| w.shape().dims().last().copied());
-                if channels.is_some_and(|channels| channels != values.len()) {
+                if let Some(channels) = slot.channels().filter(|n| *n != values.len()) {
                     return Err(Error::InvalidArgument(format!(
-                        "`{name}`: pre_quant_scale of {} channels for a weight of shape {:?}",
-                        values.len(),
-                        slot.weight().map(TensorView::shape)
+                        "`{name}`: pre_quant_scale of {} channels, expected {channels}",
+                        values.len()
                     )));
                 }
                 Some(values.into())

@@ -7,8 +7,9 @@ use serde_json::Value;
 use super::quantization;
 use super::quantizer::{Quantizer, SlotState};
 use super::registry::{Mode, Shared};
+use super::rotation;
 use crate::error::{Error, Result};
-use crate::kernels::{Cpu, channel_scale, copy};
+use crate::kernels::{Cpu, channel_scale, copy, hadamard};
 use crate::tensor::{DType, TensorView};
 
 /// What passes a quantizer.
@@ -39,6 +40,7 @@ pub struct Slot {
     /// An embedding's input holds indices: it can never be quantized.
     locked: bool,
     weight: Option<TensorView>,
+    channels: Option<usize>,
     shared: Arc<Shared>,
     state: RwLock<Arc<SlotState>>,
     observer: RwLock<Option<Arc<dyn Observer>>>,
@@ -51,6 +53,8 @@ pub(super) struct SlotSpec {
     pub class_name: Option<String>,
     pub locked: bool,
     pub weight: Option<TensorView>,
+    /// Extent of the last axis of what passes it, where that is known.
+    pub channels: Option<usize>,
     pub quantizer: Quantizer,
 }
 
@@ -62,6 +66,7 @@ impl Slot {
             class_name: spec.class_name,
             locked: spec.locked,
             weight: spec.weight,
+            channels: spec.channels,
             shared,
             state: RwLock::new(Arc::new(SlotState::Single(Arc::new(spec.quantizer)))),
             observer: RwLock::default(),
@@ -101,6 +106,11 @@ impl Slot {
         self.weight.as_ref()
     }
 
+    /// Extent of the last axis of what passes it, where that is known.
+    pub fn channels(&self) -> Option<usize> {
+        self.channels
+    }
+
     /// What it holds now.
     pub fn state(&self) -> Arc<SlotState> {
         // The lock only guards the swap of one pointer: nobody can panic while holding it.
@@ -108,7 +118,13 @@ impl Slot {
     }
 
     pub(crate) fn replace(&self, state: Arc<SlotState>) {
-        *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
+        let mut current = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        if current.members().len() != state.members().len()
+            || matches!(**current, SlotState::Single(_)) != matches!(*state, SlotState::Single(_))
+        {
+            self.shared.note_new_structure();
+        }
+        *current = state;
     }
 
     pub(crate) fn set_observer(&self, observer: Option<Arc<dyn Observer>>) {
@@ -210,28 +226,55 @@ impl Slot {
         x: &TensorView,
         out: Option<&TensorView>,
     ) -> Result<()> {
-        let first = self.members(member)?;
-        let scale = first.first().and_then(|q| q.pre_quant_scale.clone());
-        let Some(scale) = scale else {
-            if let Some(observer) = self.observer() {
-                observer.observe(cpu, member, x)?;
-            }
-            if let Some(out) = out {
-                copy::run(cpu, x, out);
-            }
-            return Ok(());
-        };
-        self.check_channels(x, &scale)?;
+        let members = self.members(member)?;
         let mut scratch = Scratch::default();
-        let scaled = match out {
-            Some(out) => *out,
-            None => scratch.like(x)?,
-        };
-        channel_scale::run(cpu, x, &scale, &scaled);
-        match self.observer() {
-            Some(observer) => observer.observe(cpu, member, &scaled),
-            None => Ok(()),
+        let mut seen = *x;
+        if let Some(first) = members.first().filter(|q| q.changes_input()) {
+            let target = match out {
+                Some(out) => *out,
+                None => scratch.like(x)?,
+            };
+            seen = self.change_input(cpu, first, x, &target)?;
         }
+        if let Some(observer) = self.observer() {
+            observer.observe(cpu, member, &seen)?;
+        }
+        if let Some(out) = out {
+            copy::run(cpu, &seen, out);
+            for quantizer in members.iter().filter(|q| q.rotates_back()) {
+                self.rotate(cpu, quantizer, out, out)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What a quantizer does before anything else, also when it is off: the pre_quant_scale, then the
+    /// rotation. Returns where the result is: in `x` itself when there is nothing to do, else in `out`.
+    fn change_input(
+        &self,
+        cpu: &Cpu,
+        quantizer: &Quantizer,
+        x: &TensorView,
+        out: &TensorView,
+    ) -> Result<TensorView> {
+        let mut from = *x;
+        if let Some(scale) = &quantizer.pre_quant_scale {
+            self.check_channels(&from, scale)?;
+            channel_scale::run(cpu, &from, scale, out);
+            from = *out;
+        }
+        if quantizer.attributes.rotate.enable {
+            self.rotate(cpu, quantizer, &from, out)?;
+            from = *out;
+        }
+        Ok(from)
+    }
+
+    fn rotate(&self, cpu: &Cpu, q: &Quantizer, x: &TensorView, out: &TensorView) -> Result<()> {
+        let group = rotation::group(&q.attributes.rotate, x.shape())
+            .map_err(|text| Error::State(format!("`{}`: {text}", self.name)))?;
+        hadamard::run(cpu, x, out, group);
+        Ok(())
     }
 
     /// Fake-quantizes `x` into `out`, member by member.
@@ -254,15 +297,14 @@ impl Slot {
         };
         let mut from = *x;
         for quantizer in members {
-            if let Some(scale) = &quantizer.pre_quant_scale {
-                self.check_channels(&from, scale)?;
-                channel_scale::run(cpu, &from, scale, out);
-                from = *out;
-            }
+            from = self.change_input(cpu, quantizer, &from, out)?;
             if quantizer.enabled {
                 quantization::apply(cpu, quantizer, &self.name, &from, out)?;
             } else {
                 copy::run(cpu, &from, out);
+            }
+            if quantizer.rotates_back() {
+                self.rotate(cpu, quantizer, out, out)?;
             }
             from = *out;
         }
@@ -294,6 +336,10 @@ impl Slot {
             if let Some(scale) = &quantizer.pre_quant_scale {
                 self.check_channels(weight, scale)?;
             }
+            if quantizer.attributes.rotate.enable {
+                rotation::group(&quantizer.attributes.rotate, weight.shape())
+                    .map_err(|text| Error::State(format!("`{}`: {text}", self.name)))?;
+            }
             if quantizer.enabled {
                 quantization::check(cpu, quantizer, &self.name, weight)?;
             }
@@ -305,8 +351,8 @@ impl Slot {
     /// off. One that is off, and scales nothing, leaves the weight alone.
     pub(crate) fn fold(&self, keep_attributes: bool) -> Result<()> {
         let state = self.state();
-        let scales = state.members().iter().any(|q| q.pre_quant_scale.is_some());
-        let Some(weight) = self.weight.filter(|_| scales || state.is_enabled()) else {
+        let changes = state.members().iter().any(|q| q.changes_input());
+        let Some(weight) = self.weight.filter(|_| changes || state.is_enabled()) else {
             return Ok(());
         };
         self.quantize(self.shared.context().cpu(), None, &weight, &weight)?;

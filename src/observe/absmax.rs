@@ -2,12 +2,16 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::config::{Bias, QuantType};
 use crate::error::{Error, Result};
+use crate::kernels::bias::shift;
 use crate::kernels::{Cpu, absmax};
-use crate::model::{Amax, Observer, Quantizer, Slot, amax_granularity, not_finite};
+use crate::model::{
+    Amax, Observer, Quantizer, RunningBias, Slot, amax_granularity, bias_granularity, not_finite,
+};
 use crate::tensor::TensorView;
 
-/// Running maxima of the members of a slot.
+/// Running maxima of the members of a slot, and the bias of affine ones.
 pub struct AbsMax {
     name: String,
     members: Vec<Member>,
@@ -16,7 +20,16 @@ pub struct AbsMax {
 struct Member {
     quantizer: Arc<Quantizer>,
     /// None when this member needs no data.
-    collected: Option<Mutex<Option<Amax>>>,
+    collected: Option<Mutex<Collected>>,
+}
+
+/// What a member has collected.
+#[derive(Debug, Clone, Default)]
+pub struct Collected {
+    /// Its amax; None when it saw nothing.
+    pub amax: Option<Amax>,
+    /// The bias of an affine one.
+    pub bias: Option<RunningBias>,
 }
 
 impl AbsMax {
@@ -24,13 +37,17 @@ impl AbsMax {
     /// needs data.
     pub fn new(slot: &Slot) -> Option<Arc<Self>> {
         let state = slot.state();
-        if !state.members().iter().any(|q| q.is_calibrated_by_data()) {
+        let needs = |q: &Quantizer| q.is_calibrated_by_data() || q.collects_bias();
+        if !state.members().iter().any(|q| needs(q)) {
             return None;
         }
         let members = state.members().iter().map(|quantizer| Member {
-            collected: quantizer
-                .is_calibrated_by_data()
-                .then(|| Mutex::new(quantizer.collected.clone())),
+            collected: needs(quantizer).then(|| {
+                Mutex::new(Collected {
+                    amax: quantizer.collected.clone(),
+                    bias: quantizer.collected_bias.clone(),
+                })
+            }),
             quantizer: Arc::clone(quantizer),
         });
         Some(Arc::new(Self {
@@ -39,14 +56,61 @@ impl AbsMax {
         }))
     }
 
-    /// What the members have collected; None for one that saw nothing or needs nothing.
-    pub fn collected(&self) -> Vec<Option<Amax>> {
-        let lock =
-            |m: &Mutex<Option<Amax>>| m.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        self.members
-            .iter()
-            .map(|member| member.collected.as_ref().and_then(lock))
+    /// What the members have collected; empty for one that needs nothing.
+    pub fn collected(&self) -> Vec<Collected> {
+        let lock = |m: &Mutex<Collected>| m.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let members = self.members.iter();
+        members
+            .map(|member| member.collected.as_ref().map(lock).unwrap_or_default())
             .collect()
+    }
+
+    /// Adds a batch to an affine member: first the bias, then the amax of what is left without it.
+    fn observe_affine(
+        &self,
+        cpu: &Cpu,
+        quantizer: &Quantizer,
+        bias: &Bias,
+        collected: &mut Collected,
+        x: &TensorView,
+    ) -> Result<()> {
+        let invalid = |text| Error::State(format!("`{}`: {text}", self.name));
+        if let Some(found) = absmax::not_finite(cpu, x) {
+            return Err(not_finite(&self.name, x, found));
+        }
+        let mut running = match bias.quant_type {
+            QuantType::Static => collected.bias.clone().unwrap_or_default(),
+            QuantType::Dynamic => RunningBias::default(),
+        };
+        running.add(bias, x).map_err(invalid)?;
+        if quantizer.is_calibrated_by_data() {
+            let blocks = bias_granularity(bias, x.shape()).map_err(invalid)?;
+            let mut memory = vec![0.0; x.size_bytes().div_ceil(size_of::<f32>())];
+            let left = x.with_data(&mut memory).map_err(Error::Internal)?;
+            shift(
+                cpu,
+                x,
+                &left,
+                blocks.grid(),
+                running.value(bias).values(),
+                -1.0,
+            );
+            self.merge(collected, self.local(cpu, quantizer, &left)?)?;
+        }
+        collected.bias = Some(running);
+        Ok(())
+    }
+
+    fn merge(&self, collected: &mut Collected, local: Amax) -> Result<()> {
+        let merged = match &collected.amax {
+            None => local,
+            Some(before) => before.max(&local).map_err(|error| match error {
+                Error::State(text) => Error::State(format!("`{}`: {text}", self.name)),
+                other => other,
+            })?,
+        };
+        collected.amax = Some(merged);
+        Ok(())
     }
 
     fn local(&self, cpu: &Cpu, quantizer: &Quantizer, x: &TensorView) -> Result<Amax> {
@@ -71,17 +135,16 @@ impl Observer for AbsMax {
             if member.is_some_and(|member| member != i) {
                 continue;
             }
-            let local = self.local(cpu, &observed.quantizer, x)?;
+            let quantizer = &*observed.quantizer;
+            let lock = || collected.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(bias) = &quantizer.attributes.bias {
+                // A running mean depends on the order of its batches: one after the other.
+                self.observe_affine(cpu, quantizer, bias, &mut lock(), x)?;
+                continue;
+            }
+            let local = self.local(cpu, quantizer, x)?;
             // Only the merge is under the lock; maxima are exact in any order.
-            let mut collected = collected.lock().unwrap_or_else(PoisonError::into_inner);
-            let merged = match &*collected {
-                None => local,
-                Some(before) => before.max(&local).map_err(|error| match error {
-                    Error::State(text) => Error::State(format!("`{}`: {text}", self.name)),
-                    other => other,
-                })?,
-            };
-            *collected = Some(merged);
+            self.merge(&mut lock(), local)?;
         }
         Ok(())
     }

@@ -2,4 +2,4 @@
 
 mod absmax;
 
-pub use absmax::AbsMax;
+pub use absmax::{AbsMax, Collected};

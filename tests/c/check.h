@@ -1,5 +1,4 @@
-/* Checks that count themselves: a failed one prints where it is and mq's last error, and goes on.
- */
+/* Checks that count themselves; a failed one prints where it is and mq's last error. */
 #ifndef MQ_TESTS_CHECK_H
 #define MQ_TESTS_CHECK_H
 

@@ -95,6 +95,16 @@ static void a_failing_calibration_changes_nothing(void) {
     fixture_free(&fixture);
 }
 
+static void a_pass_nobody_waits_for_is_not_run(void) {
+    struct fixture fixture;
+    fixture_init(&fixture);
+    struct pass pass = {&fixture, 9, NULL, 0, 0};
+    mq_forward_fn forward = forward_of(&pass);
+    CHECK_STATUS(mq_quantize(fixture.model, "INT4_BLOCKWISE_WEIGHT_ONLY_CFG", &forward), MQ_OK);
+    CHECK(pass.calls == 0 && pass.released == 1);
+    fixture_free(&fixture);
+}
+
 struct stopper {
     int stop_at, calls, released;
 };
@@ -141,5 +151,6 @@ void test_callbacks(void) {
     a_failing_pass_leaves_a_quantized_model_alone();
     a_failing_pass_undoes_a_sequence();
     a_failing_calibration_changes_nothing();
+    a_pass_nobody_waits_for_is_not_run();
     a_failing_filter_changes_nothing();
 }

@@ -1,5 +1,4 @@
-/* Configurations that are wrong: the text quotes what and where, and names the nearest right one.
- */
+/* Wrong configurations: the text quotes what and where, and names the nearest right one. */
 #include "check.h"
 #include "fixture.h"
 #include "tests.h"

@@ -92,10 +92,21 @@ static void amax_may_be_of_any_float_type(void) {
 }
 
 static void values_that_cannot_be_are_refused(void) {
-    float negative = -1.0f;
-    CHECK_STATUS(quant("{'num_bits': 8}", F32_SCALAR(&negative)), MQ_ERR_NUMERIC);
-    CHECK_STATUS(quant("{'num_bits': [4, 3]}", F32_SCALAR(&negative)), MQ_ERR_NUMERIC);
+    const float bad_amax[] = {-1.0f, NAN, INFINITY, -INFINITY}, bad_x[] = {NAN, INFINITY, -INFINITY};
+    for (size_t i = 0; i < sizeof bad_amax / sizeof *bad_amax; i++) {
+        float rows[2] = {1.0f, bad_amax[i]};
+        CHECK_STATUS(quant("{'num_bits': 8}", F32_SCALAR(&rows[1])), MQ_ERR_NUMERIC);
+        CHECK_STATUS(quant("{'num_bits': [4, 3]}", F32_SCALAR(&rows[1])), MQ_ERR_NUMERIC);
+        CHECK_STATUS(quant("{'num_bits': 8, 'axis': 0}", F32(rows, 2)), MQ_ERR_NUMERIC);
+    }
+    for (size_t i = 0; i < sizeof bad_x / sizeof *bad_x; i++) { /* no amax can be taken from it */
+        float values[2] = {1.0f, bad_x[i]};
+        CHECK_STATUS(
+            mq_fake_quant(context, F32(values, 2), "{\"num_bits\": 8}", NULL, F32(values, 2)),
+            MQ_ERR_NUMERIC);
+    }
     CHECK_STATUS(quant("{'num_bits': 8, 'unsigned': true}", NULL), MQ_ERR_NUMERIC);
+    CHECK_STATUS(quant("{'num_bits': 8, 'unsigned': true}", F32_SCALAR(amax)), MQ_ERR_NUMERIC);
 }
 
 static void nan_stays_and_infinity_saturates(void) {
@@ -111,6 +122,11 @@ static void nan_stays_and_infinity_saturates(void) {
         mq_fake_quant(context, &tensor, "{\"num_bits\": [4, 3]}", F32_SCALAR(&two), F32(result, 4)),
         MQ_OK);
     CHECK_FLOATS(result, fp8, 4);
+
+    float zero = 0.0f;
+    const float of_zero[4] = {NAN, NAN, NAN, 0.0f};
+    CHECK_STATUS(mq_fake_quant(context, &tensor, "{\"num_bits\": 8}", F32_SCALAR(&zero), F32(result, 4)), MQ_OK);
+    CHECK_FLOATS(result, of_zero, 4);
 }
 
 static void empty_tensors_pass(void) {

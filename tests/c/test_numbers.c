@@ -116,14 +116,14 @@ static struct weights quantized_weights(float *weight, int64_t rows, int64_t col
 static void expect_amax(mq_model *model, const char *name, const float *values, size_t count,
                         const int64_t *shape, uint32_t rank) {
     float got[16];
-    int64_t extents[MQ_MAX_RANK];
+    int64_t extents[MQ_MAX_RANK] = {0};
     size_t got_count = 0;
     uint32_t got_rank = 99;
     CHECK_STATUS(
         mq_quantizer_amax(find_quantizer(model, name), got, 16, &got_count, extents, &got_rank),
         MQ_OK);
     CHECK(got_count == count && got_rank == rank);
-    CHECK(got_rank != rank || memcmp(extents, shape, rank * sizeof *shape) == 0);
+    CHECK(rank == 0 || memcmp(extents, shape, rank * sizeof *shape) == 0);
     CHECK_FLOATS(got, values, count);
 }
 

@@ -263,6 +263,29 @@ static void an_embedding_never_quantizes_its_input(void) {
     fixture_free(&fixture);
 }
 
+static void a_weight_without_elements_is_harmless(void) {
+    static const char *const configs[] = {INT8, FP8, "INT4_BLOCKWISE_WEIGHT_ONLY_CFG"};
+    for (size_t i = 0; i < sizeof configs / sizeof *configs; i++) {
+        struct fixture fixture;
+        mq_layer_desc desc;
+        mq_layer *layer = NULL;
+        size_t count = 99;
+        fixture_init(&fixture);
+        CHECK_STATUS(mq_layer_desc_init(&desc, sizeof desc), MQ_OK);
+        desc.name = "none";
+        desc.weight = F32(NULL, 0, IN);
+        CHECK_STATUS(mq_model_add_layer(fixture.model, &desc, &layer), MQ_OK);
+        CHECK_STATUS(fixture_quantize(&fixture, configs[i]), MQ_OK);
+        CHECK_STATUS(mq_layer_weight(layer, F32(NULL, 0, IN)), MQ_OK);
+        CHECK_STATUS(mq_quantizer_amax(find_quantizer(fixture.model, "none.weight_quantizer"), NULL,
+                                       0, &count, NULL, NULL),
+                     MQ_OK);
+        CHECK(count <= 1);
+        CHECK_STATUS(mq_fold_weight(fixture.model, 0), MQ_OK);
+        fixture_free(&fixture);
+    }
+}
+
 void test_quantize(void) {
     null_arguments_are_refused();
     a_preset_calibrates_weights_and_inputs();
@@ -277,4 +300,5 @@ void test_quantize(void) {
     activations_with_nan_or_infinity_are_refused();
     an_error_of_a_tap_cannot_be_hidden();
     an_embedding_never_quantizes_its_input();
+    a_weight_without_elements_is_harmless();
 }

@@ -28,7 +28,7 @@ static void host_init(struct host *host) {
     CHECK_STATUS(mq_context_create(NULL, &host->context), MQ_OK);
     CHECK_STATUS(mq_model_create(host->context, &host->model), MQ_OK);
     for (int i = 0; i < LAYERS; i++) {
-        char name[32];
+        char name[48];
         mq_layer_desc desc;
         snprintf(name, sizeof name, "layers.%d", i);
         CHECK_STATUS(mq_layer_desc_init(&desc, sizeof desc), MQ_OK);

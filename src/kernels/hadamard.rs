@@ -1,0 +1,123 @@
+//! The Hadamard rotation of groups along the last axis: `y = x * H / sqrt(b)`, H of order b in Sylvester's
+//! order, so that the rotation is its own inverse.
+//!
+//! Sums are taken in float32 in the order of the fast transform, the same on every instruction set, and
+//! rounded once to the tensor's dtype.
+
+use super::cpu::Cpu;
+use super::element::{Element, with_element};
+use super::isa::Loop;
+use super::pieces::PIECE;
+use crate::tensor::TensorView;
+
+/// Groups up to this size are transformed on the stack.
+const ON_STACK: usize = 4096;
+
+/// Rotates `x` into `out`, which passed `x.check_out`. `group` is a power of two that divides the last
+/// axis.
+pub fn run(cpu: &Cpu, x: &TensorView, out: &TensorView, group: usize) {
+    x.assert_out(out);
+    assert!(
+        group.is_power_of_two() && x.count().is_multiple_of(group),
+        "group of {group}"
+    );
+    let (x, out, isa, groups) = (*x, *out, cpu.isa(), x.count() / group);
+    let per_task = (PIECE / group).max(1);
+    with_element!(x.dtype(), T => cpu.for_each(groups.div_ceil(per_task), |task| {
+        let mut stack = [0.0; ON_STACK];
+        let mut heap = Vec::new();
+        let scratch = match stack.get_mut(..group) {
+            Some(scratch) => scratch,
+            None => {
+                heap.resize(group, 0.0);
+                &mut heap[..]
+            }
+        };
+        for i in task * per_task..((task + 1) * per_task).min(groups) {
+            // SAFETY: the group lies within both tensors (asserted), which are ours to use (contract of
+            // the view); it is read whole before it is written, so that they may be the same.
+            unsafe {
+                let from = x.data().cast::<T>().add(i * group);
+                let to = out.data().cast::<T>().add(i * group);
+                for (j, value) in scratch.iter_mut().enumerate() {
+                    *value = from.add(j).read().load();
+                }
+                isa.run(Transform(scratch));
+                for (j, value) in scratch.iter().enumerate() {
+                    to.add(j).write(T::store(*value));
+                }
+            }
+        }
+    }));
+}
+
+struct Transform<'a>(&'a mut [f32]);
+
+impl Loop for Transform<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run(self) {
+        let values = self.0;
+        let mut half = 1;
+        while half < values.len() {
+            for pair in values.chunks_exact_mut(2 * half) {
+                let (low, high) = pair.split_at_mut(half);
+                for (a, b) in low.iter_mut().zip(high) {
+                    (*a, *b) = (*a + *b, *a - *b);
+                }
+            }
+            half *= 2;
+        }
+        let factor = 1.0 / (values.len() as f32).sqrt();
+        for value in values {
+            *value *= factor;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::Isa;
+    use crate::tensor::DType;
+
+    fn rotate(values: &mut [f32], group: usize, isa: Isa) {
+        let shape = [values.len()];
+        // SAFETY: the slice outlives the view and is not used meanwhile.
+        let view = unsafe { TensorView::new(values.as_mut_ptr().cast(), DType::F32, &shape) };
+        let view = view.expect("aligned");
+        run(&Cpu::new(2, isa).expect("threads"), &view, &view, group);
+    }
+
+    #[test]
+    fn eight_values_as_in_the_specification() {
+        let mut x = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0];
+        rotate(&mut x, 8, Isa::scalar());
+        let want = [
+            12.7279215, -1.4142135, -2.828427, 0.0, -5.656854, 0.0, 0.0, 0.0,
+        ];
+        for (x, want) in x.iter().zip(want) {
+            assert!((x - want).abs() < 1e-5, "{x} {want}");
+        }
+    }
+
+    #[test]
+    fn it_is_its_own_inverse_and_the_same_on_every_instruction_set() {
+        let x: Vec<f32> = (0..8192 * 3)
+            .map(|i| ((i * 37) % 101) as f32 - 50.0)
+            .collect();
+        for group in [1, 2, 16, 256, 8192] {
+            let mut first = x.clone();
+            rotate(&mut first, group, Isa::scalar());
+            for isa in Isa::available() {
+                let mut again = x.clone();
+                rotate(&mut again, group, isa);
+                assert_eq!(again, first, "{isa}");
+            }
+            rotate(&mut first, group, Isa::scalar());
+            for (back, x) in first.iter().zip(&x) {
+                assert!((back - x).abs() < 1e-3, "{back} {x}");
+            }
+        }
+    }
+}
