@@ -92,7 +92,8 @@ static void amax_may_be_of_any_float_type(void) {
 }
 
 static void values_that_cannot_be_are_refused(void) {
-    const float bad_amax[] = {-1.0f, NAN, INFINITY, -INFINITY}, bad_x[] = {NAN, INFINITY, -INFINITY};
+    const float bad_amax[] = {-1.0f, NAN, INFINITY, -INFINITY},
+                bad_x[] = {NAN, INFINITY, -INFINITY};
     for (size_t i = 0; i < sizeof bad_amax / sizeof *bad_amax; i++) {
         float rows[2] = {1.0f, bad_amax[i]};
         CHECK_STATUS(quant("{'num_bits': 8}", F32_SCALAR(&rows[1])), MQ_ERR_NUMERIC);
@@ -125,7 +126,9 @@ static void nan_stays_and_infinity_saturates(void) {
 
     float zero = 0.0f;
     const float of_zero[4] = {NAN, NAN, NAN, 0.0f};
-    CHECK_STATUS(mq_fake_quant(context, &tensor, "{\"num_bits\": 8}", F32_SCALAR(&zero), F32(result, 4)), MQ_OK);
+    CHECK_STATUS(
+        mq_fake_quant(context, &tensor, "{\"num_bits\": 8}", F32_SCALAR(&zero), F32(result, 4)),
+        MQ_OK);
     CHECK_FLOATS(result, of_zero, 4);
 }
 
