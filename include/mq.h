@@ -79,6 +79,22 @@
 #define MQ_SUMMARY_JSON 1
 
 /**
+ * Signed integers (DLPack's kDLInt): `bits` 8. Only parts of packed weights have it.
+ */
+#define MQ_DTYPE_INT 0
+
+/**
+ * Unsigned integers (DLPack's kDLUInt): `bits` 8; pairs of 4-bit codes, or exponents plus 127. Only
+ * parts of packed weights have it.
+ */
+#define MQ_DTYPE_UINT 1
+
+/**
+ * FP8 E4M3 (DLPack's kDLFloat8_e4m3fn): `bits` 8. Only parts of packed weights have it.
+ */
+#define MQ_DTYPE_FLOAT8_E4M3FN 10
+
+/**
  * Outcome of a call. Everything but `MQ_OK` comes with a text: mq_last_error_message().
  *
  * Numbers are never reused or changed.
@@ -488,6 +504,33 @@ typedef struct mq_amax_fn {
      */
     void (*release)(void *user_data);
 } mq_amax_fn;
+
+/**
+ * Gives memory for packed weights. Ownership of `user_data`, threads and unwinding as in
+ * mq_forward_fn. The memory itself stays the host's: it keeps it until mq_model_destroy() returns
+ * and writes nothing to it. When mq_compress() fails, mq has no use for what it was given.
+ */
+typedef struct mq_buffer_fn {
+    /**
+     * Handed back unchanged as the first argument.
+     */
+    void *user_data;
+    /**
+     * Sets `*memory` (NULL on entry) to `size_bytes` bytes (never 0), aligned to 4, for a part
+     * ("weight", "scale", "double_scale", "scale_zeros") of the layer of that name. Returns 0 to go
+     * on; any other value stops the verb, which answers MQ_ERR_CALLBACK. NULL memory is
+     * MQ_ERR_OUT_OF_MEMORY.
+     */
+    int32_t (*allocate)(void *user_data,
+                        const char *layer,
+                        const char *part,
+                        size_t size_bytes,
+                        void **memory);
+    /**
+     * Frees `user_data`; NULL when there is nothing to free.
+     */
+    void (*release)(void *user_data);
+} mq_buffer_fn;
 
 #ifdef __cplusplus
 extern "C" {
@@ -917,6 +960,81 @@ mq_status mq_print_quant_summary(const struct mq_model *model,
                                  char *buffer,
                                  size_t capacity,
                                  size_t *length);
+
+/**
+ * Packs weights for real: low-bit codes and scales take the place of the host's weights.
+ *
+ * @param[in]  model    Model that went through mq_quantize().
+ * @param[in]  config   JSON object from wildcard (over names of weight quantizers) to true or false:
+ *                      {"default": true, "*lm_head*": false}. Later ones win, "default" comes first;
+ *                      what nothing is said about is packed when its attribute fake_quant is false.
+ *                      NULL: every weight.
+ * @param[in]  buffers  Gives the memory of the parts, see mq_buffer_fn; NULL: mq allocates it, and
+ *                      frees it with the model.
+ * @param[in]  flags    0 or MQ_ALLOW_NO_MATCH.
+ * @param[out] matched  Number of weights packed. May be NULL. Untouched on failure.
+ * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for a NULL, an unknown flag or misaligned memory;
+ *         MQ_ERR_CONFIG; MQ_ERR_NOT_FOUND when no enabled weight quantizer is selected; MQ_ERR_STATE
+ *         before mq_quantize(), for a selected weight that is compressed already, or for a quantizer
+ *         without the amax its format needs; MQ_ERR_UNSUPPORTED naming the quantizer and its format;
+ *         MQ_ERR_NUMERIC for NaN or Inf in a weight; MQ_ERR_CALLBACK; MQ_ERR_OUT_OF_MEMORY;
+ *         MQ_ERR_BUSY. On failure the model is exactly as before the call: everything is packed
+ *         before the first layer is switched over.
+ *
+ * Weights are packed with the calibrated amax; only blocks of dynamic formats (MX, NVFP4) find
+ * theirs. Afterwards mq never touches the packed layers' weight memory again: the host may free it.
+ * mq_layer_weight() unpacks, to the shape and dtype of the weight, and gives what it gave before, bit
+ * for bit; but negative values that round to zero in int8, int4 and w4a8 come back as +0.
+ *
+ * A packed weight stays packed, and its quantizer as it is: every verb that would change it, such as
+ * mq_disable_quantizer(), answers MQ_ERR_STATE; mq_calibrate() and mq_fold_weight() pass over it.
+ *
+ * Formats (blocks lie along the last axis unless stated, one scale for the tensor has shape []):
+ * - int4, from num_bits 4 in static blocks: "weight" uint8 `[..., in / 2]`, the even element in the
+ *   high nibble, code + 8; "scale" float32 `[blocks, 1]`, what codes are divided by (7 / amax).
+ * - int8: "weight" int8; "scale" float32, one for each amax, amax / 127. The values of
+ *   mq_layer_weight() are code / (127 / amax): code * scale differs by a few units of the last place
+ *   of float32 (2^-22 relative).
+ * - fp8: "weight" float8_e4m3fn; "scale" float32, amax / 448. Blocks in any axes. code * scale
+ *   differs as for int8.
+ * - nvfp4: "weight" uint8 `[..., in / 2]` of E2M1 codes, the even element in the low nibble; "scale"
+ *   float8_e4m3fn `[..., in / block]`; "double_scale" float32 [], amax / 2688. The value of a code is
+ *   code * (scale * double_scale); exact in dynamic blocks, within 2^-21 relative in static ones.
+ * - mxfp4: "weight" as for nvfp4; "scale" uint8 `[blocks, 1]`, exponents plus 127.
+ * - mxfp8: "weight" float8_e4m3fn; "scale" uint8 `[..., in / block]`, exponents plus 127.
+ * - nf4, from num_bits 4 with scale_bits 8 and scale_block_sizes: "weight" uint8 `[elements / 2]`, the
+ *   even element in the high nibble; "scale" int8 `[groups, group]`; "double_scale" float32
+ *   `[groups]`; "scale_zeros" float32 []. A block's scale is scale / double_scale + scale_zeros.
+ * - w4a8, from INT4 followed by FP8 with one amax: the parts of int4, and "double_scale" float32 [],
+ *   the FP8's amax / 448. mq_layer_weight() unpacks INT4 and fake-quantizes that to FP8.
+ *
+ * 4-bit formats need an even last axis; a short last block of a row has a scale of its own. A weight
+ * without elements is left as it is.
+ */
+MQ_API
+mq_status mq_compress(struct mq_model *model,
+                      const char *config,
+                      const struct mq_buffer_fn *buffers,
+                      uint32_t flags,
+                      size_t *matched);
+
+/**
+ * One part of a packed weight, as mq_compress() lists them.
+ *
+ * @param[in]  layer   A layer whose weight is packed.
+ * @param[in]  part    "weight", "scale", "double_scale" or "scale_zeros".
+ * @param[out] tensor  The part: row-major host memory, to read. Data and shape are borrowed from the
+ *                     model until mq_model_destroy(). The dtype is one of MQ_DTYPE_FLOAT (32 bits),
+ *                     MQ_DTYPE_INT, MQ_DTYPE_UINT and MQ_DTYPE_FLOAT8_E4M3FN. Untouched on failure.
+ * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for a NULL; MQ_ERR_STATE for a layer whose weight is not
+ *         packed; MQ_ERR_NOT_FOUND for a part that its format does not have, naming those it has.
+ *
+ * Threads: as the taps of mq_layer.
+ */
+MQ_API
+mq_status mq_layer_packed(const struct mq_layer *layer,
+                          const char *part,
+                          struct mq_tensor *tensor);
 
 /**
  * The dotted name of a quantizer, such as "model.layers.0.self_attn.q_proj.weight_quantizer".

@@ -5,7 +5,7 @@
 //! | module | job |
 //! |---|---|
 //! | [`ffi`] | the C boundary: guard, handles, one file for each group of exported functions |
-//! | [`apply`] | puts results to work: `fold_weight` |
+//! | [`apply`] | puts results to work: `fold_weight`, `compress` |
 //! | [`calibrate`] | one file for each algorithm: statistics in, quantizer parameters out |
 //! | [`plan`] | what an algorithm needs: which statistics, in which pass |
 //! | [`observe`] | statistics, fed by the taps |

@@ -1,5 +1,7 @@
 //! Puts the result of a calibration to work on the host's tensors.
 
+mod compress;
 mod fold_weight;
 
+pub use compress::compress;
 pub use fold_weight::fold_weight;

@@ -5,7 +5,7 @@ mod shared_scale;
 
 use crate::config::{Algorithm as AlgorithmConfig, Method, QuantizeConfig, support};
 use crate::error::{Error, Result};
-use crate::model::{Mode, Model, Observer, Slot, SlotState};
+use crate::model::{Mode, Model, Observer, Slot, SlotState, allocate_own};
 use crate::observe::AbsMax;
 use crate::plan::{Needs, Plan};
 
@@ -23,7 +23,8 @@ trait Algorithm {
 fn algorithm(config: &AlgorithmConfig) -> Result<Box<dyn Algorithm>> {
     support::check_algorithm(config)?;
     match config.method {
-        Method::Max => Ok(Box::new(max::Max)),
+        // What is packed afterwards is calibrated as any other weight.
+        Method::Max | Method::RealQuantize => Ok(Box::new(max::Max)),
         other => Err(Error::Unsupported(format!("algorithm {other}"))),
     }
 }
@@ -69,6 +70,7 @@ fn run(
     forward: &mut Option<Forward>,
 ) -> Result<()> {
     // All of them are known before the first one runs.
+    let packs = algorithms.iter().any(|a| a.method == Method::RealQuantize);
     let algorithms: Result<Vec<_>> = algorithms.iter().map(algorithm).collect();
     for algorithm in algorithms? {
         let plan = Plan::new(model, |slot| algorithm.needs(slot));
@@ -80,6 +82,11 @@ fn run(
         }
         shared_scale::share(model);
         warn_about_unseen(model, &plan, forward.is_some());
+    }
+    if packs {
+        // Last, so that nothing can fail after a weight has left the host's memory.
+        let waits = |slot: &Slot| slot.packed().is_none() && slot.wants_packing();
+        model.pack(waits, &mut allocate_own)?;
     }
     Ok(())
 }

@@ -47,7 +47,7 @@ pub fn share(model: &Model) {
     let mut highest: HashMap<(usize, String), f32> = HashMap::new();
     let mut members = Vec::new();
     for layer in model.layers() {
-        let Some(slot) = layer.weight_slot() else {
+        let Some(slot) = layer.weight_slot().filter(|slot| slot.packed().is_none()) else {
             continue;
         };
         let group = group(layer.name(), layer.spec().fused_group.as_deref());

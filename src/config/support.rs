@@ -13,7 +13,8 @@ use crate::error::{Error, Result};
 
 /// What is there, for whoever asked for something else.
 const BUILT: &str = "built are integers of 2 to 8 bits and FP8 (4, 3), per tensor, per axis or in static blocks, \
-                     MX in dynamic blocks of 8, 16 or 32, NVFP4 in blocks of 16 or 32, and the algorithm max";
+                     MX in dynamic blocks of 8, 16 or 32, NVFP4 in blocks of 16 or 32, NF4 with 8-bit scales in blocks, \
+                     and the algorithms max and real_quantize";
 
 /// Whether a set of attributes asks for a feature.
 type Asks = fn(&Attributes) -> bool;
@@ -26,7 +27,6 @@ const MISSING: &[(&str, Asks, &str)] = &[
     ("block_sizes", has_dynamic_blocks, "dynamic blocks"),
     ("block_sizes", has_wrong_block, "a block of this size"),
     ("calibrator", uses_histogram, "calibrator histogram"),
-    ("fake_quant", |a| !a.fake_quant, "fake_quant false"),
     ("backend", |a| a.backend.is_some(), "a custom backend"),
 ];
 
@@ -92,7 +92,13 @@ pub fn check_attributes(attributes: &Attributes, at: &JsonPath) -> Result<()> {
 /// Whether this version can carry out an algorithm.
 pub fn check_algorithm(algorithm: &Algorithm) -> Result<()> {
     let at = &JsonPath::root("algorithm");
-    if algorithm.method != Method::Max {
+    let additional = algorithm.fields.get("additional_algorithm");
+    if let Some(method) = additional.and_then(|fields| fields.get("method")) {
+        let at = &at.key("additional_algorithm");
+        let name = method.as_str().unwrap_or_default();
+        return Err(not_built(at, &format!("algorithm {name}")));
+    }
+    if !matches!(algorithm.method, Method::Max | Method::RealQuantize) {
         return Err(not_built(at, &format!("algorithm {}", algorithm.method)));
     }
     if algorithm
@@ -127,8 +133,23 @@ fn is_built(a: &Attributes) -> bool {
         None => matches!(a.num_bits, NumBits::Int(2..=8) | NumBits::E4M3),
         Some(NumBits::E8M0) => MX.contains(&a.num_bits) && is_dynamic_block(a),
         Some(NumBits::E4M3) => a.num_bits == NumBits::E2M1,
-        Some(_) => false,
+        Some(_) => is_nf4(a),
     }
+}
+
+/// 4 bits in static blocks along the last axis, with 8-bit scales in blocks.
+fn is_nf4(a: &Attributes) -> bool {
+    let in_blocks = |b: &BlockSizes| {
+        let last = |axis: i64| axis == -1;
+        b.scale_bits == Some(NumBits::Int(8))
+            && b.quant_type == QuantType::Static
+            && matches!(b.blocks[..], [(axis, Some(_))] if last(axis))
+            && matches!(b.scale_block_sizes.as_deref(), Some(&[(axis, _)]) if last(axis))
+    };
+    a.num_bits == NumBits::Int(4)
+        && !a.unsigned
+        && !a.is_dynamic()
+        && blocks(a).is_some_and(in_blocks)
 }
 
 fn is_dynamic_block(a: &Attributes) -> bool {
@@ -136,6 +157,9 @@ fn is_dynamic_block(a: &Attributes) -> bool {
 }
 
 fn has_wrong_block(a: &Attributes) -> bool {
+    if is_nf4(a) {
+        return false;
+    }
     let allowed = match scale_bits(a) {
         Some(NumBits::E8M0) => MX_BLOCKS,
         Some(_) => NVFP4_BLOCKS,
@@ -163,7 +187,7 @@ fn scale_bits(a: &Attributes) -> Option<NumBits> {
 }
 
 fn has_scale_blocks(a: &Attributes) -> bool {
-    blocks(a).is_some_and(|b| b.scale_block_sizes.is_some())
+    blocks(a).is_some_and(|b| b.scale_block_sizes.is_some()) && !is_nf4(a)
 }
 
 /// Blocks of the whole dimension are an axis, and an axis may be dynamic.

@@ -3,6 +3,7 @@
 use std::ffi::{CString, c_char, c_void};
 
 use crate::error::{Error, Result};
+use crate::kernels::pack::Memory;
 
 /// Runs the host's model once over its whole calibration set, calling the taps.
 ///
@@ -54,6 +55,31 @@ pub struct mq_amax_fn {
             name: *const c_char,
             amax: *mut f32,
             count: usize,
+        ) -> i32,
+    >,
+    /// Frees `user_data`; NULL when there is nothing to free.
+    pub release: Option<unsafe extern "C" fn(user_data: *mut c_void)>,
+}
+
+/// Gives memory for packed weights. Ownership of `user_data`, threads and unwinding as in
+/// mq_forward_fn. The memory itself stays the host's: it keeps it until mq_model_destroy() returns
+/// and writes nothing to it. When mq_compress() fails, mq has no use for what it was given.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct mq_buffer_fn {
+    /// Handed back unchanged as the first argument.
+    pub user_data: *mut c_void,
+    /// Sets `*memory` (NULL on entry) to `size_bytes` bytes (never 0), aligned to 4, for a part
+    /// ("weight", "scale", "double_scale", "scale_zeros") of the layer of that name. Returns 0 to go
+    /// on; any other value stops the verb, which answers MQ_ERR_CALLBACK. NULL memory is
+    /// MQ_ERR_OUT_OF_MEMORY.
+    pub allocate: Option<
+        unsafe extern "C" fn(
+            user_data: *mut c_void,
+            layer: *const c_char,
+            part: *const c_char,
+            size_bytes: usize,
+            memory: *mut *mut c_void,
         ) -> i32,
     >,
     /// Frees `user_data`; NULL when there is nothing to free.
@@ -140,11 +166,14 @@ macro_rules! takes {
 type Forward = unsafe extern "C" fn(*mut c_void) -> i32;
 type Filter = unsafe extern "C" fn(*mut c_void, *const c_char, *mut i32) -> i32;
 type Process = unsafe extern "C" fn(*mut c_void, *const c_char, *mut f32, usize) -> i32;
+type Buffers =
+    unsafe extern "C" fn(*mut c_void, *const c_char, *const c_char, usize, *mut *mut c_void) -> i32;
 type Log = unsafe extern "C" fn(*mut c_void, i32, *const c_char);
 
 takes!(take_forward, mq_forward_fn, forward, Forward);
 takes!(take_filter, mq_filter_fn, filter, Filter);
 takes!(take_amax, mq_amax_fn, process, Process);
+takes!(take_buffers, mq_buffer_fn, allocate, Buffers);
 takes!(take_log, mq_log_fn, log, Log);
 
 fn outcome(what: &'static str, code: i32) -> Result<()> {
@@ -205,6 +234,43 @@ impl Taken<Process> {
             )
         };
         outcome("amax", code)
+    }
+}
+
+impl Taken<Buffers> {
+    /// Memory of the host's for a part of a packed weight.
+    pub(crate) fn allocate(&self, layer: &str, part: &str, size: usize) -> Result<Memory> {
+        let allocate = self
+            .function
+            .ok_or_else(|| Error::InvalidArgument("buffers.allocate is NULL".into()))?;
+        let (layer_name, part_name) = (c_name(layer)?, c_name(part)?);
+        let mut memory = std::ptr::null_mut();
+        // SAFETY: contract of mq_buffer_fn; all pointers outlive the call.
+        let code = unsafe {
+            allocate(
+                self.data.pointer(),
+                layer_name.as_ptr(),
+                part_name.as_ptr(),
+                size,
+                &mut memory,
+            )
+        };
+        outcome("buffer", code)?;
+        let what = || format!("{size} bytes for {part} of layer `{layer}`");
+        if memory.is_null() {
+            return Err(Error::OutOfMemory(format!(
+                "the buffer callback gave NULL for {}",
+                what()
+            )));
+        }
+        if !memory.cast::<f32>().is_aligned() {
+            return Err(Error::InvalidArgument(format!(
+                "the buffer callback gave memory that is not aligned to 4 for {}",
+                what()
+            )));
+        }
+        // SAFETY: contract of mq_buffer_fn: the memory is ours until the model is destroyed.
+        Ok(unsafe { Memory::of_host(memory.cast(), size) })
     }
 }
 

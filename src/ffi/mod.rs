@@ -5,6 +5,7 @@
 #![allow(non_camel_case_types, clippy::missing_safety_doc)]
 
 pub mod callback;
+pub mod compress;
 pub mod context;
 pub mod fake_quant;
 pub mod guard;

@@ -77,7 +77,10 @@ pub(super) unsafe fn quantizer<'a>(raw: *const mq_quantizer) -> Result<&'a mq_qu
 ///
 /// # Safety
 /// `raw` is NULL or a live handle of this library.
-unsafe fn with_layer(raw: *const mq_layer, body: impl FnOnce(&Layer) -> Result<()>) -> mq_status {
+pub(super) unsafe fn with_layer(
+    raw: *const mq_layer,
+    body: impl FnOnce(&Layer) -> Result<()>,
+) -> mq_status {
     // SAFETY: contract above.
     let handle = unsafe { raw.as_ref() };
     enter_or_poison(

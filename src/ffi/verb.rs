@@ -373,7 +373,7 @@ pub unsafe extern "C" fn mq_print_quant_summary(
     }
 }
 
-fn check_flags(flags: u32, known: u32) -> Result<()> {
+pub(super) fn check_flags(flags: u32, known: u32) -> Result<()> {
     match flags & !known {
         0 => Ok(()),
         unknown => Err(Error::InvalidArgument(format!(
@@ -384,7 +384,7 @@ fn check_flags(flags: u32, known: u32) -> Result<()> {
 
 /// # Safety
 /// `matched` is NULL or writable.
-unsafe fn report(matched: *mut usize, count: usize) {
+pub(super) unsafe fn report(matched: *mut usize, count: usize) {
     // SAFETY: contract above.
     if let Some(matched) = unsafe { matched.as_mut() } {
         *matched = count;

@@ -46,14 +46,44 @@ pub fn scale(amax: f32) -> (f32, f32) {
     (s, 1.0 / s)
 }
 
-/// `x` rounded to E4M3 under a scale, and back.
+/// `x` times `multiplier`, rounded to E4M3; what is too large becomes the largest value.
 #[inline(always)]
-pub fn fake_quant(x: f32, (multiplier, inverse): (f32, f32)) -> f32 {
+pub fn scaled(x: f32, multiplier: f32) -> f32 {
     // Comparisons, not min/max: a NaN must come through.
     let v = x * multiplier;
     let v = if v < -MAX { -MAX } else { v };
     let v = if v > MAX { MAX } else { v };
-    round(v) * inverse
+    round(v)
+}
+
+/// `x` rounded to E4M3 under a scale, and back.
+#[inline(always)]
+pub fn fake_quant(x: f32, (multiplier, inverse): (f32, f32)) -> f32 {
+    scaled(x, multiplier) * inverse
+}
+
+/// The code of a value that is one of the format's; a zero keeps its sign.
+#[inline(always)]
+pub fn encode(value: f32) -> u8 {
+    let bits = value.to_bits();
+    let magnitude = bits & 0x7fff_ffff;
+    // Normal: exponent and mantissa at their places, rebiased by 127 - 7.
+    let normal = (magnitude >> DROPPED_BITS).wrapping_sub(120 << 3);
+    let subnormal = (f32::from_bits(magnitude) * 512.0) as u32;
+    let small = f32::from_bits(magnitude) < MIN_NORMAL;
+    let code = if small { subnormal } else { normal };
+    ((bits >> 24) & 0x80 | code & 0x7f) as u8
+}
+
+/// The value of a code; 0x7F and 0xFF are NaN.
+#[inline(always)]
+pub fn decode(code: u8) -> f32 {
+    let magnitude = u32::from(code & 0x7f);
+    let normal = f32::from_bits((magnitude + (120 << 3)) << DROPPED_BITS);
+    let subnormal = magnitude as f32 / 512.0;
+    let value = if magnitude < 8 { subnormal } else { normal };
+    let value = if magnitude == 0x7f { f32::NAN } else { value };
+    f32::from_bits(value.to_bits() | u32::from(code & 0x80) << 24)
 }
 
 #[cfg(test)]
@@ -99,6 +129,17 @@ mod tests {
         assert_eq!(round(-1e-20).to_bits(), (-0.0f32).to_bits());
         assert!(round(f32::NAN).is_nan());
         assert!(round(f32::from_bits(0xffff_ffff)).is_nan());
+    }
+
+    #[test]
+    fn codes_count_the_values() {
+        for (code, value) in values().into_iter().enumerate() {
+            let (code, value) = (code as u8, value as f32);
+            assert_eq!((encode(value), decode(code)), (code, value));
+            assert_eq!(encode(-value), code | 0x80);
+            assert_eq!(decode(code | 0x80).to_bits(), (-value).to_bits());
+        }
+        assert!(decode(0x7f).is_nan() && decode(0xff).is_nan());
     }
 
     #[test]

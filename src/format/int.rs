@@ -39,14 +39,19 @@ impl IntGrid {
         }
     }
 
-    /// `x` rounded to the grid and back.
+    /// The integer that `x` is rounded to.
     #[inline(always)]
-    pub fn fake_quant(self, x: f32, (multiplier, divisor): (f32, f32)) -> f32 {
+    pub fn round(self, x: f32, multiplier: f32) -> f32 {
         // Comparisons, not min/max: a NaN must come through.
         let q = (x * multiplier).round_ties_even();
         let q = if q < self.min { self.min } else { q };
-        let q = if q > self.max { self.max } else { q };
-        q / divisor
+        if q > self.max { self.max } else { q }
+    }
+
+    /// `x` rounded to the grid and back.
+    #[inline(always)]
+    pub fn fake_quant(self, x: f32, (multiplier, divisor): (f32, f32)) -> f32 {
+        self.round(x, multiplier) / divisor
     }
 }
 

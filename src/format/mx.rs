@@ -67,6 +67,22 @@ pub fn scale(amax: f32, max: f32) -> (f32, f32) {
     (power_of_two(-k), power_of_two(k))
 }
 
+/// The E8M0 code of a block's scale: its exponent plus 127. A block of zeros has code 0, as in the
+/// packed tensors of the reference.
+#[inline(always)]
+pub fn scale_code(amax: f32, max: f32) -> u8 {
+    match amax > 0.0 {
+        true => (scale_exponent(amax, max) + 127) as u8,
+        false => 0,
+    }
+}
+
+/// The power of two of an E8M0 code up to 254; the last one would be NaN and is never written.
+#[inline(always)]
+pub fn power(code: u8) -> f32 {
+    power_of_two(i32::from(code) - 127)
+}
+
 /// `x` rounded to an element under a block's scale, and back.
 #[inline(always)]
 pub fn fake_quant<T: MxElement>(element: T, x: f32, (multiplier, back): (f32, f32)) -> f32 {
@@ -115,6 +131,17 @@ mod tests {
         assert_eq!(
             block(E2M3, x),
             (0, [0.125, -0.75, 1.0, 3.25, -5.0, 0.0, 6.0, 0.0])
+        );
+    }
+
+    #[test]
+    fn codes_are_exponents_from_minus_127_on() {
+        assert_eq!(scale_code(6.0, 6.0), 127);
+        assert_eq!(scale_code(6.1, 448.0), 121);
+        assert_eq!(scale_code(0.0, 6.0), 0);
+        assert_eq!(
+            (power(0), power(127), power(128)),
+            (2f32.powi(-127), 1.0, 2.0)
         );
     }
 

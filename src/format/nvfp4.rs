@@ -36,6 +36,29 @@ pub fn static_scale(amax: f32, scale_amax: f32) -> f32 {
     if scale.is_finite() { scale } else { 1.0 }
 }
 
+/// The E4M3 value of [`static_scale`], and what one of them is worth.
+#[inline(always)]
+pub fn static_scale_parts(amax: f32, scale_amax: f32) -> (f32, f32) {
+    let (multiplier, inverse) = e4m3::scale(scale_amax);
+    (e4m3::scaled(amax / ELEMENT_MAX, multiplier), inverse)
+}
+
+/// The E4M3 code of a block's scale for a packed tensor, which never holds a scale of zero: a block of
+/// zeros has 1, one whose scale vanishes the smallest there is. Their elements are all zero.
+#[inline(always)]
+pub fn scale_code(amax: f32, scale: f32) -> u8 {
+    const SMALLEST: f32 = 1.0 / 512.0;
+    let stored = if amax > 0.0 { SMALLEST } else { 1.0 };
+    e4m3::encode(if scale > 0.0 { scale } else { stored })
+}
+
+/// `x` as E2M1 under a scale; a scale of zero makes everything zero.
+#[inline(always)]
+pub fn element(x: f32, scale: f32) -> f32 {
+    let y = E2M1.round(x / scale);
+    if scale > 0.0 { y } else { 0.0f32.copysign(x) }
+}
+
 /// `x` rounded to E2M1 under a scale, and back; a scale of zero makes everything zero.
 #[inline(always)]
 pub fn fake_quant(x: f32, scale: f32) -> f32 {

@@ -14,6 +14,7 @@ pub mod fake_quant;
 pub mod grid;
 pub mod hadamard;
 pub mod isa;
+pub mod pack;
 mod pieces;
 
 pub use cpu::Cpu;

@@ -61,6 +61,7 @@ impl Model {
                 merge(target, &update)?;
             }
         }
+        self.check_packable()?;
         Ok(targets.len())
     }
 }

@@ -80,6 +80,7 @@ impl Model {
                 ));
             }
         }
+        self.check_packable()?;
         self.check_weights_took_effect(config)
     }
 
@@ -104,6 +105,7 @@ impl Model {
 
     fn apply_entry(&self, entry: &Entry, targets: &[Target]) -> Result<()> {
         for target in targets {
+            target.slot.check_not_packed()?;
             match &entry.cfg {
                 None => {
                     let enabled = entry.enable && !target.slot.is_locked();

@@ -8,15 +8,24 @@ use crate::error::{Error, Result};
 use crate::format::{e4m3, nvfp4};
 use crate::kernels::bias::shift;
 use crate::kernels::fake_quant::Format;
-use crate::kernels::{Cpu, absmax, fake_quant};
+use crate::kernels::{Cpu, absmax, fake_quant, pack};
 use crate::tensor::{Shape, TensorView};
 
 /// Where the scales of a tensor come from, and how far one reaches.
-struct Prepared<'a> {
-    format: Format,
-    blocks: Granularity,
+pub(super) struct Prepared<'a> {
+    pub step: Step,
+    pub blocks: Granularity,
     /// None: every block's own.
-    amax: Option<&'a [f32]>,
+    pub amax: Option<&'a [f32]>,
+}
+
+/// What is done to the elements.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Step {
+    /// Each rounded to a grid.
+    Round(Format),
+    /// NF4, so many blocks to a group of scales; always with an amax.
+    Nf4 { group: usize },
 }
 
 /// Fake-quantizes `x` into `out`, which passed `x.check_out`, with one enabled quantizer; `name` goes
@@ -67,12 +76,15 @@ fn apply_without_bias(
     let mut own = Vec::new();
     let prepared = prepare(cpu, quantizer, name, x, &mut own)?;
     let grid = prepared.blocks.grid();
-    match prepared.amax {
-        Some(amax) => fake_quant::run(cpu, x, out, grid, amax, prepared.format),
-        None => {
-            let largest = fake_quant::run_dynamic(cpu, x, out, grid, prepared.format);
+    match (prepared.step, prepared.amax) {
+        (Step::Nf4 { group }, amax) => {
+            pack::fake_nf4(cpu, x, out, grid, amax.unwrap_or_default(), group);
+        }
+        (Step::Round(format), Some(amax)) => fake_quant::run(cpu, x, out, grid, amax, format),
+        (Step::Round(format), None) => {
+            let largest = fake_quant::run_dynamic(cpu, x, out, grid, format);
             // MX has a definition for everything; elsewhere a scale must be finite.
-            if !largest.is_finite() && !matches!(prepared.format, Format::Mx(_)) {
+            if !largest.is_finite() && !matches!(format, Format::Mx(_)) {
                 return Err(Error::Numeric(format!(
                     "`{name}`: its dynamic amax would be {largest}: NaN or Inf in a tensor of shape {:?}",
                     x.shape()
@@ -90,8 +102,8 @@ pub(super) fn check(cpu: &Cpu, quantizer: &Quantizer, name: &str, x: &TensorView
     }
     let mut own = Vec::new();
     let prepared = prepare(cpu, quantizer, name, x, &mut own)?;
-    match (prepared.amax, prepared.format) {
-        (Some(_), _) | (None, Format::Mx(_)) => Ok(()),
+    match (prepared.amax, prepared.step) {
+        (Some(_), _) | (None, Step::Round(Format::Mx(_))) => Ok(()),
         (None, _) => match absmax::not_finite(cpu, x) {
             None => Ok(()),
             Some(found) => Err(not_finite(name, x, found)),
@@ -100,7 +112,7 @@ pub(super) fn check(cpu: &Cpu, quantizer: &Quantizer, name: &str, x: &TensorView
 }
 
 /// Checks everything that does not need the result; `own` holds amax values that had to be found.
-fn prepare<'a>(
+pub(super) fn prepare<'a>(
     cpu: &Cpu,
     quantizer: &'a Quantizer,
     name: &str,
@@ -121,23 +133,23 @@ fn prepare<'a>(
         let expected = fits(amax_granularity(quantizer, x.shape()), name)?;
         check_amax_fits(quantizer, &expected, name, x, found.len())?;
     }
-    let format = match kind {
+    let constant =
+        quantizer.attributes.use_constant_amax || quantizer.attributes.constant_amax.is_some();
+    let step = match kind {
         Kind::Amax(format) => {
-            let constant = quantizer.attributes.use_constant_amax
-                || quantizer.attributes.constant_amax.is_some();
             if constant {
                 let blocks = Granularity::per_tensor(x.shape());
                 return Ok(Prepared {
-                    format,
+                    step: Step::Round(format),
                     blocks,
                     amax,
                 });
             }
-            format
+            Step::Round(format)
         }
         Kind::Mx(format) => {
             amax = None;
-            Format::Mx(format)
+            Step::Round(Format::Mx(format))
         }
         Kind::Nvfp4Dynamic => {
             let tensor = match amax.take() {
@@ -148,16 +160,12 @@ fn prepare<'a>(
                 let found = absmax::not_finite(cpu, x).unwrap_or((0, tensor));
                 return Err(not_finite(name, x, found));
             }
-            Format::Nvfp4 {
+            Step::Round(Format::Nvfp4 {
                 global_scale: nvfp4::global_scale(tensor),
-            }
+            })
         }
         Kind::Nvfp4Static { largest_scale } => {
-            if amax.is_none() {
-                own.resize(blocks.grid().num_blocks(), 0.0);
-                absmax::run(cpu, x, blocks.grid(), own);
-            }
-            let amax = amax.insert(amax.unwrap_or(own));
+            let amax = amax.insert(block_amax(cpu, x, &blocks, amax, constant, own));
             let tensor = quantizer
                 .global_amax
                 .unwrap_or_else(|| absmax::largest(amax));
@@ -165,16 +173,42 @@ fn prepare<'a>(
                 let found = absmax::not_finite(cpu, x).unwrap_or((0, tensor));
                 return Err(not_finite(name, x, found));
             }
-            Format::Nvfp4Static {
+            Step::Round(Format::Nvfp4Static {
                 scale_amax: tensor * (e4m3::MAX / largest_scale) / nvfp4::ELEMENT_MAX,
+            })
+        }
+        Kind::Nf4 { group } => {
+            let amax = amax.insert(block_amax(cpu, x, &blocks, amax, constant, own));
+            let tensor = absmax::largest(amax);
+            if !tensor.is_finite() {
+                let found = absmax::not_finite(cpu, x).unwrap_or((0, tensor));
+                return Err(not_finite(name, x, found));
             }
+            Step::Nf4 { group }
         }
     };
-    Ok(Prepared {
-        format,
-        blocks,
-        amax,
-    })
+    Ok(Prepared { step, blocks, amax })
+}
+
+/// One amax for each block: the given ones, a constant one again and again, or the blocks' own.
+fn block_amax<'a>(
+    cpu: &Cpu,
+    x: &TensorView,
+    blocks: &Granularity,
+    given: Option<&'a [f32]>,
+    constant: bool,
+    own: &'a mut Vec<f32>,
+) -> &'a [f32] {
+    let count = blocks.grid().num_blocks();
+    match given {
+        Some(&[one]) if constant => own.resize(count, one),
+        Some(given) => return given,
+        None => {
+            own.resize(count, 0.0);
+            absmax::run(cpu, x, blocks.grid(), own);
+        }
+    }
+    own
 }
 
 fn amax_values(quantizer: &Quantizer) -> Option<&[f32]> {

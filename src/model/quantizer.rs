@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::amax::Amax;
 use super::bias::RunningBias;
+use super::packed::PackedWeight;
 use crate::config::{Attributes, Bias, NumBits, QuantType, RotateMode};
 use crate::format::int::IntGrid;
 use crate::format::{e4m3, nvfp4};
@@ -37,6 +38,9 @@ pub struct Quantizer {
     /// A weight quantizer with static blocks after its calibration; the reference prints it as another
     /// class.
     pub has_static_block_scale: bool,
+    /// The packed weight that took the place of the host's; of a sequential quantizer its first member
+    /// has it. A quantizer with one does not change any more.
+    pub packed: Option<Arc<PackedWeight>>,
 }
 
 impl Quantizer {
@@ -53,6 +57,7 @@ impl Quantizer {
             pre_quant_scale: None,
             is_folded: false,
             has_static_block_scale: false,
+            packed: None,
         }
     }
 
@@ -73,6 +78,7 @@ impl Quantizer {
             pre_quant_scale: self.pre_quant_scale.clone(),
             is_folded: false,
             has_static_block_scale: self.has_static_block_scale && same_blocks,
+            packed: None,
         }
     }
 
@@ -188,6 +194,12 @@ impl Quantizer {
                 Some(Kind::Amax(Format::Int(grid)))
             }
             (NumBits::E4M3, None) => Some(Kind::Amax(Format::E4m3)),
+            (NumBits::Int(4), Some(NumBits::Int(8))) if !dynamic => {
+                let groups = blocks?.scale_block_sizes.as_ref()?.first()?;
+                usize::try_from(groups.1)
+                    .ok()
+                    .map(|group| Kind::Nf4 { group })
+            }
             (element, Some(NumBits::E8M0)) if dynamic => mx_format(element).map(Kind::Mx),
             (NumBits::E2M1, Some(NumBits::E4M3)) if dynamic => Some(Kind::Nvfp4Dynamic),
             (NumBits::E2M1, Some(NumBits::E4M3)) => Some(Kind::Nvfp4Static {
@@ -214,6 +226,11 @@ pub enum Kind {
     Nvfp4Static {
         /// The scale that the tensor's largest block gets: 448, or 256 for four-over-six.
         largest_scale: f32,
+    },
+    /// Blocks have calibrated amax values, which are 8-bit integers in groups themselves.
+    Nf4 {
+        /// Blocks in a group.
+        group: usize,
     },
 }
 

@@ -257,6 +257,7 @@ impl Model {
     /// Sets the amax of one quantizer.
     pub fn set_amax(&mut self, slot: &Slot, member: Option<usize>, amax: TensorView) -> Result<()> {
         self.check_quantized()?;
+        slot.check_not_packed()?;
         let one = slot.one(member)?;
         let name = slot.member_name(member);
         if !one.keeps_amax() {
@@ -309,6 +310,7 @@ impl Model {
         scale: Option<TensorView>,
     ) -> Result<()> {
         self.check_quantized()?;
+        slot.check_not_packed()?;
         let name = slot.member_name(member);
         let member = match (&*slot.state(), member) {
             (SlotState::Sequential(_), None) => Some(0),

@@ -71,6 +71,9 @@ impl Model {
                 self.slots().len()
             )));
         }
+        for target in &targets {
+            target.slot.check_not_packed()?;
+        }
         self.transaction(|model| verb(model, &targets))
     }
 

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use serde_json::Value;
 
+use super::packed::PackedWeight;
 use super::quantization;
 use super::quantizer::{Quantizer, SlotState};
 use super::registry::{Mode, Shared};
@@ -101,9 +102,51 @@ impl Slot {
         self.locked
     }
 
-    /// The weight, of a weight quantizer.
+    /// The weight, of a weight quantizer; None once it is packed, for the host may have freed it.
     pub fn weight(&self) -> Option<&TensorView> {
-        self.weight.as_ref()
+        self.weight.as_ref().filter(|_| self.packed().is_none())
+    }
+
+    /// The packed weight that took the place of the host's.
+    pub fn packed(&self) -> Option<Arc<PackedWeight>> {
+        self.state().members().first()?.packed.clone()
+    }
+
+    /// Whether its attributes ask for codes instead of fake quantization.
+    pub fn wants_packing(&self) -> bool {
+        let state = self.state();
+        let mut members = state.members().iter();
+        members.any(|q| q.enabled && !q.attributes.fake_quant)
+    }
+
+    /// Refuses to change what a packed weight was packed with.
+    pub(crate) fn check_not_packed(&self) -> Result<()> {
+        match self.packed() {
+            None => Ok(()),
+            Some(_) => Err(Error::State(format!(
+                "`{}`: its weight is compressed; its quantizer cannot be changed any more",
+                self.name
+            ))),
+        }
+    }
+
+    /// The weight as its quantizer sees it, in `scratch` where that is not the weight itself.
+    pub(super) fn changed_weight(
+        &self,
+        cpu: &Cpu,
+        state: &SlotState,
+        scratch: &mut Scratch,
+    ) -> Result<TensorView> {
+        let weight = self
+            .weight()
+            .ok_or_else(|| Error::Internal(format!("`{}` has no weight", self.name)))?;
+        match state.members().first().filter(|q| q.changes_input()) {
+            None => Ok(*weight),
+            Some(first) => {
+                let out = scratch.like(weight)?;
+                self.change_input(cpu, first, weight, &out)
+            }
+        }
     }
 
     /// Extent of the last axis of what passes it, where that is known.
@@ -313,6 +356,9 @@ impl Slot {
 
     /// Writes the weight as the quantized layer uses it.
     pub(super) fn weight_into(&self, weight: &TensorView, out: &TensorView) -> Result<()> {
+        if let Some(packed) = self.packed() {
+            return packed.unpack(self.shared.context().cpu(), &self.name, out);
+        }
         weight
             .check_out(out)
             .map_err(|text| Error::InvalidArgument(format!("`{}`: {text}", self.name)))?;
@@ -328,7 +374,7 @@ impl Slot {
 
     /// Tries what folding the weight would do, without writing anything.
     pub(crate) fn check_fold(&self) -> Result<()> {
-        let Some(weight) = &self.weight else {
+        let Some(weight) = self.weight() else {
             return Ok(());
         };
         let cpu = self.shared.context().cpu();
@@ -352,7 +398,8 @@ impl Slot {
     pub(crate) fn fold(&self, keep_attributes: bool) -> Result<()> {
         let state = self.state();
         let changes = state.members().iter().any(|q| q.changes_input());
-        let Some(weight) = self.weight.filter(|_| changes || state.is_enabled()) else {
+        let weight = self.weight().copied();
+        let Some(weight) = weight.filter(|_| changes || state.is_enabled()) else {
             return Ok(());
         };
         self.quantize(self.shared.context().cpu(), None, &weight, &weight)?;
@@ -375,7 +422,7 @@ impl Slot {
 
 /// Memory of our own for a tensor the host gave none for.
 #[derive(Default)]
-struct Scratch(Vec<f32>);
+pub(super) struct Scratch(Vec<f32>);
 
 impl Scratch {
     fn like(&mut self, x: &TensorView) -> Result<TensorView> {

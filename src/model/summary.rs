@@ -57,9 +57,23 @@ impl Model {
                 Mode::Quantized => "quantized",
             },
             "effective_bits": self.effective_bits(),
+            "weight_bytes_before": self.weight_bytes(false),
+            "weight_bytes_after": self.weight_bytes(true),
             "layers": layers,
             "quantizers": quantizers,
         })
+    }
+
+    /// Bytes of all weights as registered, or as they are now: codes and scales where they are packed.
+    pub fn weight_bytes(&self, packed: bool) -> usize {
+        let of = |layer: &Layer| {
+            let slot = layer.weight_slot().filter(|_| packed);
+            match slot.and_then(|slot| slot.packed()) {
+                Some(packed) => packed.size_bytes(),
+                None => layer.spec().weight.as_ref().map_or(0, |w| w.size_bytes()),
+            }
+        };
+        self.layers().iter().map(|layer| of(layer)).sum()
     }
 
     /// Bits per weight element, averaged over the elements of all weights: the smallest of a
@@ -105,6 +119,7 @@ fn layer_json(layer: &Layer) -> Value {
         "class_name": spec.class_name.as_deref().or(spec.kind.class_name()),
         "weight_shape": spec.weight.as_ref().map(|w| w.shape().dims().to_vec()),
         "weight_dtype": spec.weight.as_ref().map(|w| w.dtype().to_string()),
+        "packed": layer.weight_slot().and_then(|slot| slot.packed()).map(|packed| packed.to_json()),
         "fused_group": spec.fused_group,
         "shared_input_group": spec.shared_input_group,
     })

@@ -26,7 +26,7 @@ impl Plan {
     /// The pass that collects what `needs` asks for.
     pub fn new(model: &Model, needs: impl Fn(&Slot) -> Needs) -> Self {
         let (mut weights, mut activations) = (Vec::new(), Vec::new());
-        for slot in model.slots() {
+        for slot in model.slots().iter().filter(|slot| slot.packed().is_none()) {
             let Some(statistics) = (match needs(slot) {
                 Needs::Nothing => None,
                 Needs::AbsMax => AbsMax::new(slot),

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 /// Only the boundary is parsed, in reading order: nothing internal can leak into the header.
-const FILES: [&str; 9] = [
+const FILES: [&str; 10] = [
     "status",
     "guard",
     "context",
@@ -12,6 +12,7 @@ const FILES: [&str; 9] = [
     "model",
     "tap",
     "verb",
+    "compress",
     "quantizer",
 ];
 const LAST: &str = "fake_quant";

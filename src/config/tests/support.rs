@@ -8,7 +8,8 @@ use crate::config::{Algorithm, JsonPath, QuantizeConfig, presets};
 use crate::error::Error;
 
 /// Presets this version carries out.
-const BUILT: [&str; 32] = [
+const BUILT: [&str; 33] = [
+    "NF4_REAL_QUANT_CFG",
     "FP8_AFFINE_KV_CFG",
     "NVFP4_AFFINE_KV_CFG",
     "NVFP4_KV_ROTATE_CFG",
@@ -44,7 +45,7 @@ const BUILT: [&str; 32] = [
 ];
 
 /// The others, with what is missing.
-const NOT_BUILT: [(&str, &str); 12] = [
+const NOT_BUILT: [(&str, &str); 11] = [
     ("INT4_AWQ_CFG", "algorithm awq_lite"),
     ("INT8_SMOOTHQUANT_CFG", "algorithm smoothquant"),
     ("NVFP4_AWQ_CLIP_CFG", "algorithm awq_clip"),
@@ -58,10 +59,9 @@ const NOT_BUILT: [(&str, &str); 12] = [
     ),
     ("NVFP4_W4A4_WEIGHT_MSE_FP8_SWEEP_CFG", "algorithm mse"),
     ("W4A8_AWQ_BETA_CFG", "algorithm awq_lite"),
-    ("INT4_AWQ_REAL_QUANT_CFG", "fake_quant false"),
     (
-        "NF4_REAL_QUANT_CFG",
-        "this number format (num_bits 4, scale_bits 8)",
+        "INT4_AWQ_REAL_QUANT_CFG",
+        "algorithm.additional_algorithm: algorithm awq_lite",
     ),
 ];
 
@@ -120,6 +120,8 @@ fn attributes_that_are_built_pass() {
         json!({"num_bits": [2, 1], "block_sizes": {"-1": 32, "type": "dynamic", "scale_bits": [4, 3]}}),
         json!({"bias": {"-1": null}}),
         json!({"rotate": true}),
+        json!({"fake_quant": false}),
+        json!({"num_bits": 4, "block_sizes": {"-1": 32, "scale_bits": 8, "scale_block_sizes": {"-1": 8}}}),
         json!({"num_bits": 8, "use_constant_amax": true}),
         json!({"num_bits": 8, "constant_amax": 3.5}),
         json!({"num_bits": 8, "rotate": {"enable": false, "block_size": 64}}),
@@ -178,10 +180,6 @@ fn attributes_that_are_not_built_name_key_and_feature() {
             json!({"calibrator": "histogram"}),
             "cfg.calibrator: calibrator histogram",
         ),
-        (
-            json!({"fake_quant": false}),
-            "cfg.fake_quant: fake_quant false",
-        ),
         (json!({"backend": "mine"}), "cfg.backend: a custom backend"),
     ];
     for (set, part) in cases {
@@ -202,6 +200,7 @@ fn algorithms_are_checked() {
             .try_for_each(check_algorithm)
     };
     assert_eq!(check(json!("max")), Ok(()));
+    assert_eq!(check(json!("real_quantize")), Ok(()));
     assert_eq!(check(json!(null)), Ok(()));
     let fields = json!({"method": "max", "distributed_sync": true, "sync_expert_weight_amax": true,
         "skip_forward_without_activation_calib": true, "shared_states": {"weight_global_amax": {}},
@@ -209,7 +208,7 @@ fn algorithms_are_checked() {
     assert_eq!(check(fields), Ok(()));
     for (name, _) in crate::config::Method::ALL
         .iter()
-        .filter(|(name, _)| *name != "max")
+        .filter(|(name, _)| !["max", "real_quantize"].contains(name))
     {
         assert_says(
             &unsupported(check(json!(name))),

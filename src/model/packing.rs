@@ -1,0 +1,153 @@
+//! Packs weights: the verb over a model, all or nothing.
+
+use std::sync::Arc;
+
+use super::layout::Layout;
+use super::packed::{PackedWeight, Part};
+use super::quantization::not_finite;
+use super::quantizer::{Quantizer, SlotState};
+use super::registry::Model;
+use super::slot::{Role, Scratch, Slot};
+use crate::error::{Error, Result};
+use crate::kernels::pack::Memory;
+use crate::kernels::{Cpu, absmax};
+use crate::tensor::TensorView;
+
+/// Gives memory for a part of a layer: layer, part, bytes (at least 1).
+pub type Allocate<'a> = &'a mut dyn FnMut(&str, &str, usize) -> Result<Memory>;
+
+impl Model {
+    /// Packs the selected weights whose quantizer is enabled, those without elements left out; returns
+    /// how many. Everything is packed into fresh memory before the first layer is switched over.
+    pub fn pack(
+        &mut self,
+        selected: impl Fn(&Slot) -> bool,
+        allocate: Allocate<'_>,
+    ) -> Result<usize> {
+        self.check_quantized()?;
+        let mut slots = Vec::new();
+        for layer in self.layers() {
+            let Some(slot) = layer.weight_slot().filter(|slot| selected(slot)) else {
+                continue;
+            };
+            slot.check_not_packed()?;
+            let has_elements = slot.weight().is_some_and(|weight| weight.count() > 0);
+            if slot.state().is_enabled() && has_elements {
+                slots.push((layer.name(), slot));
+            }
+        }
+        let cpu = self.context().cpu();
+        // What can be refused without touching a weight is, before memory is asked for.
+        for (_, slot) in &slots {
+            let state = slot.state();
+            if let Some(weight) = slot.weight() {
+                layout(cpu, slot, &state, weight)?;
+            }
+        }
+        let mut packed = Vec::with_capacity(slots.len());
+        for (layer, slot) in slots {
+            packed.push((Arc::clone(slot), pack(cpu, layer, slot, allocate)?));
+        }
+        let count = packed.len();
+        for (slot, state) in packed {
+            slot.replace(Arc::new(state));
+        }
+        Ok(count)
+    }
+}
+
+impl Model {
+    /// Refuses `fake_quant` false where there is no weight to pack.
+    pub(super) fn check_packable(&self) -> Result<()> {
+        let asks = |slot: &&Arc<Slot>| {
+            let state = slot.state();
+            slot.role() != Role::Weight && state.members().iter().any(|q| !q.attributes.fake_quant)
+        };
+        match self.slots().iter().find(asks) {
+            None => Ok(()),
+            Some(slot) => Err(Error::Unsupported(format!(
+                "`{}`: fake_quant false is for weight quantizers",
+                slot.name()
+            ))),
+        }
+    }
+}
+
+/// Memory of mq's own.
+pub fn allocate_own(_: &str, part: &str, size: usize) -> Result<Memory> {
+    Memory::new(size).map_err(|text| Error::OutOfMemory(format!("packed {part}: {text}")))
+}
+
+/// The members that quantize: one, or INT4 and the FP8 after it.
+fn members<'s>(
+    slot: &Slot,
+    state: &'s SlotState,
+) -> Result<(&'s Arc<Quantizer>, Option<&'s Arc<Quantizer>>)> {
+    let name = slot.name();
+    let unsupported =
+        |text: &str| Error::Unsupported(format!("`{name}`: cannot be packed with {text}"));
+    let all = state.members();
+    if all.iter().any(|q| q.rotates_back()) {
+        return Err(unsupported("rotate_back"));
+    }
+    if all.iter().any(|q| q.enabled && q.attributes.bias.is_some()) {
+        return Err(unsupported("a bias"));
+    }
+    if all.iter().skip(1).any(|q| q.changes_input()) {
+        return Err(unsupported(
+            "a pre_quant_scale or rotation on another member than the first",
+        ));
+    }
+    let enabled: Vec<&Arc<Quantizer>> = all.iter().filter(|q| q.enabled).collect();
+    match enabled[..] {
+        [one] => Ok((one, None)),
+        [first, second] => Ok((first, Some(second))),
+        _ => Err(unsupported("more than two enabled members")),
+    }
+}
+
+fn layout<'q>(
+    cpu: &Cpu,
+    slot: &Slot,
+    state: &'q SlotState,
+    weight: &TensorView,
+) -> Result<Layout<'q>> {
+    let (first, second) = members(slot, state)?;
+    let layout = Layout::new(cpu, first, slot.name(), weight)?;
+    match second {
+        None => Ok(layout),
+        Some(second) => layout.followed_by(second, slot.name()),
+    }
+}
+
+/// The state of a slot after its weight was packed.
+fn pack(cpu: &Cpu, layer: &str, slot: &Slot, allocate: Allocate<'_>) -> Result<SlotState> {
+    let state = slot.state();
+    let mut scratch = Scratch::default();
+    let weight = slot.changed_weight(cpu, &state, &mut scratch)?;
+    if let Some(found) = absmax::not_finite(cpu, &weight) {
+        return Err(not_finite(slot.name(), &weight, found));
+    }
+    let layout = layout(cpu, slot, &state, &weight)?;
+    let mut parts = Vec::with_capacity(layout.parts().len());
+    for spec in layout.parts() {
+        let size = spec.size_bytes();
+        let memory = allocate(layer, spec.name, size)?;
+        parts.push(Part {
+            name: spec.name,
+            dtype: spec.dtype,
+            shape: spec.shape.iter().map(|n| *n as i64).collect(),
+            memory,
+        });
+    }
+    let packed: Arc<PackedWeight> = Arc::new(layout.fill(cpu, &weight, parts));
+    let mut first = true;
+    Ok(state.map(|quantizer| {
+        let mut quantizer = (**quantizer).clone();
+        if quantizer.enabled {
+            quantizer.attributes.fake_quant = false;
+        }
+        quantizer.packed = std::mem::take(&mut first).then(|| Arc::clone(&packed));
+        Arc::new(quantizer)
+    }))
+}
