@@ -17,11 +17,6 @@
 #else
 #  define MQ_API
 #endif
-#if defined(__GNUC__)
-#  define MQ_NODISCARD __attribute__((warn_unused_result))
-#else
-#  define MQ_NODISCARD
-#endif
 
 #define MQ_VERSION_MAJOR 0
 #define MQ_VERSION_MINOR 1
@@ -233,6 +228,12 @@ typedef int32_t mq_log_level;
 #endif // __STDC_VERSION__ >= 202311L
 #endif // __cplusplus
 
+typedef struct Arc_Layer Arc_Layer;
+
+typedef struct Arc_Slot Arc_Slot;
+
+typedef struct Option_usize Option_usize;
+
 /**
  * Threads, instruction set and log of the library; models are created on one.
  *
@@ -241,15 +242,6 @@ typedef int32_t mq_log_level;
  * Threads: may be shared by any number of models and threads.
  */
 typedef struct mq_context mq_context;
-
-/**
- * A registered layer.
- *
- * Ownership: belongs to its model, dies with it.
- * Threads: mq_layer_input(), mq_layer_output() and mq_layer_weight() may be called from any
- * thread, also inside a callback of a verb; they lock nothing but the layer.
- */
-typedef struct mq_layer mq_layer;
 
 /**
  * The host's model as mq knows it: names, borrowed tensors and quantizers.
@@ -267,15 +259,6 @@ typedef struct mq_layer mq_layer;
  * mq_print_quant_summary().
  */
 typedef struct mq_model mq_model;
-
-/**
- * A quantizer: one of a layer's, one of the host's own, or a member of a sequential quantizer.
- *
- * Ownership: belongs to its model, dies with it.
- * Threads: mq_quantizer_forward() may be called from any thread, as the taps of mq_layer; the
- * other functions hold the model and answer MQ_ERR_BUSY during a verb.
- */
-typedef struct mq_quantizer mq_quantizer;
 
 /**
  * Receives the log lines of a context. Ownership as in mq_forward_fn, but `release` runs when
@@ -307,12 +290,14 @@ typedef struct mq_context_options {
      */
     uint32_t struct_size;
     /**
-     * Threads the library may use, the caller's included; 0 (default): one for each CPU. At most 1024.
+     * Threads that share the work; 0 (default): one for each CPU, 1: the calling thread alone. At most
+     * 1024.
      */
     uint32_t num_threads;
     /**
-     * Receives warnings and notes; default: none. Its user data is released with the context, or at
-     * once when mq_context_create() fails.
+     * Receives warnings and notes; default: none. Its user data is released with the last of the
+     * context and its models, or at once when mq_context_create() fails (but not when `struct_size` is
+     * too small to hold it).
      */
     struct mq_log_fn log;
 } mq_context_options;
@@ -427,6 +412,32 @@ typedef struct mq_layer_desc {
      */
     const char *shared_input_group;
 } mq_layer_desc;
+
+/**
+ * A registered layer.
+ *
+ * Ownership: belongs to its model, dies with it.
+ * Threads: mq_layer_input(), mq_layer_output() and mq_layer_weight() may be called from any
+ * thread, also inside a callback of a verb; they lock nothing but the layer.
+ */
+typedef struct mq_layer {
+    uint32_t tag;
+    struct Arc_Layer layer;
+} mq_layer;
+
+/**
+ * A quantizer: one of a layer's, one of the host's own, or a member of a sequential quantizer.
+ *
+ * Ownership: belongs to its model, dies with it.
+ * Threads: mq_quantizer_forward() may be called from any thread, as the taps of mq_layer; the
+ * other functions hold the model and answer MQ_ERR_BUSY during a verb.
+ */
+typedef struct mq_quantizer {
+    uint32_t tag;
+    struct Arc_Slot slot;
+    struct Option_usize member;
+    const struct mq_model *model;
+} mq_quantizer;
 
 /**
  * Runs the host's model once over its whole calibration set, calling the taps.
@@ -664,12 +675,15 @@ mq_status mq_model_quantizer_at(struct mq_model *model,
  * @param[in]  x      Its input, `[..., in]`. A tensor without elements is allowed.
  * @param[out] out    Result, of the shape and dtype of `x`; may share its memory exactly (in
  *                    place), not partly. NULL: observe only.
- * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for a NULL, a wrong dtype, shape or overlap;
- *         MQ_ERR_NUMERIC for NaN or Inf while calibrating, or negative values under `unsigned`;
- *         MQ_ERR_STATE when the quantizer's amax does not fit `x`. On failure `out` is unspecified,
- *         and a verb that is running fails with the same error, whatever the callback returns.
+ * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for a NULL, a wrong dtype or overlap, or a shape that is not that
+ *         of `x`, or not `[..., in]` for a linear layer; MQ_ERR_NUMERIC for NaN or Inf while calibrating
+ *         or where the amax is dynamic, or negative values under `unsigned`; MQ_ERR_STATE when the
+ *         quantizer's amax, bias or scale does not fit `x`, or a member is gone. On failure `out` is
+ *         unspecified, and a verb that is running fails with the same error, whatever the callback
+ *         returns.
  *
- * Synchronous; does not allocate once calibrated.
+ * Synchronous. A quantizer that is calibrated allocates nothing; rotation in groups above 4096 and
+ * dynamic amax values in two axes do.
  */
 MQ_API
 mq_status mq_layer_input(struct mq_layer *layer,
@@ -695,9 +709,12 @@ mq_status mq_layer_output(struct mq_layer *layer,
  * @param[in]  layer  The layer.
  * @param[out] out    Receives the weight; its shape and dtype. May be the weight's own memory.
  * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for a NULL, a layer without a weight, a wrong dtype,
- *         shape or overlap; MQ_ERR_NUMERIC. On failure `out` is unspecified.
+ *         shape or overlap; MQ_ERR_NUMERIC and MQ_ERR_STATE as mq_layer_input(). On failure `out` is
+ *         unspecified.
  */
-MQ_API mq_status mq_layer_weight(struct mq_layer *layer, const struct mq_tensor *out);
+MQ_API
+mq_status mq_layer_weight(struct mq_layer *layer,
+                          const struct mq_tensor *out);
 
 /**
  * A tensor on its way through one quantizer; as mq_layer_input().
@@ -756,12 +773,17 @@ mq_status mq_calibrate(struct mq_model *model,
  * @param[in] model  Model that went through mq_quantize().
  * @param[in] flags  0 or MQ_FOLD_KEEP_ATTRIBUTES.
  * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for an unknown flag; MQ_ERR_STATE before mq_quantize();
- *         MQ_ERR_NUMERIC; MQ_ERR_BUSY. On failure no weight is changed.
+ *         MQ_ERR_NUMERIC for NaN or Inf in a weight, or negative values under `unsigned`; MQ_ERR_BUSY. On
+ *         failure no weight is changed.
  *
- * Layers whose weight quantizer is disabled stay as they are, so folding twice changes nothing. The
- * folded weight equals what mq_layer_weight() gave before, bit for bit.
+ * Layers whose weight quantizer is disabled, and neither scales nor rotates, stay as they are, so folding
+ * twice changes nothing. The folded weight equals what mq_layer_weight() gave before, bit for bit. With
+ * MQ_FOLD_KEEP_ATTRIBUTES the quantizers keep their amax. mq writes to the host's weights: no tap of
+ * these layers may run meanwhile.
  */
-MQ_API mq_status mq_fold_weight(struct mq_model *model, uint32_t flags);
+MQ_API
+mq_status mq_fold_weight(struct mq_model *model,
+                         uint32_t flags);
 
 /**
  * Enables the quantizers whose dotted name matches a wildcard (Python's fnmatch over the whole name).
@@ -769,7 +791,8 @@ MQ_API mq_status mq_fold_weight(struct mq_model *model, uint32_t flags);
  * @param[in]  model     Model that went through mq_quantize().
  * @param[in]  wildcard  Such as "*input_quantizer" or "model.layers.[01].*".
  * @param[in]  flags     0 or MQ_ALLOW_NO_MATCH.
- * @param[out] matched   Number of quantizers that matched. May be NULL. Untouched on failure.
+ * @param[out] matched   Number of quantizers that matched; a sequential one counts once. May be NULL.
+ *                       Untouched on failure.
  * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for a NULL or an unknown flag; MQ_ERR_NOT_FOUND when
  *         nothing matches; MQ_ERR_STATE before mq_quantize(); MQ_ERR_BUSY.
  *
@@ -782,7 +805,7 @@ mq_status mq_enable_quantizer(struct mq_model *model,
                               size_t *matched);
 
 /**
- * Disables the quantizers whose dotted name matches a wildcard.
+ * Disables the quantizers whose dotted name matches a wildcard, and stops their rotation.
  *
  * @param[in]  model     Model that went through mq_quantize().
  * @param[in]  wildcard  As in mq_enable_quantizer().
@@ -874,8 +897,10 @@ mq_status mq_set_quantizer_attributes_if(struct mq_model *model,
  * @param[in]  wildcard  As in mq_enable_quantizer(). Quantizers without an amax are passed over.
  * @param[in]  process   Changes the values in place.
  * @param[in]  flags     0 or MQ_ALLOW_NO_MATCH.
- * @param[out] matched   Number of quantizers that matched and have an amax. May be NULL.
- * @return as mq_enable_quantizer(); MQ_ERR_NUMERIC when a value ends negative, NaN or Inf;
+ * @param[out] matched   Number of quantizers that matched and have an amax, members of sequential ones
+ *                       one by one. May be NULL. Untouched on failure.
+ * @return as mq_enable_quantizer(), MQ_ERR_NOT_FOUND also when none that matches has an amax;
+ *         MQ_ERR_NUMERIC when a value ends negative, NaN or Inf;
  *         MQ_ERR_CALLBACK. On failure nothing changes.
  */
 MQ_API
@@ -1000,11 +1025,12 @@ mq_status mq_quantizer_set_amax(struct mq_quantizer *quantizer,
 /**
  * The pre_quant_scale of a quantizer: the factors its input is multiplied with, one per channel.
  *
- * @param[in]  quantizer  The quantizer.
+ * @param[in]  quantizer  The quantizer; a sequential one scales before its first member.
  * @param[out] values     Receives at most `capacity` values; NULL when `capacity` is 0.
  * @param[in]  capacity   Number of values that fit.
  * @param[out] count      Number of values; 0 when there is none.
- * @return as mq_quantizer_amax().
+ * @return MQ_OK, also when not everything fitted; MQ_ERR_INVALID_ARGUMENT for a NULL; MQ_ERR_STATE for
+ *         a member that is gone; MQ_ERR_BUSY.
  */
 MQ_API
 mq_status mq_quantizer_pre_quant_scale(const struct mq_quantizer *quantizer,
@@ -1015,12 +1041,13 @@ mq_status mq_quantizer_pre_quant_scale(const struct mq_quantizer *quantizer,
 /**
  * Sets or removes the pre_quant_scale of a quantizer. The caller divides the weight accordingly.
  *
- * @param[in]  quantizer  The quantizer; for a sequential one its first member.
+ * @param[in]  quantizer  The quantizer, or the first member of a sequential one (the whole stands for
+ *                        it).
  * @param[in]  scale      `[channels]`, the extent of the last axis of what the quantizer sees;
  *                        finite and positive. NULL removes it.
  * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for a NULL or a shape that does not fit; MQ_ERR_NUMERIC for
- *         values that are not finite and positive; MQ_ERR_STATE as in mq_quantizer_set_amax();
- *         MQ_ERR_BUSY.
+ *         values that are not finite and positive; MQ_ERR_STATE for a later member, a member that is
+ *         gone, or before mq_quantize(); MQ_ERR_BUSY.
  */
 MQ_API
 mq_status mq_quantizer_set_pre_quant_scale(struct mq_quantizer *quantizer,

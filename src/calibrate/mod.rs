@@ -89,9 +89,7 @@ fn run(
 fn observe(model: &Model, plan: &Plan, forward: &mut Option<Forward>) -> Result<()> {
     let cpu = model.context().cpu();
     for (slot, statistics) in &plan.weights {
-        if let Some(weight) = slot.weight() {
-            statistics.observe(cpu, None, weight)?;
-        }
+        slot.with_seen_weight(|weight| statistics.observe(cpu, None, weight))?;
     }
     let Some(forward) = forward else {
         return Ok(());

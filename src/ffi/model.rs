@@ -12,7 +12,7 @@ use super::status::mq_status;
 use super::tap::{mq_layer, mq_quantizer};
 use super::tensor::{mq_tensor, view_or_null};
 use crate::error::{Error, Result};
-use crate::model::{Layer, LayerKind, LayerSpec, Model, Slot};
+use crate::model::{Layer, LayerKind, LayerSpec, Model, Shared, Slot};
 
 /// The host's model as mq knows it: names, borrowed tensors and quantizers.
 ///
@@ -29,6 +29,7 @@ use crate::model::{Layer, LayerKind, LayerSpec, Model, Slot};
 /// mq_print_quant_summary().
 pub struct mq_model {
     inner: Mutex<Model>,
+    shared: Arc<Shared>,
     handles: Mutex<Handles>,
 }
 
@@ -151,8 +152,10 @@ pub unsafe extern "C" fn mq_model_create(
     enter(|| {
         // SAFETY: contract above.
         let (context, model) = unsafe { (context::borrow(context)?, out(model, "model")?) };
+        let inner = Model::new(Arc::clone(&context.context));
         *model = Box::into_raw(Box::new(mq_model {
-            inner: Mutex::new(Model::new(Arc::clone(&context.context))),
+            shared: inner.shared(),
+            inner: Mutex::new(inner),
             handles: Mutex::default(),
         }));
         Ok(())
@@ -383,7 +386,7 @@ pub(crate) unsafe fn with(
     // The lock is taken inside the unwind boundary: a panic poisons it, and no later call sees a
     // half-updated model.
     enter_or_poison(
-        || {},
+        || handle.shared.poison(),
         || match handle.inner.try_lock() {
             Ok(mut inner) => {
                 inner.check_usable()?;

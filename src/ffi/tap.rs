@@ -18,6 +18,7 @@ const QUANTIZER_TAG: u32 = 0x6d71_5175;
 /// Ownership: belongs to its model, dies with it.
 /// Threads: mq_layer_input(), mq_layer_output() and mq_layer_weight() may be called from any
 /// thread, also inside a callback of a verb; they lock nothing but the layer.
+#[repr(C)]
 pub struct mq_layer {
     tag: u32,
     layer: Arc<Layer>,
@@ -28,6 +29,7 @@ pub struct mq_layer {
 /// Ownership: belongs to its model, dies with it.
 /// Threads: mq_quantizer_forward() may be called from any thread, as the taps of mq_layer; the
 /// other functions hold the model and answer MQ_ERR_BUSY during a verb.
+#[repr(C)]
 pub struct mq_quantizer {
     tag: u32,
     pub(super) slot: Arc<Slot>,
@@ -87,7 +89,10 @@ unsafe fn with_layer(raw: *const mq_layer, body: impl FnOnce(&Layer) -> Result<(
             }
         },
         || match handle {
-            Some(handle) if handle.tag == LAYER_TAG => body(&handle.layer),
+            // A tensor that is refused here never reaches the layer, but must fail a running verb too.
+            Some(handle) if handle.tag == LAYER_TAG => {
+                body(&handle.layer).inspect_err(|error| handle.layer.note_failure(error))
+            }
             Some(_) => Err(Error::InvalidArgument(
                 "layer is not an mq_layer of this library".into(),
             )),
@@ -106,12 +111,15 @@ unsafe fn with_layer(raw: *const mq_layer, body: impl FnOnce(&Layer) -> Result<(
 /// @param[in]  x      Its input, `[..., in]`. A tensor without elements is allowed.
 /// @param[out] out    Result, of the shape and dtype of `x`; may share its memory exactly (in
 ///                    place), not partly. NULL: observe only.
-/// @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for a NULL, a wrong dtype, shape or overlap;
-///         MQ_ERR_NUMERIC for NaN or Inf while calibrating, or negative values under `unsigned`;
-///         MQ_ERR_STATE when the quantizer's amax does not fit `x`. On failure `out` is unspecified,
-///         and a verb that is running fails with the same error, whatever the callback returns.
+/// @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for a NULL, a wrong dtype or overlap, or a shape that is not that
+///         of `x`, or not `[..., in]` for a linear layer; MQ_ERR_NUMERIC for NaN or Inf while calibrating
+///         or where the amax is dynamic, or negative values under `unsigned`; MQ_ERR_STATE when the
+///         quantizer's amax, bias or scale does not fit `x`, or a member is gone. On failure `out` is
+///         unspecified, and a verb that is running fails with the same error, whatever the callback
+///         returns.
 ///
-/// Synchronous; does not allocate once calibrated.
+/// Synchronous. A quantizer that is calibrated allocates nothing; rotation in groups above 4096 and
+/// dynamic amax values in two axes do.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mq_layer_input(
     layer: *mut mq_layer,
@@ -151,7 +159,8 @@ pub unsafe extern "C" fn mq_layer_output(
 /// @param[in]  layer  The layer.
 /// @param[out] out    Receives the weight; its shape and dtype. May be the weight's own memory.
 /// @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for a NULL, a layer without a weight, a wrong dtype,
-///         shape or overlap; MQ_ERR_NUMERIC. On failure `out` is unspecified.
+///         shape or overlap; MQ_ERR_NUMERIC and MQ_ERR_STATE as mq_layer_input(). On failure `out` is
+///         unspecified.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mq_layer_weight(layer: *mut mq_layer, out: *const mq_tensor) -> mq_status {
     // SAFETY: contract above.
@@ -181,7 +190,8 @@ pub unsafe extern "C" fn mq_quantizer_forward(
         || {
             let handle = handle.clone()?;
             // SAFETY: contract above.
-            let (x, out) = unsafe { (view(x, "x")?, view_or_null(out, "out")?) };
+            let tensors = unsafe { view(x, "x").and_then(|x| Ok((x, view_or_null(out, "out")?))) };
+            let (x, out) = tensors.inspect_err(|error| handle.slot.note_failure(error))?;
             handle.slot.forward(handle.member, x, out)
         },
     )

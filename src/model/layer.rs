@@ -241,6 +241,11 @@ impl Layer {
         }
     }
 
+    /// Remembers why a tap failed, when a calibration is running.
+    pub fn note_failure(&self, error: &Error) {
+        self.shared.note_failure(error);
+    }
+
     /// Makes the model refuse further work.
     pub fn poison(&self) {
         self.shared.poison();

@@ -61,7 +61,7 @@ impl Quantizer {
         let same_blocks = self.attributes.axis == attributes.axis
             && self.attributes.block_sizes == attributes.block_sizes;
         let same_bias = self.attributes.bias == attributes.bias;
-        Self {
+        let changed = Self {
             enabled: attributes.enable,
             amax: constant_buffer(&attributes)
                 .or_else(|| self.amax.clone().filter(|_| same_blocks)),
@@ -73,6 +73,10 @@ impl Quantizer {
             pre_quant_scale: self.pre_quant_scale.clone(),
             is_folded: false,
             has_static_block_scale: self.has_static_block_scale && same_blocks,
+        };
+        match changed.keeps_amax() {
+            true => changed,
+            false => changed.reset(),
         }
     }
 
@@ -90,6 +94,13 @@ impl Quantizer {
         }
     }
 
+    /// The same quantizer without its rotation.
+    pub fn without_rotation(&self) -> Self {
+        let mut still = self.clone();
+        still.attributes.rotate.enable = false;
+        still
+    }
+
     /// The same quantizer after its weight was folded.
     pub fn folded(&self, keep_attributes: bool) -> Self {
         let amax = self.amax.clone().filter(|_| keep_attributes);
@@ -98,9 +109,9 @@ impl Quantizer {
             collected: self.collected.clone().filter(|_| keep_attributes),
             has_static_block_scale: self.has_static_block_scale && amax.is_some(),
             amax,
-            // Already multiplied into the weight.
+            // Already in the weight, as is the rotation.
             pre_quant_scale: None,
-            ..self.switched(false)
+            ..self.switched(false).without_rotation()
         }
     }
 

@@ -46,7 +46,7 @@ pub fn run(cpu: &Cpu, x: &TensorView, grid: &Grid, amax: &mut [f32]) {
     amax.fill(0.0);
     let slots = Slots(amax.as_mut_ptr().cast::<u32>(), amax.len());
     let (n, block) = grid.row();
-    let (x, isa) = (*x, cpu.isa());
+    let (x, isa, shared) = (*x, cpu.isa(), !pieces::hold_whole_blocks(grid));
     if block == 1 && n > 1 {
         with_element!(x.dtype(), T => per_element::<T>(cpu, &x, grid, &slots));
         return;
@@ -57,7 +57,7 @@ pub fn run(cpu: &Cpu, x: &TensorView, grid: &Grid, amax: &mut [f32]) {
         let values = unsafe {
             std::slice::from_raw_parts(x.data().cast::<T>().add(piece.offset), piece.len)
         };
-        isa.run(PieceLoop { values, piece: &piece, block, slots: &slots });
+        isa.run(PieceLoop { values, piece: &piece, block, shared, slots: &slots });
     }));
 }
 
@@ -143,6 +143,8 @@ struct PieceLoop<'a, T> {
     values: &'a [T],
     piece: &'a Piece,
     block: usize,
+    /// Whether a block may have parts in other pieces too.
+    shared: bool,
     slots: &'a Slots,
 }
 
@@ -151,6 +153,7 @@ impl<T: Element> Loop for PieceLoop<'_, T> {
     #[inline(always)]
     fn run(self) {
         let done = match self.block {
+            _ if self.shared => 0,
             16 => self.whole_blocks::<16>(),
             32 => self.whole_blocks::<32>(),
             64 => self.whole_blocks::<64>(),
@@ -172,7 +175,6 @@ impl<T: Element> PieceLoop<'_, T> {
         let (blocks, _) = self.values.as_chunks::<B>();
         for (i, block) in blocks.iter().enumerate() {
             let magnitude = block.map(T::magnitude).into_iter().fold(0, u32::max);
-            // No other piece has a part of this block.
             self.slots
                 .set(first_block + i, T::from_magnitude(magnitude));
         }
