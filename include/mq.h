@@ -228,12 +228,6 @@ typedef int32_t mq_log_level;
 #endif // __STDC_VERSION__ >= 202311L
 #endif // __cplusplus
 
-typedef struct Arc_Layer Arc_Layer;
-
-typedef struct Arc_Slot Arc_Slot;
-
-typedef struct Option_usize Option_usize;
-
 /**
  * Threads, instruction set and log of the library; models are created on one.
  *
@@ -242,6 +236,15 @@ typedef struct Option_usize Option_usize;
  * Threads: may be shared by any number of models and threads.
  */
 typedef struct mq_context mq_context;
+
+/**
+ * A registered layer.
+ *
+ * Ownership: belongs to its model, dies with it.
+ * Threads: mq_layer_input(), mq_layer_output() and mq_layer_weight() may be called from any
+ * thread, also inside a callback of a verb; they lock nothing but the layer.
+ */
+typedef struct mq_layer mq_layer;
 
 /**
  * The host's model as mq knows it: names, borrowed tensors and quantizers.
@@ -259,6 +262,15 @@ typedef struct mq_context mq_context;
  * mq_print_quant_summary().
  */
 typedef struct mq_model mq_model;
+
+/**
+ * A quantizer: one of a layer's, one of the host's own, or a member of a sequential quantizer.
+ *
+ * Ownership: belongs to its model, dies with it.
+ * Threads: mq_quantizer_forward() may be called from any thread, as the taps of mq_layer; the
+ * other functions hold the model and answer MQ_ERR_BUSY during a verb.
+ */
+typedef struct mq_quantizer mq_quantizer;
 
 /**
  * Receives the log lines of a context. Ownership as in mq_forward_fn, but `release` runs when
@@ -412,32 +424,6 @@ typedef struct mq_layer_desc {
      */
     const char *shared_input_group;
 } mq_layer_desc;
-
-/**
- * A registered layer.
- *
- * Ownership: belongs to its model, dies with it.
- * Threads: mq_layer_input(), mq_layer_output() and mq_layer_weight() may be called from any
- * thread, also inside a callback of a verb; they lock nothing but the layer.
- */
-typedef struct mq_layer {
-    uint32_t tag;
-    struct Arc_Layer layer;
-} mq_layer;
-
-/**
- * A quantizer: one of a layer's, one of the host's own, or a member of a sequential quantizer.
- *
- * Ownership: belongs to its model, dies with it.
- * Threads: mq_quantizer_forward() may be called from any thread, as the taps of mq_layer; the
- * other functions hold the model and answer MQ_ERR_BUSY during a verb.
- */
-typedef struct mq_quantizer {
-    uint32_t tag;
-    struct Arc_Slot slot;
-    struct Option_usize member;
-    const struct mq_model *model;
-} mq_quantizer;
 
 /**
  * Runs the host's model once over its whole calibration set, calling the taps.

@@ -81,7 +81,7 @@ void Quantizer::quantize(const std::string &config, const Sequences &calibration
     model_.fold_weight();
 }
 
-// An exception in here, of a tap or the engine, ends mq's call and reaches the caller of quantize().
+// An exception in here, of a tap or of the engine, ends mq's call and leaves quantize().
 void Quantizer::run(const Sequences &calibration) {
     ++forward_passes_;
     for (std::size_t first = 0; first < calibration.count(); first += kBatch) {

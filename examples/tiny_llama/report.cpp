@@ -1,4 +1,4 @@
-// Prints and writes rows.
+// Prints rows as they come, writes them at the end.
 #include "report.hpp"
 
 #include <algorithm>
@@ -19,59 +19,60 @@ int widest(std::string_view title, const std::vector<std::string> &names) {
     return static_cast<int>(width);
 }
 
-template <typename... Arguments>
-std::string formatted(const char *format, const Arguments &...arguments) {
-    char buffer[64] = "";
-    std::snprintf(buffer, sizeof buffer, format, arguments...);
+template <typename Value> std::string formatted(const char *format, Value value) {
+    char buffer[32] = "";
+    std::snprintf(buffer, sizeof buffer, format, value);
     return buffer;
 }
 
-std::string json_number(double value) {
-    return std::isfinite(value) ? formatted("%.10g", value) : "null";
-}
+// JSON has no NaN and no infinity.
+std::string json(double value) { return std::isfinite(value) ? formatted("%.10g", value) : "null"; }
 
-std::string json_string(const std::string &text) {
+std::string json(const std::string &text) {
     std::string result = "\"";
     for (const char c : text) {
-        if (static_cast<unsigned char>(c) < 0x20) {
-            result += formatted("\\u%04x", static_cast<unsigned>(c));
+        const auto byte = static_cast<unsigned char>(c);
+        if (byte < 0x20) {
+            result += formatted("\\u%04x", static_cast<unsigned>(byte));
         } else {
-            result += c == '"' || c == '\\' ? std::string{'\\', c} : std::string{c};
+            result += c == '"' || c == '\\' ? "\\" : "";
+            result += c;
         }
     }
-    return result + '"';
+    return result + "\"";
 }
 
-std::string json_row(const Row &row) {
-    return "{\"model\": " + json_string(row.model) + ", \"config\": " + json_string(row.config) +
-           ", \"perplexity\": " + json_number(row.perplexity) +
-           ", \"effective_bits\": " + json_number(row.effective_bits) +
-           ", \"quantize_seconds\": " + json_number(row.quantize_seconds) +
+std::string json(const Row &row) {
+    return "{\"model\": " + json(row.model) + ", \"config\": " + json(row.config) +
+           ", \"perplexity\": " + json(row.perplexity) +
+           ", \"effective_bits\": " + json(row.effective_bits) +
+           ", \"quantize_seconds\": " + json(row.quantize_seconds) +
            ", \"forward_passes\": " + std::to_string(row.forward_passes) + "}";
 }
 
 } // namespace
 
-Table::Table(const std::vector<std::string> &models, const std::vector<std::string> &configs)
+Report::Report(const std::vector<std::string> &models, const std::vector<std::string> &configs)
     : model_width_(widest("model", models)), config_width_(widest("config", configs)) {
     std::printf("%-*s  %-*s  perplexity    change  eff. bits  quantize s  passes\n", model_width_,
                 "model", config_width_, "config");
 }
 
-void Table::print(const Row &row, const Row &baseline) const {
-    const double change = 100 * (row.perplexity / baseline.perplexity - 1);
+void Report::add(const Row &row, double float_perplexity) {
+    const double change = 100 * (row.perplexity / float_perplexity - 1);
     std::printf("%-*s  %-*s  %10.4f  %+6.2f %%  %9.2f  %10.2f  %6zu\n", model_width_,
                 row.model.c_str(), config_width_, row.config.c_str(), row.perplexity, change,
                 row.effective_bits, row.quantize_seconds, row.forward_passes);
     std::fflush(stdout);
+    rows_.push_back(row);
 }
 
-void write_report(const std::string &path, const std::vector<Row> &rows) {
+void Report::write(const std::string &path) const {
     std::ofstream file(path);
     file << "{\"rows\": [";
     const char *separator = "\n  ";
-    for (const Row &row : rows) {
-        file << separator << json_row(row);
+    for (const Row &row : rows_) {
+        file << separator << json(row);
         separator = ",\n  ";
     }
     file << "\n]}\n";

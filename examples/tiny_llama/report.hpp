@@ -1,4 +1,4 @@
-// What the program measured: a table for people and a JSON file for programs.
+// What the program measures: a table for people, and a JSON file for programs.
 #pragma once
 
 #include <cstddef>
@@ -7,31 +7,31 @@
 
 namespace tiny_llama {
 
-/// A model under a configuration. The defaults are those of the model as it is.
+/// A model under a configuration; the defaults are those of the model as it is.
 struct Row {
     std::string model;
-    std::string config;
+    std::string config = "FP32";
     double perplexity = 0;
-    double effective_bits = 16; // files store weights as BF16, though the engine computes in float
+    double effective_bits = 16; // stored as BF16, though computed with as float32
     double quantize_seconds = 0;
-    std::size_t forward_passes = 0;
+    std::size_t forward_passes = 0; // over the whole calibration text
 };
 
-/// Prints to the standard output, row by row as they come.
-class Table {
+class Report {
   public:
-    /// Prints the head. The columns are as wide as the names that will come.
-    Table(const std::vector<std::string> &models, const std::vector<std::string> &configs);
+    /// Prints the head of the table, its columns as wide as the names that will come.
+    Report(const std::vector<std::string> &models, const std::vector<std::string> &configs);
 
-    /// Prints a row, and how far its perplexity is from that of `baseline`, the float model.
-    void print(const Row &row, const Row &baseline) const;
+    /// Prints a row, with the change against the perplexity of the float model, and keeps it.
+    void add(const Row &row, double float_perplexity);
+
+    /// Writes {"rows": [...]}, keys as in Row. Throws std::runtime_error naming the file.
+    void write(const std::string &path) const;
 
   private:
     int model_width_;
     int config_width_;
+    std::vector<Row> rows_;
 };
-
-/// Writes {"rows": [...]}, keys as in Row. Throws std::runtime_error naming the file.
-void write_report(const std::string &path, const std::vector<Row> &rows);
 
 } // namespace tiny_llama

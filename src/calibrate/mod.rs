@@ -69,8 +69,11 @@ fn run(
     forward: &mut Option<Forward>,
 ) -> Result<()> {
     // All of them are known before the first one runs.
-    let algorithms: Result<Vec<_>> = algorithms.iter().map(algorithm).collect();
-    for algorithm in algorithms? {
+    let algorithms: Result<Vec<_>> = algorithms
+        .iter()
+        .map(|config| Ok((algorithm(config)?, shared_scale::Groups::of(config))))
+        .collect();
+    for (algorithm, groups) in algorithms? {
         let plan = Plan::new(model, |slot| algorithm.needs(slot));
         observe(model, &plan, forward)?;
         for (slot, statistics) in plan.weights.iter().chain(&plan.activations) {
@@ -78,7 +81,7 @@ fn run(
                 slot.replace(state.into());
             }
         }
-        shared_scale::share(model);
+        shared_scale::share(model, &groups);
         warn_about_unseen(model, &plan, forward.is_some());
     }
     Ok(())

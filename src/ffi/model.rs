@@ -9,7 +9,7 @@ use super::context::{self, mq_context};
 use super::guard::{self, enter, enter_or_poison, out};
 use super::options::{self, Versioned};
 use super::status::mq_status;
-use super::tap::{mq_layer, mq_quantizer};
+use super::tap::{LayerHandle, QuantizerHandle, mq_layer, mq_quantizer};
 use super::tensor::{mq_tensor, view_or_null};
 use crate::error::{Error, Result};
 use crate::model::{Layer, LayerKind, LayerSpec, Model, Shared, Slot};
@@ -37,8 +37,8 @@ pub struct mq_model {
 /// gives the same handle.
 #[derive(Default)]
 struct Handles {
-    layers: HashMap<*const Layer, Box<mq_layer>>,
-    quantizers: HashMap<(*const Slot, Option<usize>), Box<mq_quantizer>>,
+    layers: HashMap<*const Layer, Box<LayerHandle>>,
+    quantizers: HashMap<(*const Slot, Option<usize>), Box<QuantizerHandle>>,
 }
 
 // SAFETY: the keys are addresses that are only compared; the handles are Send themselves.
@@ -404,8 +404,8 @@ impl mq_model {
         let handle = handles
             .layers
             .entry(Arc::as_ptr(&layer))
-            .or_insert_with(|| Box::new(mq_layer::new(layer)));
-        Ok(&raw mut **handle)
+            .or_insert_with(|| Box::new(LayerHandle::new(layer)));
+        Ok((&raw mut **handle).cast())
     }
 
     fn keep_quantizer(&self, slot: &Arc<Slot>, member: Option<usize>) -> Result<*mut mq_quantizer> {
@@ -414,7 +414,7 @@ impl mq_model {
         let handle = handles
             .quantizers
             .entry((Arc::as_ptr(slot), member))
-            .or_insert_with(|| Box::new(mq_quantizer::new(Arc::clone(slot), member, owner)));
-        Ok(&raw mut **handle)
+            .or_insert_with(|| Box::new(QuantizerHandle::new(Arc::clone(slot), member, owner)));
+        Ok((&raw mut **handle).cast())
     }
 }

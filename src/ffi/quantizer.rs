@@ -5,7 +5,7 @@ use std::ffi::c_char;
 use super::guard::{copy_out, out};
 use super::model::with;
 use super::status::mq_status;
-use super::tap::{self, mq_quantizer};
+use super::tap::{self, QuantizerHandle, mq_quantizer};
 use super::tensor::{MQ_MAX_RANK, mq_tensor, view};
 use crate::error::{Error, Result};
 use crate::model::{Model, Quantizer};
@@ -219,7 +219,7 @@ pub unsafe extern "C" fn mq_quantizer_set_pre_quant_scale(
 /// `raw` is NULL or a live handle of this library.
 unsafe fn with_quantizer(
     raw: *const mq_quantizer,
-    body: impl FnOnce(&mq_quantizer, &mut Model) -> Result<()>,
+    body: impl FnOnce(&QuantizerHandle, &mut Model) -> Result<()>,
 ) -> mq_status {
     // SAFETY: contract above.
     match unsafe { tap::quantizer(raw) } {

@@ -18,10 +18,8 @@ const QUANTIZER_TAG: u32 = 0x6d71_5175;
 /// Ownership: belongs to its model, dies with it.
 /// Threads: mq_layer_input(), mq_layer_output() and mq_layer_weight() may be called from any
 /// thread, also inside a callback of a verb; they lock nothing but the layer.
-#[repr(C)]
 pub struct mq_layer {
-    tag: u32,
-    layer: Arc<Layer>,
+    _opaque: (),
 }
 
 /// A quantizer: one of a layer's, one of the host's own, or a member of a sequential quantizer.
@@ -29,8 +27,21 @@ pub struct mq_layer {
 /// Ownership: belongs to its model, dies with it.
 /// Threads: mq_quantizer_forward() may be called from any thread, as the taps of mq_layer; the
 /// other functions hold the model and answer MQ_ERR_BUSY during a verb.
-#[repr(C)]
 pub struct mq_quantizer {
+    _opaque: (),
+}
+
+/// What an mq_layer points to. The tag comes first in both kinds of handle, so that it can be read
+/// whichever was passed.
+#[repr(C)]
+pub(super) struct LayerHandle {
+    tag: u32,
+    layer: Arc<Layer>,
+}
+
+/// What an mq_quantizer points to.
+#[repr(C)]
+pub(super) struct QuantizerHandle {
     tag: u32,
     pub(super) slot: Arc<Slot>,
     pub(super) member: Option<usize>,
@@ -38,9 +49,9 @@ pub struct mq_quantizer {
 }
 
 // SAFETY: the model's address is only used for calls that the contract of mq_quantizer allows.
-unsafe impl Send for mq_quantizer {}
+unsafe impl Send for QuantizerHandle {}
 
-impl mq_layer {
+impl LayerHandle {
     pub(super) fn new(layer: Arc<Layer>) -> Self {
         Self {
             tag: LAYER_TAG,
@@ -49,7 +60,7 @@ impl mq_layer {
     }
 }
 
-impl mq_quantizer {
+impl QuantizerHandle {
     pub(super) fn new(slot: Arc<Slot>, member: Option<usize>, model: *const mq_model) -> Self {
         Self {
             tag: QUANTIZER_TAG,
@@ -64,9 +75,9 @@ impl mq_quantizer {
 ///
 /// # Safety
 /// `raw` is NULL or a live handle of this library.
-pub(super) unsafe fn quantizer<'a>(raw: *const mq_quantizer) -> Result<&'a mq_quantizer> {
+pub(super) unsafe fn quantizer<'a>(raw: *const mq_quantizer) -> Result<&'a QuantizerHandle> {
     // SAFETY: contract above.
-    match unsafe { raw.as_ref() } {
+    match unsafe { raw.cast::<QuantizerHandle>().as_ref() } {
         Some(handle) if handle.tag == QUANTIZER_TAG => Ok(handle),
         Some(_) => Err(Error::InvalidArgument(
             "quantizer is not an mq_quantizer of this library".into(),
@@ -81,7 +92,7 @@ pub(super) unsafe fn quantizer<'a>(raw: *const mq_quantizer) -> Result<&'a mq_qu
 /// `raw` is NULL or a live handle of this library.
 unsafe fn with_layer(raw: *const mq_layer, body: impl FnOnce(&Layer) -> Result<()>) -> mq_status {
     // SAFETY: contract above.
-    let handle = unsafe { raw.as_ref() };
+    let handle = unsafe { raw.cast::<LayerHandle>().as_ref() };
     enter_or_poison(
         || {
             if let Some(handle) = handle {

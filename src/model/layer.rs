@@ -123,7 +123,6 @@ fn channels(spec: &LayerSpec, role: Role) -> Option<usize> {
     match (spec.kind, role) {
         (_, Role::Weight) => dims.last().copied(),
         (LayerKind::Linear, Role::Input) => dims.get(1).copied(),
-        (LayerKind::Linear, Role::Output) => dims.first().copied(),
         _ => None,
     }
 }
