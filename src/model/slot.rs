@@ -394,10 +394,8 @@ impl Slot {
             if let Some(found) = absmax::not_finite(cpu, weight) {
                 return Err(quantization::not_finite(&self.name, weight, found));
             }
-            let enabled = state.members().iter().filter(|q| q.enabled);
-            enabled
-                .map(|quantizer| quantization::check(cpu, quantizer, &self.name, weight))
-                .collect()
+            let mut enabled = state.members().iter().filter(|q| q.enabled);
+            enabled.try_for_each(|q| quantization::check(cpu, q, &self.name, weight))
         })
     }
 
