@@ -17,11 +17,6 @@
 #else
 #  define MQ_API
 #endif
-#if defined(__GNUC__)
-#  define MQ_NODISCARD __attribute__((warn_unused_result))
-#else
-#  define MQ_NODISCARD
-#endif
 
 #define MQ_VERSION_MAJOR 0
 #define MQ_VERSION_MINOR 1
@@ -272,7 +267,7 @@ typedef struct mq_layer mq_layer;
  *
  * Ownership: created by mq_model_create(), freed by mq_model_destroy(). Owns its mq_layer and
  * mq_quantizer handles, which die with it. Tensors are borrowed: the host keeps them alive, and
- * does not move them, until mq_model_destroy() returns.
+ * does not move them, until mq_model_destroy() returns; but for weights that mq_compress() packed.
  * Threads: one registration or verb at a time, a second one answers MQ_ERR_BUSY; taps of its
  * layers may run on any thread at any time, but not while or after the model is destroyed.
  *
@@ -280,7 +275,7 @@ typedef struct mq_layer mq_layer;
  * mq_model_find_quantizer(), mq_model_quantizer_count(), mq_model_quantizer_at().
  * Verbs: mq_quantize(), mq_calibrate(), mq_fold_weight(), mq_enable_quantizer(),
  * mq_disable_quantizer(), mq_set_quantizer_attributes(), mq_postprocess_amax(), mq_reset_amax(),
- * mq_print_quant_summary().
+ * mq_compress(), mq_print_quant_summary().
  */
 typedef struct mq_model mq_model;
 
@@ -323,12 +318,14 @@ typedef struct mq_context_options {
      */
     uint32_t struct_size;
     /**
-     * Threads the library may use, the caller's included; 0 (default): one for each CPU. At most 1024.
+     * Threads that share the work; 0 (default): one for each CPU, 1: the calling thread alone. At most
+     * 1024.
      */
     uint32_t num_threads;
     /**
-     * Receives warnings and notes; default: none. Its user data is released with the context, or at
-     * once when mq_context_create() fails.
+     * Receives warnings and notes; default: none. Its user data is released with the last of the
+     * context and its models, or at once when mq_context_create() fails (but not when `struct_size` is
+     * too small to hold it).
      */
     struct mq_log_fn log;
 } mq_context_options;
@@ -707,12 +704,15 @@ mq_status mq_model_quantizer_at(struct mq_model *model,
  * @param[in]  x      Its input, `[..., in]`. A tensor without elements is allowed.
  * @param[out] out    Result, of the shape and dtype of `x`; may share its memory exactly (in
  *                    place), not partly. NULL: observe only.
- * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for a NULL, a wrong dtype, shape or overlap;
- *         MQ_ERR_NUMERIC for NaN or Inf while calibrating, or negative values under `unsigned`;
- *         MQ_ERR_STATE when the quantizer's amax does not fit `x`. On failure `out` is unspecified,
- *         and a verb that is running fails with the same error, whatever the callback returns.
+ * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for a NULL, a wrong dtype or overlap, or a shape that is not that
+ *         of `x`, or not `[..., in]` for a linear layer; MQ_ERR_NUMERIC for NaN or Inf while calibrating
+ *         or where the amax is dynamic, or negative values under `unsigned`; MQ_ERR_STATE when the
+ *         quantizer's amax, bias or scale does not fit `x`, or a member is gone. On failure `out` is
+ *         unspecified, and a verb that is running fails with the same error, whatever the callback
+ *         returns.
  *
- * Synchronous; does not allocate once calibrated.
+ * Synchronous. A quantizer that is calibrated allocates nothing; rotation in groups above 4096 and
+ * dynamic amax values in two axes do.
  */
 MQ_API
 mq_status mq_layer_input(struct mq_layer *layer,
@@ -733,14 +733,18 @@ mq_status mq_layer_output(struct mq_layer *layer,
                           const struct mq_tensor *out);
 
 /**
- * The weight as the quantized layer uses it: fake-quantized once quantized, else as registered.
+ * The weight as the quantized layer uses it: fake-quantized once quantized, unpacked once compressed, else
+ * as registered.
  *
  * @param[in]  layer  The layer.
  * @param[out] out    Receives the weight; its shape and dtype. May be the weight's own memory.
  * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for a NULL, a layer without a weight, a wrong dtype,
- *         shape or overlap; MQ_ERR_NUMERIC. On failure `out` is unspecified.
+ *         shape or overlap; MQ_ERR_NUMERIC and MQ_ERR_STATE as mq_layer_input(). On failure `out` is
+ *         unspecified.
  */
-MQ_API mq_status mq_layer_weight(struct mq_layer *layer, const struct mq_tensor *out);
+MQ_API
+mq_status mq_layer_weight(struct mq_layer *layer,
+                          const struct mq_tensor *out);
 
 /**
  * A tensor on its way through one quantizer; as mq_layer_input().
@@ -799,12 +803,17 @@ mq_status mq_calibrate(struct mq_model *model,
  * @param[in] model  Model that went through mq_quantize().
  * @param[in] flags  0 or MQ_FOLD_KEEP_ATTRIBUTES.
  * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for an unknown flag; MQ_ERR_STATE before mq_quantize();
- *         MQ_ERR_NUMERIC; MQ_ERR_BUSY. On failure no weight is changed.
+ *         MQ_ERR_NUMERIC for NaN or Inf in a weight, or negative values under `unsigned`; MQ_ERR_BUSY. On
+ *         failure no weight is changed.
  *
- * Layers whose weight quantizer is disabled stay as they are, so folding twice changes nothing. The
- * folded weight equals what mq_layer_weight() gave before, bit for bit.
+ * Layers whose weight quantizer is disabled, and neither scales nor rotates, stay as they are, so folding
+ * twice changes nothing. The folded weight equals what mq_layer_weight() gave before, bit for bit. With
+ * MQ_FOLD_KEEP_ATTRIBUTES the quantizers keep their amax. Compressed weights are passed over. mq writes to the host's weights: no tap of
+ * these layers may run meanwhile.
  */
-MQ_API mq_status mq_fold_weight(struct mq_model *model, uint32_t flags);
+MQ_API
+mq_status mq_fold_weight(struct mq_model *model,
+                         uint32_t flags);
 
 /**
  * Enables the quantizers whose dotted name matches a wildcard (Python's fnmatch over the whole name).
@@ -812,7 +821,8 @@ MQ_API mq_status mq_fold_weight(struct mq_model *model, uint32_t flags);
  * @param[in]  model     Model that went through mq_quantize().
  * @param[in]  wildcard  Such as "*input_quantizer" or "model.layers.[01].*".
  * @param[in]  flags     0 or MQ_ALLOW_NO_MATCH.
- * @param[out] matched   Number of quantizers that matched. May be NULL. Untouched on failure.
+ * @param[out] matched   Number of quantizers that matched; a sequential one counts once. May be NULL.
+ *                       Untouched on failure.
  * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for a NULL or an unknown flag; MQ_ERR_NOT_FOUND when
  *         nothing matches; MQ_ERR_STATE before mq_quantize(); MQ_ERR_BUSY.
  *
@@ -825,7 +835,7 @@ mq_status mq_enable_quantizer(struct mq_model *model,
                               size_t *matched);
 
 /**
- * Disables the quantizers whose dotted name matches a wildcard.
+ * Disables the quantizers whose dotted name matches a wildcard, and stops their rotation.
  *
  * @param[in]  model     Model that went through mq_quantize().
  * @param[in]  wildcard  As in mq_enable_quantizer().
@@ -917,8 +927,10 @@ mq_status mq_set_quantizer_attributes_if(struct mq_model *model,
  * @param[in]  wildcard  As in mq_enable_quantizer(). Quantizers without an amax are passed over.
  * @param[in]  process   Changes the values in place.
  * @param[in]  flags     0 or MQ_ALLOW_NO_MATCH.
- * @param[out] matched   Number of quantizers that matched and have an amax. May be NULL.
- * @return as mq_enable_quantizer(); MQ_ERR_NUMERIC when a value ends negative, NaN or Inf;
+ * @param[out] matched   Number of quantizers that matched and have an amax, members of sequential ones
+ *                       one by one. May be NULL. Untouched on failure.
+ * @return as mq_enable_quantizer(), MQ_ERR_NOT_FOUND also when none that matches has an amax;
+ *         MQ_ERR_NUMERIC when a value ends negative, NaN or Inf;
  *         MQ_ERR_CALLBACK. On failure nothing changes.
  */
 MQ_API
@@ -982,7 +994,8 @@ mq_status mq_print_quant_summary(const struct mq_model *model,
  *         before the first layer is switched over.
  *
  * Weights are packed with the calibrated amax; only blocks of dynamic formats (MX, NVFP4) find
- * theirs. Afterwards mq never touches the packed layers' weight memory again: the host may free it.
+ * theirs. Afterwards mq never touches the packed layers' weight memory again: the host may free it, once
+ * no mq_layer_weight() that began before is running any more.
  * mq_layer_weight() unpacks, to the shape and dtype of the weight, and gives what it gave before, bit
  * for bit; but negative values that round to zero in int8, int4 and w4a8 come back as +0.
  *
@@ -1118,11 +1131,12 @@ mq_status mq_quantizer_set_amax(struct mq_quantizer *quantizer,
 /**
  * The pre_quant_scale of a quantizer: the factors its input is multiplied with, one per channel.
  *
- * @param[in]  quantizer  The quantizer.
+ * @param[in]  quantizer  The quantizer; a sequential one scales before its first member.
  * @param[out] values     Receives at most `capacity` values; NULL when `capacity` is 0.
  * @param[in]  capacity   Number of values that fit.
  * @param[out] count      Number of values; 0 when there is none.
- * @return as mq_quantizer_amax().
+ * @return MQ_OK, also when not everything fitted; MQ_ERR_INVALID_ARGUMENT for a NULL; MQ_ERR_STATE for
+ *         a member that is gone; MQ_ERR_BUSY.
  */
 MQ_API
 mq_status mq_quantizer_pre_quant_scale(const struct mq_quantizer *quantizer,
@@ -1133,12 +1147,13 @@ mq_status mq_quantizer_pre_quant_scale(const struct mq_quantizer *quantizer,
 /**
  * Sets or removes the pre_quant_scale of a quantizer. The caller divides the weight accordingly.
  *
- * @param[in]  quantizer  The quantizer; for a sequential one its first member.
+ * @param[in]  quantizer  The quantizer, or the first member of a sequential one (the whole stands for
+ *                        it).
  * @param[in]  scale      `[channels]`, the extent of the last axis of what the quantizer sees;
  *                        finite and positive. NULL removes it.
  * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for a NULL or a shape that does not fit; MQ_ERR_NUMERIC for
- *         values that are not finite and positive; MQ_ERR_STATE as in mq_quantizer_set_amax();
- *         MQ_ERR_BUSY.
+ *         values that are not finite and positive; MQ_ERR_STATE for a later member, a member that is
+ *         gone, or before mq_quantize(); MQ_ERR_BUSY.
  */
 MQ_API
 mq_status mq_quantizer_set_pre_quant_scale(struct mq_quantizer *quantizer,

@@ -12,8 +12,9 @@
 //! | [`model`] | the registry: layers, quantizers, names; what a tap does |
 //! | [`config`] | JSON to typed configuration: presets, patterns, messages |
 //! | [`kernels`] | operations over tensors, on threads and instruction sets |
-//! | [`format`] | the number formats: limits and rounding |
-//! | [`tensor`], [`error`] | the borrowed tensor, the one error type |
+//! | [`tensor`] | the borrowed tensor |
+//! | [`mod@format`] | the number formats: limits and rounding |
+//! | [`error`] | the one error type |
 //!
 //! `unsafe` lives in [`ffi`], [`kernels`] and [`tensor`] alone.
 

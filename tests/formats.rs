@@ -1,13 +1,13 @@
 //! Worked examples of the formats, through the same call a host makes.
 
-mod safetensors_file;
+mod owned;
 
 use mq::calibrate;
 use mq::config::QuantizeConfig;
 use mq::error::{Error, Result};
 use mq::model::{Context, LayerKind, LayerSpec, Model, fake_quant_once};
 use mq::tensor::DType;
-use safetensors_file::Owned;
+use owned::Owned;
 use serde_json::{Value, json};
 
 fn context() -> std::sync::Arc<Context> {

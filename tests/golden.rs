@@ -1,5 +1,6 @@
 //! The reference's own results: every case must come out bit for bit. Cases are counted.
 
+mod owned;
 mod safetensors_file;
 
 use mq::calibrate;
@@ -8,7 +9,8 @@ use mq::error::Result;
 use mq::format::half::{Bf16, F16};
 use mq::model::{Context, LayerKind, LayerSpec, Model, fake_quant_once};
 use mq::tensor::DType;
-use safetensors_file::{Owned, Tensors};
+use owned::Owned;
+use safetensors_file::Tensors;
 use serde_json::{Value, json};
 
 fn context() -> std::sync::Arc<Context> {

@@ -71,8 +71,11 @@ fn run(
 ) -> Result<()> {
     // All of them are known before the first one runs.
     let packs = algorithms.iter().any(|a| a.method == Method::RealQuantize);
-    let algorithms: Result<Vec<_>> = algorithms.iter().map(algorithm).collect();
-    for algorithm in algorithms? {
+    let algorithms: Result<Vec<_>> = algorithms
+        .iter()
+        .map(|config| Ok((algorithm(config)?, shared_scale::Groups::of(config))))
+        .collect();
+    for (algorithm, groups) in algorithms? {
         let plan = Plan::new(model, |slot| algorithm.needs(slot));
         observe(model, &plan, forward)?;
         for (slot, statistics) in plan.weights.iter().chain(&plan.activations) {
@@ -80,7 +83,7 @@ fn run(
                 slot.replace(state.into());
             }
         }
-        shared_scale::share(model);
+        shared_scale::share(model, &groups);
         warn_about_unseen(model, &plan, forward.is_some());
     }
     if packs {
@@ -96,9 +99,7 @@ fn run(
 fn observe(model: &Model, plan: &Plan, forward: &mut Option<Forward>) -> Result<()> {
     let cpu = model.context().cpu();
     for (slot, statistics) in &plan.weights {
-        if let Some(weight) = slot.weight() {
-            statistics.observe(cpu, None, weight)?;
-        }
+        slot.with_seen_weight(|weight| statistics.observe(cpu, None, weight))?;
     }
     let Some(forward) = forward else {
         return Ok(());

@@ -4,33 +4,52 @@
 //! names tell: q/k/v, gate/up and w1/w3 under one parent, as in the reference.
 
 use std::collections::HashMap;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
-use regex::Regex;
+use regex::bytes::{Regex, RegexBuilder};
+use serde_json::Value;
 
+use crate::config::Algorithm as AlgorithmConfig;
 use crate::model::{Kind, Model, Quantizer, SlotState};
 
-/// The parent is the group, the rest the members.
-static DEFAULT_GROUPS: LazyLock<Vec<Regex>> = LazyLock::new(|| {
-    [
-        "(?:q_proj|k_proj|v_proj)",
-        "(?:gate_proj|up_proj)",
-        "(?:w1|w3)",
-    ]
-    .iter()
-    .filter_map(|members| Regex::new(&format!(r"^(?:(.*)\.)?{members}$")).ok())
-    .collect()
-});
+/// Names of layers that share a scale when they have the same first captured group.
+const DEFAULT_PATTERNS: [&str; 3] = [
+    r"(?:(.*)\.)?(?:q_proj|k_proj|v_proj)",
+    r"(?:(.*)\.)?(?:gate_proj|up_proj)",
+    r"(?:(.*)\.)?(?:w1|w3)",
+];
 
-/// What a layer shares its scale by: the rule and the group's name.
-fn group(layer: &str, declared: Option<&str>) -> Option<(usize, String)> {
-    if let Some(declared) = declared {
-        return Some((DEFAULT_GROUPS.len(), declared.to_owned()));
+/// Which layers share a scale by their name.
+pub struct Groups(Vec<Regex>);
+
+impl Groups {
+    /// The groups that an algorithm's `shared_states` asks for, or the default ones. The configuration has
+    /// checked the patterns.
+    pub fn of(config: &AlgorithmConfig) -> Self {
+        let given = &config.fields.get("shared_states").unwrap_or(&Value::Null)["weight_global_amax"]
+            ["patterns"];
+        let patterns: Vec<&str> = match given.as_array() {
+            Some(list) => list.iter().filter_map(Value::as_str).collect(),
+            None => DEFAULT_PATTERNS.to_vec(),
+        };
+        let whole = |pattern: &&str| {
+            let mut whole = RegexBuilder::new(&format!("^(?:{pattern})$"));
+            whole.unicode(false).build().ok()
+        };
+        Self(patterns.iter().filter_map(whole).collect())
     }
-    DEFAULT_GROUPS.iter().enumerate().find_map(|(rule, regex)| {
-        let parent = regex.captures(layer)?.get(1).map_or("", |m| m.as_str());
-        Some((rule, parent.to_owned()))
-    })
+
+    /// What a layer shares its scale by: the rule and the group's name.
+    fn find(&self, layer: &str, declared: Option<&str>) -> Option<(usize, Vec<u8>)> {
+        if let Some(declared) = declared {
+            return Some((self.0.len(), declared.as_bytes().to_vec()));
+        }
+        self.0.iter().enumerate().find_map(|(rule, regex)| {
+            let captures = regex.captures(layer.as_bytes())?;
+            let group = captures.get(1).map_or(&[][..], |m| m.as_bytes());
+            Some((rule, group.to_vec()))
+        })
+    }
 }
 
 fn is_static_nvfp4(quantizer: &Quantizer) -> bool {
@@ -43,14 +62,14 @@ fn largest(quantizer: &Quantizer) -> Option<f32> {
 }
 
 /// Sets the global amax of every static NVFP4 weight quantizer that has an amax.
-pub fn share(model: &Model) {
-    let mut highest: HashMap<(usize, String), f32> = HashMap::new();
+pub fn share(model: &Model, groups: &Groups) {
+    let mut highest: HashMap<(usize, Vec<u8>), f32> = HashMap::new();
     let mut members = Vec::new();
     for layer in model.layers() {
-        let Some(slot) = layer.weight_slot().filter(|slot| slot.packed().is_none()) else {
+        let Some(slot) = layer.weight_slot() else {
             continue;
         };
-        let group = group(layer.name(), layer.spec().fused_group.as_deref());
+        let group = groups.find(layer.name(), layer.spec().fused_group.as_deref());
         let state = slot.state();
         for quantizer in state.members().iter().filter(|q| is_static_nvfp4(q)) {
             if let (Some(group), Some(amax)) = (&group, largest(quantizer)) {
@@ -58,7 +77,10 @@ pub fn share(model: &Model) {
                 *highest = highest.max(amax);
             }
         }
-        members.push((slot, group));
+        // A packed weight counts, but its own scale is what it was packed with.
+        if slot.packed().is_none() {
+            members.push((slot, group));
+        }
     }
     for (slot, group) in members {
         let shared = group.and_then(|group| highest.get(&group).copied());
@@ -80,16 +102,38 @@ pub fn share(model: &Model) {
 mod tests {
     use super::*;
 
+    fn groups(algorithm: &str) -> Groups {
+        let parsed = AlgorithmConfig::parse_text(algorithm).expect("valid");
+        Groups::of(&parsed[0])
+    }
+
     #[test]
     fn names_tell_the_group() {
-        let of = |name| group(name, None);
-        assert_eq!(of("a.0.q_proj"), Some((0, "a.0".to_owned())));
+        let groups = groups("max");
+        let of = |name| groups.find(name, None);
+        assert_eq!(of("a.0.q_proj"), Some((0, b"a.0".to_vec())));
         assert_eq!(of("a.0.v_proj"), of("a.0.k_proj"));
         assert_ne!(of("a.0.v_proj"), of("a.1.v_proj"));
         assert_eq!(of("up_proj"), of("gate_proj"));
         assert_ne!(of("a.w1"), of("a.gate_proj"));
         assert_eq!(of("a.down_proj"), None);
         assert_eq!(of("a.xq_proj"), None);
-        assert_eq!(group("a.w1", Some("g")), group("b.w3", Some("g")));
+        assert_eq!(
+            groups.find("a.w1", Some("g")),
+            groups.find("b.w3", Some("g"))
+        );
+    }
+
+    #[test]
+    fn patterns_of_the_algorithm_replace_the_default_ones() {
+        let with = |patterns: &str| {
+            groups(&format!(
+                r#"{{"method": "max", "shared_states": {{"weight_global_amax": {{"patterns": {patterns}}}}}}}"#
+            ))
+        };
+        assert_eq!(with("[]").find("a.q_proj", None), None);
+        let own = with(r#"["(.*)_[ab]"]"#);
+        assert_eq!(own.find("x_a", None), own.find("x_b", None));
+        assert_eq!(own.find("a.q_proj", None), None);
     }
 }

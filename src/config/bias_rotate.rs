@@ -78,6 +78,19 @@ impl Bias {
         map.insert("method".into(), self.method.name().into());
         Value::Object(map)
     }
+
+    /// The dictionary as Python prints it: `{-2: None, 'type': 'static', 'method': 'mean'}`.
+    pub fn python_repr(&self) -> String {
+        let axes: String = self
+            .axes
+            .iter()
+            .map(|axis| format!("{axis}: None, "))
+            .collect();
+        format!(
+            "{{{axes}'type': '{}', 'method': '{}'}}",
+            self.quant_type, self.method
+        )
+    }
 }
 
 named_enum! {

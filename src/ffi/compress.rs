@@ -43,7 +43,8 @@ pub const MQ_DTYPE_FLOAT8_E4M3FN: u8 = 10;
 ///         before the first layer is switched over.
 ///
 /// Weights are packed with the calibrated amax; only blocks of dynamic formats (MX, NVFP4) find
-/// theirs. Afterwards mq never touches the packed layers' weight memory again: the host may free it.
+/// theirs. Afterwards mq never touches the packed layers' weight memory again: the host may free it, once
+/// no mq_layer_weight() that began before is running any more.
 /// mq_layer_weight() unpacks, to the shape and dtype of the weight, and gives what it gave before, bit
 /// for bit; but negative values that round to zero in int8, int4 and w4a8 come back as +0.
 ///

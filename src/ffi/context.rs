@@ -26,10 +26,12 @@ pub struct mq_context {
 pub struct mq_context_options {
     /// sizeof(mq_context_options) in the caller's header. Set by mq_context_options_init().
     pub struct_size: u32,
-    /// Threads the library may use, the caller's included; 0 (default): one for each CPU. At most 1024.
+    /// Threads that share the work; 0 (default): one for each CPU, 1: the calling thread alone. At most
+    /// 1024.
     pub num_threads: u32,
-    /// Receives warnings and notes; default: none. Its user data is released with the context, or at
-    /// once when mq_context_create() fails.
+    /// Receives warnings and notes; default: none. Its user data is released with the last of the
+    /// context and its models, or at once when mq_context_create() fails (but not when `struct_size` is
+    /// too small to hold it).
     pub log: mq_log_fn,
 }
 const _: () = assert!(size_of::<mq_context_options>() == 32);
@@ -113,14 +115,21 @@ pub unsafe extern "C" fn mq_context_create(
     context: *mut *mut mq_context,
 ) -> mq_status {
     enter(|| {
+        // SAFETY: NULL or `struct_size` readable bytes (contract).
+        let size = unsafe { options.cast::<u32>().as_ref() }.map_or(0, |size| *size as usize);
+        let log = match size {
+            mq_context_options::MIN_SIZE.. => {
+                // SAFETY: the struct is large enough to hold the log. Taken before anything can fail.
+                unsafe { take_log(&raw const (*options).log) }
+            }
+            _ => None,
+        };
         let options = if options.is_null() {
             mq_context_options::defaults()
         } else {
             // SAFETY: not NULL; contract above.
             unsafe { options::read(options) }?
         };
-        // SAFETY: a local copy of the caller's struct. Taken before anything else can fail.
-        let log = unsafe { take_log(&options.log) };
         // SAFETY: contract above.
         let context = unsafe { out(context, "context") }?;
         let sink: crate::model::LogSink = match log {

@@ -3,6 +3,8 @@
 //! Names are those of the header (`mq_*`), so that one search finds a symbol everywhere. The doc
 //! comments here become `include/mq.h`; they are the only place where the contract is written.
 #![allow(non_camel_case_types, clippy::missing_safety_doc)]
+// `@param[in]` is Doxygen's, for the header.
+#![allow(rustdoc::broken_intra_doc_links, rustdoc::private_intra_doc_links)]
 
 pub mod callback;
 pub mod compress;

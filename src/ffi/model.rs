@@ -9,16 +9,16 @@ use super::context::{self, mq_context};
 use super::guard::{self, enter, enter_or_poison, out};
 use super::options::{self, Versioned};
 use super::status::mq_status;
-use super::tap::{mq_layer, mq_quantizer};
+use super::tap::{LayerHandle, QuantizerHandle, mq_layer, mq_quantizer};
 use super::tensor::{mq_tensor, view_or_null};
 use crate::error::{Error, Result};
-use crate::model::{Layer, LayerKind, LayerSpec, Model, Slot};
+use crate::model::{Layer, LayerKind, LayerSpec, Model, Shared, Slot};
 
 /// The host's model as mq knows it: names, borrowed tensors and quantizers.
 ///
 /// Ownership: created by mq_model_create(), freed by mq_model_destroy(). Owns its mq_layer and
 /// mq_quantizer handles, which die with it. Tensors are borrowed: the host keeps them alive, and
-/// does not move them, until mq_model_destroy() returns.
+/// does not move them, until mq_model_destroy() returns; but for weights that mq_compress() packed.
 /// Threads: one registration or verb at a time, a second one answers MQ_ERR_BUSY; taps of its
 /// layers may run on any thread at any time, but not while or after the model is destroyed.
 ///
@@ -26,9 +26,10 @@ use crate::model::{Layer, LayerKind, LayerSpec, Model, Slot};
 /// mq_model_find_quantizer(), mq_model_quantizer_count(), mq_model_quantizer_at().
 /// Verbs: mq_quantize(), mq_calibrate(), mq_fold_weight(), mq_enable_quantizer(),
 /// mq_disable_quantizer(), mq_set_quantizer_attributes(), mq_postprocess_amax(), mq_reset_amax(),
-/// mq_print_quant_summary().
+/// mq_compress(), mq_print_quant_summary().
 pub struct mq_model {
     inner: Mutex<Model>,
+    shared: Arc<Shared>,
     handles: Mutex<Handles>,
 }
 
@@ -36,8 +37,8 @@ pub struct mq_model {
 /// gives the same handle.
 #[derive(Default)]
 struct Handles {
-    layers: HashMap<*const Layer, Box<mq_layer>>,
-    quantizers: HashMap<(*const Slot, Option<usize>), Box<mq_quantizer>>,
+    layers: HashMap<*const Layer, Box<LayerHandle>>,
+    quantizers: HashMap<(*const Slot, Option<usize>), Box<QuantizerHandle>>,
 }
 
 // SAFETY: the keys are addresses that are only compared; the handles are Send themselves.
@@ -151,8 +152,10 @@ pub unsafe extern "C" fn mq_model_create(
     enter(|| {
         // SAFETY: contract above.
         let (context, model) = unsafe { (context::borrow(context)?, out(model, "model")?) };
+        let inner = Model::new(Arc::clone(&context.context));
         *model = Box::into_raw(Box::new(mq_model {
-            inner: Mutex::new(Model::new(Arc::clone(&context.context))),
+            shared: inner.shared(),
+            inner: Mutex::new(inner),
             handles: Mutex::default(),
         }));
         Ok(())
@@ -383,7 +386,7 @@ pub(crate) unsafe fn with(
     // The lock is taken inside the unwind boundary: a panic poisons it, and no later call sees a
     // half-updated model.
     enter_or_poison(
-        || {},
+        || handle.shared.poison(),
         || match handle.inner.try_lock() {
             Ok(mut inner) => {
                 inner.check_usable()?;
@@ -401,8 +404,8 @@ impl mq_model {
         let handle = handles
             .layers
             .entry(Arc::as_ptr(&layer))
-            .or_insert_with(|| Box::new(mq_layer::new(layer)));
-        Ok(&raw mut **handle)
+            .or_insert_with(|| Box::new(LayerHandle::new(layer)));
+        Ok((&raw mut **handle).cast())
     }
 
     fn keep_quantizer(&self, slot: &Arc<Slot>, member: Option<usize>) -> Result<*mut mq_quantizer> {
@@ -411,7 +414,7 @@ impl mq_model {
         let handle = handles
             .quantizers
             .entry((Arc::as_ptr(slot), member))
-            .or_insert_with(|| Box::new(mq_quantizer::new(Arc::clone(slot), member, owner)));
-        Ok(&raw mut **handle)
+            .or_insert_with(|| Box::new(QuantizerHandle::new(Arc::clone(slot), member, owner)));
+        Ok((&raw mut **handle).cast())
     }
 }

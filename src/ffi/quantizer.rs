@@ -5,7 +5,7 @@ use std::ffi::c_char;
 use super::guard::{copy_out, out};
 use super::model::with;
 use super::status::mq_status;
-use super::tap::{self, mq_quantizer};
+use super::tap::{self, QuantizerHandle, mq_quantizer};
 use super::tensor::{MQ_MAX_RANK, mq_tensor, view};
 use crate::error::{Error, Result};
 use crate::model::{Model, Quantizer};
@@ -160,11 +160,12 @@ pub unsafe extern "C" fn mq_quantizer_set_amax(
 
 /// The pre_quant_scale of a quantizer: the factors its input is multiplied with, one per channel.
 ///
-/// @param[in]  quantizer  The quantizer.
+/// @param[in]  quantizer  The quantizer; a sequential one scales before its first member.
 /// @param[out] values     Receives at most `capacity` values; NULL when `capacity` is 0.
 /// @param[in]  capacity   Number of values that fit.
 /// @param[out] count      Number of values; 0 when there is none.
-/// @return as mq_quantizer_amax().
+/// @return MQ_OK, also when not everything fitted; MQ_ERR_INVALID_ARGUMENT for a NULL; MQ_ERR_STATE for
+///         a member that is gone; MQ_ERR_BUSY.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mq_quantizer_pre_quant_scale(
     quantizer: *const mq_quantizer,
@@ -175,8 +176,12 @@ pub unsafe extern "C" fn mq_quantizer_pre_quant_scale(
     // SAFETY: contract above.
     unsafe {
         with_quantizer(quantizer, |handle, _| {
-            let one: std::sync::Arc<Quantizer> = handle.slot.one(handle.member)?;
-            let data = one.pre_quant_scale.as_deref().unwrap_or(&[]);
+            let members: Vec<std::sync::Arc<Quantizer>> = handle.slot.members(handle.member)?;
+            // A sequential quantizer scales once, before its first member.
+            let data = members
+                .first()
+                .and_then(|q| q.pre_quant_scale.as_deref())
+                .unwrap_or(&[]);
             let count = out(count, "count")?;
             copy_values(data, values, capacity)?;
             *count = data.len();
@@ -187,12 +192,13 @@ pub unsafe extern "C" fn mq_quantizer_pre_quant_scale(
 
 /// Sets or removes the pre_quant_scale of a quantizer. The caller divides the weight accordingly.
 ///
-/// @param[in]  quantizer  The quantizer; for a sequential one its first member.
+/// @param[in]  quantizer  The quantizer, or the first member of a sequential one (the whole stands for
+///                        it).
 /// @param[in]  scale      `[channels]`, the extent of the last axis of what the quantizer sees;
 ///                        finite and positive. NULL removes it.
 /// @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for a NULL or a shape that does not fit; MQ_ERR_NUMERIC for
-///         values that are not finite and positive; MQ_ERR_STATE as in mq_quantizer_set_amax();
-///         MQ_ERR_BUSY.
+///         values that are not finite and positive; MQ_ERR_STATE for a later member, a member that is
+///         gone, or before mq_quantize(); MQ_ERR_BUSY.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mq_quantizer_set_pre_quant_scale(
     quantizer: *mut mq_quantizer,
@@ -213,7 +219,7 @@ pub unsafe extern "C" fn mq_quantizer_set_pre_quant_scale(
 /// `raw` is NULL or a live handle of this library.
 unsafe fn with_quantizer(
     raw: *const mq_quantizer,
-    body: impl FnOnce(&mq_quantizer, &mut Model) -> Result<()>,
+    body: impl FnOnce(&QuantizerHandle, &mut Model) -> Result<()>,
 ) -> mq_status {
     // SAFETY: contract above.
     match unsafe { tap::quantizer(raw) } {

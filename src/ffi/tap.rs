@@ -19,8 +19,7 @@ const QUANTIZER_TAG: u32 = 0x6d71_5175;
 /// Threads: mq_layer_input(), mq_layer_output() and mq_layer_weight() may be called from any
 /// thread, also inside a callback of a verb; they lock nothing but the layer.
 pub struct mq_layer {
-    tag: u32,
-    layer: Arc<Layer>,
+    _opaque: (),
 }
 
 /// A quantizer: one of a layer's, one of the host's own, or a member of a sequential quantizer.
@@ -29,6 +28,20 @@ pub struct mq_layer {
 /// Threads: mq_quantizer_forward() may be called from any thread, as the taps of mq_layer; the
 /// other functions hold the model and answer MQ_ERR_BUSY during a verb.
 pub struct mq_quantizer {
+    _opaque: (),
+}
+
+/// What an mq_layer points to. The tag comes first in both kinds of handle, so that it can be read
+/// whichever was passed.
+#[repr(C)]
+pub(super) struct LayerHandle {
+    tag: u32,
+    layer: Arc<Layer>,
+}
+
+/// What an mq_quantizer points to.
+#[repr(C)]
+pub(super) struct QuantizerHandle {
     tag: u32,
     pub(super) slot: Arc<Slot>,
     pub(super) member: Option<usize>,
@@ -36,9 +49,9 @@ pub struct mq_quantizer {
 }
 
 // SAFETY: the model's address is only used for calls that the contract of mq_quantizer allows.
-unsafe impl Send for mq_quantizer {}
+unsafe impl Send for QuantizerHandle {}
 
-impl mq_layer {
+impl LayerHandle {
     pub(super) fn new(layer: Arc<Layer>) -> Self {
         Self {
             tag: LAYER_TAG,
@@ -47,7 +60,7 @@ impl mq_layer {
     }
 }
 
-impl mq_quantizer {
+impl QuantizerHandle {
     pub(super) fn new(slot: Arc<Slot>, member: Option<usize>, model: *const mq_model) -> Self {
         Self {
             tag: QUANTIZER_TAG,
@@ -62,9 +75,9 @@ impl mq_quantizer {
 ///
 /// # Safety
 /// `raw` is NULL or a live handle of this library.
-pub(super) unsafe fn quantizer<'a>(raw: *const mq_quantizer) -> Result<&'a mq_quantizer> {
+pub(super) unsafe fn quantizer<'a>(raw: *const mq_quantizer) -> Result<&'a QuantizerHandle> {
     // SAFETY: contract above.
-    match unsafe { raw.as_ref() } {
+    match unsafe { raw.cast::<QuantizerHandle>().as_ref() } {
         Some(handle) if handle.tag == QUANTIZER_TAG => Ok(handle),
         Some(_) => Err(Error::InvalidArgument(
             "quantizer is not an mq_quantizer of this library".into(),
@@ -82,7 +95,7 @@ pub(super) unsafe fn with_layer(
     body: impl FnOnce(&Layer) -> Result<()>,
 ) -> mq_status {
     // SAFETY: contract above.
-    let handle = unsafe { raw.as_ref() };
+    let handle = unsafe { raw.cast::<LayerHandle>().as_ref() };
     enter_or_poison(
         || {
             if let Some(handle) = handle {
@@ -90,7 +103,10 @@ pub(super) unsafe fn with_layer(
             }
         },
         || match handle {
-            Some(handle) if handle.tag == LAYER_TAG => body(&handle.layer),
+            // A tensor that is refused here never reaches the layer, but must fail a running verb too.
+            Some(handle) if handle.tag == LAYER_TAG => {
+                body(&handle.layer).inspect_err(|error| handle.layer.note_failure(error))
+            }
             Some(_) => Err(Error::InvalidArgument(
                 "layer is not an mq_layer of this library".into(),
             )),
@@ -109,12 +125,15 @@ pub(super) unsafe fn with_layer(
 /// @param[in]  x      Its input, `[..., in]`. A tensor without elements is allowed.
 /// @param[out] out    Result, of the shape and dtype of `x`; may share its memory exactly (in
 ///                    place), not partly. NULL: observe only.
-/// @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for a NULL, a wrong dtype, shape or overlap;
-///         MQ_ERR_NUMERIC for NaN or Inf while calibrating, or negative values under `unsigned`;
-///         MQ_ERR_STATE when the quantizer's amax does not fit `x`. On failure `out` is unspecified,
-///         and a verb that is running fails with the same error, whatever the callback returns.
+/// @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for a NULL, a wrong dtype or overlap, or a shape that is not that
+///         of `x`, or not `[..., in]` for a linear layer; MQ_ERR_NUMERIC for NaN or Inf while calibrating
+///         or where the amax is dynamic, or negative values under `unsigned`; MQ_ERR_STATE when the
+///         quantizer's amax, bias or scale does not fit `x`, or a member is gone. On failure `out` is
+///         unspecified, and a verb that is running fails with the same error, whatever the callback
+///         returns.
 ///
-/// Synchronous; does not allocate once calibrated.
+/// Synchronous. A quantizer that is calibrated allocates nothing; rotation in groups above 4096 and
+/// dynamic amax values in two axes do.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mq_layer_input(
     layer: *mut mq_layer,
@@ -149,12 +168,14 @@ pub unsafe extern "C" fn mq_layer_output(
     }
 }
 
-/// The weight as the quantized layer uses it: fake-quantized once quantized, else as registered.
+/// The weight as the quantized layer uses it: fake-quantized once quantized, unpacked once compressed, else
+/// as registered.
 ///
 /// @param[in]  layer  The layer.
 /// @param[out] out    Receives the weight; its shape and dtype. May be the weight's own memory.
 /// @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for a NULL, a layer without a weight, a wrong dtype,
-///         shape or overlap; MQ_ERR_NUMERIC. On failure `out` is unspecified.
+///         shape or overlap; MQ_ERR_NUMERIC and MQ_ERR_STATE as mq_layer_input(). On failure `out` is
+///         unspecified.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mq_layer_weight(layer: *mut mq_layer, out: *const mq_tensor) -> mq_status {
     // SAFETY: contract above.
@@ -184,7 +205,8 @@ pub unsafe extern "C" fn mq_quantizer_forward(
         || {
             let handle = handle.clone()?;
             // SAFETY: contract above.
-            let (x, out) = unsafe { (view(x, "x")?, view_or_null(out, "out")?) };
+            let tensors = unsafe { view(x, "x").and_then(|x| Ok((x, view_or_null(out, "out")?))) };
+            let (x, out) = tensors.inspect_err(|error| handle.slot.note_failure(error))?;
             handle.slot.forward(handle.member, x, out)
         },
     )

@@ -107,10 +107,13 @@ pub unsafe extern "C" fn mq_calibrate(
 /// @param[in] model  Model that went through mq_quantize().
 /// @param[in] flags  0 or MQ_FOLD_KEEP_ATTRIBUTES.
 /// @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for an unknown flag; MQ_ERR_STATE before mq_quantize();
-///         MQ_ERR_NUMERIC; MQ_ERR_BUSY. On failure no weight is changed.
+///         MQ_ERR_NUMERIC for NaN or Inf in a weight, or negative values under `unsigned`; MQ_ERR_BUSY. On
+///         failure no weight is changed.
 ///
-/// Layers whose weight quantizer is disabled stay as they are, so folding twice changes nothing. The
-/// folded weight equals what mq_layer_weight() gave before, bit for bit.
+/// Layers whose weight quantizer is disabled, and neither scales nor rotates, stay as they are, so folding
+/// twice changes nothing. The folded weight equals what mq_layer_weight() gave before, bit for bit. With
+/// MQ_FOLD_KEEP_ATTRIBUTES the quantizers keep their amax. Compressed weights are passed over. mq writes to the host's weights: no tap of
+/// these layers may run meanwhile.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mq_fold_weight(model: *mut mq_model, flags: u32) -> mq_status {
     // SAFETY: contract above.
@@ -127,7 +130,8 @@ pub unsafe extern "C" fn mq_fold_weight(model: *mut mq_model, flags: u32) -> mq_
 /// @param[in]  model     Model that went through mq_quantize().
 /// @param[in]  wildcard  Such as "*input_quantizer" or "model.layers.[01].*".
 /// @param[in]  flags     0 or MQ_ALLOW_NO_MATCH.
-/// @param[out] matched   Number of quantizers that matched. May be NULL. Untouched on failure.
+/// @param[out] matched   Number of quantizers that matched; a sequential one counts once. May be NULL.
+///                       Untouched on failure.
 /// @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for a NULL or an unknown flag; MQ_ERR_NOT_FOUND when
 ///         nothing matches; MQ_ERR_STATE before mq_quantize(); MQ_ERR_BUSY.
 ///
@@ -147,7 +151,7 @@ pub unsafe extern "C" fn mq_enable_quantizer(
     }
 }
 
-/// Disables the quantizers whose dotted name matches a wildcard.
+/// Disables the quantizers whose dotted name matches a wildcard, and stops their rotation.
 ///
 /// @param[in]  model     Model that went through mq_quantize().
 /// @param[in]  wildcard  As in mq_enable_quantizer().
@@ -295,8 +299,10 @@ pub unsafe extern "C" fn mq_set_quantizer_attributes_if(
 /// @param[in]  wildcard  As in mq_enable_quantizer(). Quantizers without an amax are passed over.
 /// @param[in]  process   Changes the values in place.
 /// @param[in]  flags     0 or MQ_ALLOW_NO_MATCH.
-/// @param[out] matched   Number of quantizers that matched and have an amax. May be NULL.
-/// @return as mq_enable_quantizer(); MQ_ERR_NUMERIC when a value ends negative, NaN or Inf;
+/// @param[out] matched   Number of quantizers that matched and have an amax, members of sequential ones
+///                       one by one. May be NULL. Untouched on failure.
+/// @return as mq_enable_quantizer(), MQ_ERR_NOT_FOUND also when none that matches has an amax;
+///         MQ_ERR_NUMERIC when a value ends negative, NaN or Inf;
 ///         MQ_ERR_CALLBACK. On failure nothing changes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mq_postprocess_amax(
@@ -312,7 +318,10 @@ pub unsafe extern "C" fn mq_postprocess_amax(
         by_wildcard(model, wildcard, flags, matched, |model, targets| {
             let process =
                 process.ok_or_else(|| Error::InvalidArgument("process is NULL".into()))?;
-            model.postprocess_amax(targets, &mut |name, amax| process.process(name, amax))
+            let allow_none = flags & MQ_ALLOW_NO_MATCH != 0;
+            model.postprocess_amax(targets, allow_none, &mut |name, amax| {
+                process.process(name, amax)
+            })
         })
     }
 }

@@ -77,6 +77,8 @@ impl Loop for Transform<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::f32::consts::SQRT_2;
+
     use super::*;
     use crate::kernels::Isa;
     use crate::tensor::DType;
@@ -94,7 +96,14 @@ mod tests {
         let mut x = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0];
         rotate(&mut x, 8, Isa::scalar());
         let want = [
-            12.7279215, -1.4142135, -2.828427, 0.0, -5.656854, 0.0, 0.0, 0.0,
+            12.727_922,
+            -SQRT_2,
+            -2.0 * SQRT_2,
+            0.0,
+            -4.0 * SQRT_2,
+            0.0,
+            0.0,
+            0.0,
         ];
         for (x, want) in x.iter().zip(want) {
             assert!((x - want).abs() < 1e-5, "{x} {want}");

@@ -63,8 +63,17 @@ pub(crate) fn hold_whole_blocks(grid: &Grid) -> bool {
 /// from the piece's beginning.
 #[inline(always)]
 pub(crate) fn runs(piece: &Piece, block: usize) -> impl Iterator<Item = (usize, usize, usize)> {
+    runs_from(piece, block, 0)
+}
+
+/// [`runs`] without the first `done` elements.
+#[inline(always)]
+pub(crate) fn runs_from(
+    piece: &Piece,
+    block: usize,
+    mut done: usize,
+) -> impl Iterator<Item = (usize, usize, usize)> {
     let (start, len, first_block) = (piece.start, piece.len, piece.first_block);
-    let mut done = 0;
     std::iter::from_fn(move || {
         if done == len {
             return None;

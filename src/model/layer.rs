@@ -123,7 +123,6 @@ fn channels(spec: &LayerSpec, role: Role) -> Option<usize> {
     match (spec.kind, role) {
         (_, Role::Weight) => dims.last().copied(),
         (LayerKind::Linear, Role::Input) => dims.get(1).copied(),
-        (LayerKind::Linear, Role::Output) => dims.first().copied(),
         _ => None,
     }
 }
@@ -239,6 +238,11 @@ impl Layer {
                 self.spec.name
             ))),
         }
+    }
+
+    /// Remembers why a tap failed, when a calibration is running.
+    pub fn note_failure(&self, error: &Error) {
+        self.shared.note_failure(error);
     }
 
     /// Makes the model refuse further work.

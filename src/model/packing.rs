@@ -7,7 +7,7 @@ use super::packed::{PackedWeight, Part};
 use super::quantization::not_finite;
 use super::quantizer::{Quantizer, SlotState};
 use super::registry::Model;
-use super::slot::{Role, Scratch, Slot};
+use super::slot::{Role, Slot};
 use crate::error::{Error, Result};
 use crate::kernels::pack::Memory;
 use crate::kernels::{Cpu, absmax};
@@ -123,12 +123,39 @@ fn layout<'q>(
 /// The state of a slot after its weight was packed.
 fn pack(cpu: &Cpu, layer: &str, slot: &Slot, allocate: Allocate<'_>) -> Result<SlotState> {
     let state = slot.state();
-    let mut scratch = Scratch::default();
-    let weight = slot.changed_weight(cpu, &state, &mut scratch)?;
-    if let Some(found) = absmax::not_finite(cpu, &weight) {
-        return Err(not_finite(slot.name(), &weight, found));
+    let mut packed = None;
+    slot.with_seen_weight(|weight| {
+        packed = Some(Arc::new(pack_tensor(
+            cpu, layer, slot, &state, weight, allocate,
+        )?));
+        Ok(())
+    })?;
+    let packed =
+        packed.ok_or_else(|| Error::Internal(format!("`{}` has no weight", slot.name())))?;
+    let mut first = true;
+    Ok(state.map(|quantizer| {
+        let mut quantizer = (**quantizer).clone();
+        if quantizer.enabled {
+            quantizer.attributes.fake_quant = false;
+        }
+        quantizer.packed = std::mem::take(&mut first).then(|| Arc::clone(&packed));
+        Arc::new(quantizer)
+    }))
+}
+
+/// The packed form of a weight as its quantizer sees it.
+fn pack_tensor(
+    cpu: &Cpu,
+    layer: &str,
+    slot: &Slot,
+    state: &SlotState,
+    weight: &TensorView,
+    allocate: Allocate<'_>,
+) -> Result<PackedWeight> {
+    if let Some(found) = absmax::not_finite(cpu, weight) {
+        return Err(not_finite(slot.name(), weight, found));
     }
-    let layout = layout(cpu, slot, &state, &weight)?;
+    let layout = layout(cpu, slot, state, weight)?;
     let mut parts = Vec::with_capacity(layout.parts().len());
     for spec in layout.parts() {
         let size = spec.size_bytes();
@@ -140,14 +167,5 @@ fn pack(cpu: &Cpu, layer: &str, slot: &Slot, allocate: Allocate<'_>) -> Result<S
             memory,
         });
     }
-    let packed: Arc<PackedWeight> = Arc::new(layout.fill(cpu, &weight, parts));
-    let mut first = true;
-    Ok(state.map(|quantizer| {
-        let mut quantizer = (**quantizer).clone();
-        if quantizer.enabled {
-            quantizer.attributes.fake_quant = false;
-        }
-        quantizer.packed = std::mem::take(&mut first).then(|| Arc::clone(&packed));
-        Arc::new(quantizer)
-    }))
+    Ok(layout.fill(cpu, weight, parts))
 }

@@ -123,9 +123,7 @@ pub(super) fn prepare<'a>(
         Error::Unsupported(format!("`{name}`: {}", quantizer.attributes.num_bits))
     })?;
     if quantizer.attributes.unsigned && absmax::any_negative(cpu, x) {
-        return Err(Error::Numeric(format!(
-            "`{name}`: Negative values encountered in unsigned quantization; drop `unsigned` or pass values from 0 on"
-        )));
+        return Err(negative(name));
     }
     let blocks = fits(Granularity::new(&quantizer.attributes, x.shape()), name)?;
     let mut amax = amax_values(quantizer);
@@ -256,6 +254,13 @@ fn check_amax_fits(
         "`{name}`: its amax has {found} values, but a tensor of shape {:?} needs {expected}; {why}",
         x.shape()
     )))
+}
+
+/// The error for a negative value under `unsigned`.
+pub fn negative(name: &str) -> Error {
+    Error::Numeric(format!(
+        "`{name}`: Negative values encountered in unsigned quantization; drop `unsigned` or pass values from 0 on"
+    ))
 }
 
 /// The error for a NaN or an infinity at a flat position.

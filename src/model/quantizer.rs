@@ -66,7 +66,7 @@ impl Quantizer {
         let same_blocks = self.attributes.axis == attributes.axis
             && self.attributes.block_sizes == attributes.block_sizes;
         let same_bias = self.attributes.bias == attributes.bias;
-        Self {
+        let changed = Self {
             enabled: attributes.enable,
             amax: constant_buffer(&attributes)
                 .or_else(|| self.amax.clone().filter(|_| same_blocks)),
@@ -79,6 +79,10 @@ impl Quantizer {
             is_folded: false,
             has_static_block_scale: self.has_static_block_scale && same_blocks,
             packed: None,
+        };
+        match changed.keeps_amax() {
+            true => changed,
+            false => changed.reset(),
         }
     }
 
@@ -96,6 +100,13 @@ impl Quantizer {
         }
     }
 
+    /// The same quantizer without its rotation.
+    pub fn without_rotation(&self) -> Self {
+        let mut still = self.clone();
+        still.attributes.rotate.enable = false;
+        still
+    }
+
     /// The same quantizer after its weight was folded.
     pub fn folded(&self, keep_attributes: bool) -> Self {
         let amax = self.amax.clone().filter(|_| keep_attributes);
@@ -104,9 +115,9 @@ impl Quantizer {
             collected: self.collected.clone().filter(|_| keep_attributes),
             has_static_block_scale: self.has_static_block_scale && amax.is_some(),
             amax,
-            // Already multiplied into the weight.
+            // Already in the weight, as is the rotation.
             pre_quant_scale: None,
-            ..self.switched(false)
+            ..self.switched(false).without_rotation()
         }
     }
 

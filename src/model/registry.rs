@@ -49,8 +49,10 @@ impl Shared {
         }
     }
 
-    pub(super) fn poison(&self) {
+    /// Makes the model, and its taps, refuse further work.
+    pub fn poison(&self) {
         self.poisoned.store(true, SeqCst);
+        self.note_failure(&Error::Poisoned);
     }
 
     pub(super) fn check_usable(&self) -> Result<()> {
@@ -65,7 +67,9 @@ impl Shared {
     }
 
     pub(super) fn note_failure(&self, error: &Error) {
-        self.failure.note(error);
+        if self.mode() == Mode::Calibrating {
+            self.failure.note(error);
+        }
     }
 }
 
@@ -109,6 +113,11 @@ impl Model {
     /// CPU and log.
     pub fn context(&self) -> &Context {
         self.shared.context()
+    }
+
+    /// What outlives a verb that panics.
+    pub fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
     }
 
     /// Refuses a model that met an internal error.
@@ -314,6 +323,12 @@ impl Model {
         let name = slot.member_name(member);
         let member = match (&*slot.state(), member) {
             (SlotState::Sequential(_), None) => Some(0),
+            (SlotState::Sequential(_), Some(1..)) => {
+                return Err(Error::State(format!(
+                    "`{name}`: a sequential quantizer scales before its first member, `{}.0`",
+                    slot.name()
+                )));
+            }
             _ => member,
         };
         slot.one(member)?;

@@ -107,7 +107,11 @@ impl Model {
     pub fn set_enabled(&mut self, targets: &[Target], enabled: bool) -> Result<usize> {
         for target in targets {
             let enabled = enabled && !target.slot.is_locked();
-            self.change(&target.slot, target.member, |q| q.switched(enabled));
+            // What is switched off by hand stops rotating too, as in the reference.
+            self.change(&target.slot, target.member, |q| match enabled {
+                true => q.switched(true),
+                false => q.switched(false).without_rotation(),
+            });
         }
         Ok(targets.len())
     }
@@ -124,6 +128,7 @@ impl Model {
     pub fn postprocess_amax(
         &mut self,
         targets: &[Target],
+        allow_none: bool,
         process: &mut dyn FnMut(&str, &mut [f32]) -> Result<()>,
     ) -> Result<usize> {
         let mut changed = 0;
@@ -146,6 +151,12 @@ impl Model {
                 });
                 changed += 1;
             }
+        }
+        if changed == 0 && !targets.is_empty() && !allow_none {
+            return Err(Error::NotFound(format!(
+                "none of the {} quantizers that match has an amax; calibrate first, or pass MQ_ALLOW_NO_MATCH if that is fine",
+                targets.len()
+            )));
         }
         Ok(changed)
     }

@@ -10,7 +10,7 @@ use super::quantizer::{Quantizer, SlotState};
 use super::registry::{Mode, Shared};
 use super::rotation;
 use crate::error::{Error, Result};
-use crate::kernels::{Cpu, channel_scale, copy, hadamard};
+use crate::kernels::{Cpu, absmax, channel_scale, copy, hadamard};
 use crate::tensor::{DType, TensorView};
 
 /// What passes a quantizer.
@@ -130,25 +130,6 @@ impl Slot {
         }
     }
 
-    /// The weight as its quantizer sees it, in `scratch` where that is not the weight itself.
-    pub(super) fn changed_weight(
-        &self,
-        cpu: &Cpu,
-        state: &SlotState,
-        scratch: &mut Scratch,
-    ) -> Result<TensorView> {
-        let weight = self
-            .weight()
-            .ok_or_else(|| Error::Internal(format!("`{}` has no weight", self.name)))?;
-        match state.members().first().filter(|q| q.changes_input()) {
-            None => Ok(*weight),
-            Some(first) => {
-                let out = scratch.like(weight)?;
-                self.change_input(cpu, first, weight, &out)
-            }
-        }
-    }
-
     /// Extent of the last axis of what passes it, where that is known.
     pub fn channels(&self) -> Option<usize> {
         self.channels
@@ -234,7 +215,20 @@ impl Slot {
         x: TensorView,
         out: Option<TensorView>,
     ) -> Result<()> {
+        let outcome = self.pass(member, x, out);
+        // During calibration the verb must fail even if the host ignores this status.
+        outcome.inspect_err(|error| self.note_failure(error))
+    }
+
+    /// Remembers why a tap failed, when a calibration is running.
+    pub fn note_failure(&self, error: &Error) {
+        self.shared.note_failure(error);
+    }
+
+    fn pass(&self, member: Option<usize>, x: TensorView, out: Option<TensorView>) -> Result<()> {
         self.shared.check_usable()?;
+        self.check_member(member)?;
+        self.check_shape(&x)?;
         if let Some(out) = &out {
             x.check_out(out)
                 .map_err(|text| Error::InvalidArgument(format!("`{}`: {text}", self.name)))?;
@@ -250,15 +244,34 @@ impl Slot {
                 }
                 Ok(())
             }
-            Mode::Calibrating => {
-                let outcome = self.calibrate(cpu, member, &x, out.as_ref());
-                // The verb must fail even if the host ignores this status.
-                outcome.inspect_err(|error| self.shared.note_failure(error))
-            }
+            Mode::Calibrating => self.calibrate(cpu, member, &x, out.as_ref()),
             Mode::Quantized => match &out {
                 Some(out) => self.quantize(cpu, member, &x, out),
                 None => Ok(()),
             },
+        }
+    }
+
+    /// Refuses the handle of a member that is gone; allocates nothing.
+    fn check_member(&self, member: Option<usize>) -> Result<()> {
+        match (member, &*self.state()) {
+            (None, _) => Ok(()),
+            (Some(i), SlotState::Sequential(members)) if i < members.len() => Ok(()),
+            (Some(_), _) => self.members(member).map(|_| ()),
+        }
+    }
+
+    /// Refuses what cannot be the layer's.
+    fn check_shape(&self, x: &TensorView) -> Result<()> {
+        match self.channels {
+            Some(channels) if x.shape().dims().last() != Some(&channels) => {
+                Err(Error::InvalidArgument(format!(
+                    "`{}`: a tensor of shape {:?}, expected [..., {channels}]",
+                    self.name,
+                    x.shape()
+                )))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -372,25 +385,45 @@ impl Slot {
         }
     }
 
-    /// Tries what folding the weight would do, without writing anything.
-    pub(crate) fn check_fold(&self) -> Result<()> {
+    /// Calls `look` with the weight as the quantizer sees it: after its pre_quant_scale and rotation.
+    pub(crate) fn with_seen_weight(
+        &self,
+        look: impl FnOnce(&TensorView) -> Result<()>,
+    ) -> Result<()> {
         let Some(weight) = self.weight() else {
             return Ok(());
         };
-        let cpu = self.shared.context().cpu();
-        for quantizer in self.state().members() {
-            if let Some(scale) = &quantizer.pre_quant_scale {
-                self.check_channels(weight, scale)?;
-            }
-            if quantizer.attributes.rotate.enable {
-                rotation::group(&quantizer.attributes.rotate, weight.shape())
-                    .map_err(|text| Error::State(format!("`{}`: {text}", self.name)))?;
-            }
-            if quantizer.enabled {
-                quantization::check(cpu, quantizer, &self.name, weight)?;
+        let state = self.state();
+        match state
+            .members()
+            .first()
+            .filter(|first| first.changes_input())
+        {
+            None => look(weight),
+            Some(first) => {
+                let mut scratch = Scratch::default();
+                let target = scratch.like(weight)?;
+                let cpu = self.shared.context().cpu();
+                look(&self.change_input(cpu, first, weight, &target)?)
             }
         }
-        Ok(())
+    }
+
+    /// Tries what folding the weight would do, without writing anything of the host's.
+    pub(crate) fn check_fold(&self) -> Result<()> {
+        let state = self.state();
+        let changes = state.members().iter().any(|q| q.changes_input());
+        if !changes && !state.is_enabled() {
+            return Ok(());
+        }
+        let cpu = self.shared.context().cpu();
+        self.with_seen_weight(|weight| {
+            if let Some(found) = absmax::not_finite(cpu, weight) {
+                return Err(quantization::not_finite(&self.name, weight, found));
+            }
+            let mut enabled = state.members().iter().filter(|q| q.enabled);
+            enabled.try_for_each(|q| quantization::check(cpu, q, &self.name, weight))
+        })
     }
 
     /// Writes the weight as the quantized layer uses it over the host's, and switches the quantizer
@@ -422,7 +455,7 @@ impl Slot {
 
 /// Memory of our own for a tensor the host gave none for.
 #[derive(Default)]
-pub(super) struct Scratch(Vec<f32>);
+struct Scratch(Vec<f32>);
 
 impl Scratch {
     fn like(&mut self, x: &TensorView) -> Result<TensorView> {

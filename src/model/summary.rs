@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::layer::Layer;
-use super::quantizer::{Quantizer, SlotState};
+use super::quantizer::{Kind, Quantizer, SlotState};
 use super::registry::{Mode, Model};
 use super::slot::Slot;
 use crate::config::NumBits;
@@ -148,6 +148,11 @@ fn quantizer_json(quantizer: &Quantizer) -> Value {
             "shape": amax.shape(),
             "values": amax.values(),
         })),
+        "bias": quantizer.bias_value.as_ref().map(|bias| json!({
+            "shape": bias.shape(),
+            "values": bias.values(),
+        })),
+        "global_amax": quantizer.global_amax,
         "pre_quant_scale": quantizer.pre_quant_scale.as_deref(),
     })
 }
@@ -168,7 +173,7 @@ fn describe(quantizer: &Quantizer) -> String {
         .map(|scale| format!(" pre_quant_scale={}", range(scale, &number)))
         .unwrap_or_default();
     if !quantizer.enabled {
-        return format!("{class}(disabled{scale})");
+        return format!("{class}(disabled{scale}{})", rotation(quantizer));
     }
     let a = &quantizer.attributes;
     let unsigned = if a.unsigned { "unsigned " } else { "" };
@@ -183,14 +188,36 @@ fn describe(quantizer: &Quantizer) -> String {
         format!("{}(const)", scientific(super::quantizer::CONSTANT_AMAX))
     } else {
         match &quantizer.amax {
+            _ if matches!(quantizer.kind(), Some(Kind::Mx(_))) => "None".to_owned(),
             None => "dynamic".to_owned(),
             Some(amax) => range(amax.values(), &number),
         }
     };
+    let bias = a.bias.as_ref().map_or(String::new(), |bias| {
+        format!(" bias={}", bias.python_repr())
+    });
+    let rotation = rotation(quantizer);
     format!(
-        "{class}({unsigned}{} bit{narrow}{fake}{blocks} amax={amax}{scale} calibrator=MaxCalibrator quant)",
+        "{class}({unsigned}{} bit{narrow}{fake}{blocks} amax={amax}{scale}{rotation} calibrator=MaxCalibrator{bias} quant)",
         a.num_bits
     )
+}
+
+fn rotation(quantizer: &Quantizer) -> String {
+    let rotate = &quantizer.attributes.rotate;
+    if !rotate.enable {
+        return String::new();
+    }
+    let back = if quantizer.rotates_back() {
+        " (rotate_back)"
+    } else {
+        ""
+    };
+    let fp32 = if rotate.rotate_fp32 { " (fp32)" } else { "" };
+    let block = rotate
+        .block_size
+        .map_or(String::new(), |n| format!(" (block={n})"));
+    format!(" rotated{back}{fp32}{block}")
 }
 
 /// A value, or the range and number of several.

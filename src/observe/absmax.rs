@@ -7,7 +7,8 @@ use crate::error::{Error, Result};
 use crate::kernels::bias::shift;
 use crate::kernels::{Cpu, absmax};
 use crate::model::{
-    Amax, Observer, Quantizer, RunningBias, Slot, amax_granularity, bias_granularity, not_finite,
+    Amax, Observer, Quantizer, RunningBias, Slot, amax_granularity, bias_granularity, negative,
+    not_finite,
 };
 use crate::tensor::TensorView;
 
@@ -118,6 +119,9 @@ impl AbsMax {
             .map_err(|text| Error::State(format!("`{}`: {text}", self.name)))?;
         let mut values = vec![0.0; granularity.grid().num_blocks()];
         absmax::run(cpu, x, granularity.grid(), &mut values);
+        if quantizer.attributes.unsigned && absmax::any_negative(cpu, x) {
+            return Err(negative(&self.name));
+        }
         if !absmax::largest(&values).is_finite() {
             let found = absmax::not_finite(cpu, x).unwrap_or((0, f32::NAN));
             return Err(not_finite(&self.name, x, found));

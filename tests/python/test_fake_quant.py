@@ -119,7 +119,7 @@ def test_what_is_no_array_is_refused():
 
 
 def test_wrong_amax_and_attributes_are_refused():
-    with pytest.raises(mq.StateError, match="amax"):
+    with pytest.raises(mq.InvalidArgumentError, match="amax"):
         mq.fake_quant(X, {"num_bits": 8, "axis": 0}, np.ones(3))
     with pytest.raises(mq.NumericError):
         mq.fake_quant(X, {"num_bits": 8}, -1.0)

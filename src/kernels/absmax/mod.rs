@@ -8,7 +8,7 @@ use super::cpu::Cpu;
 use super::element::{Element, with_element};
 use super::grid::Grid;
 use super::isa::{Isa, Loop};
-use super::pieces;
+use super::pieces::{self, Piece};
 use crate::tensor::TensorView;
 
 /// A running maximum of magnitudes that any thread may raise.
@@ -46,7 +46,7 @@ pub fn run(cpu: &Cpu, x: &TensorView, grid: &Grid, amax: &mut [f32]) {
     amax.fill(0.0);
     let slots = Slots(amax.as_mut_ptr().cast::<u32>(), amax.len());
     let (n, block) = grid.row();
-    let (x, isa) = (*x, cpu.isa());
+    let (x, isa, shared) = (*x, cpu.isa(), !pieces::hold_whole_blocks(grid));
     if block == 1 && n > 1 {
         with_element!(x.dtype(), T => per_element::<T>(cpu, &x, grid, &slots));
         return;
@@ -57,10 +57,7 @@ pub fn run(cpu: &Cpu, x: &TensorView, grid: &Grid, amax: &mut [f32]) {
         let values = unsafe {
             std::slice::from_raw_parts(x.data().cast::<T>().add(piece.offset), piece.len)
         };
-        for (first, len, position) in pieces::runs(&piece, block) {
-            let magnitude = isa.run(MagnitudeLoop(&values[first..first + len]));
-            slots.raise(position, T::from_magnitude(magnitude));
-        }
+        isa.run(PieceLoop { values, piece: &piece, block, shared, slots: &slots });
     }));
 }
 
@@ -103,6 +100,15 @@ struct Slots(*mut u32, usize);
 unsafe impl Sync for Slots {}
 
 impl Slots {
+    /// Writes what nobody else raises.
+    #[inline(always)]
+    fn set(&self, position: usize, value: f32) {
+        assert!(position < self.1, "block {position} of {}", self.1);
+        // SAFETY: in bounds; aligned as a float is; for the length of `run` all access is atomic.
+        let slot = unsafe { AtomicU32::from_ptr(self.0.add(position)) };
+        slot.store(value.to_bits(), Relaxed);
+    }
+
     fn raise(&self, position: usize, value: f32) {
         assert!(position < self.1, "block {position} of {}", self.1);
         // SAFETY: in bounds; aligned as a float is; for the length of `run` all access is atomic.
@@ -133,13 +139,46 @@ pub(crate) fn magnitude_without_nan<T: Element>(values: &[T]) -> u32 {
     numbers.fold(0, u32::max)
 }
 
-struct MagnitudeLoop<'a, T>(&'a [T]);
+struct PieceLoop<'a, T> {
+    values: &'a [T],
+    piece: &'a Piece,
+    block: usize,
+    /// Whether a block may have parts in other pieces too.
+    shared: bool,
+    slots: &'a Slots,
+}
 
-impl<T: Element> Loop for MagnitudeLoop<'_, T> {
-    type Output = u32;
+impl<T: Element> Loop for PieceLoop<'_, T> {
+    type Output = ();
     #[inline(always)]
-    fn run(self) -> u32 {
-        magnitude(self.0)
+    fn run(self) {
+        let done = match self.block {
+            _ if self.shared => 0,
+            16 => self.whole_blocks::<16>(),
+            32 => self.whole_blocks::<32>(),
+            64 => self.whole_blocks::<64>(),
+            128 => self.whole_blocks::<128>(),
+            _ => 0,
+        };
+        for (first, len, position) in pieces::runs_from(self.piece, self.block, done) {
+            let magnitude = magnitude(&self.values[first..first + len]);
+            self.slots.raise(position, T::from_magnitude(magnitude));
+        }
+    }
+}
+
+impl<T: Element> PieceLoop<'_, T> {
+    /// The blocks of `B` elements that lie whole in the piece; returns how many elements that are.
+    #[inline(always)]
+    fn whole_blocks<const B: usize>(&self) -> usize {
+        let first_block = self.piece.first_block + self.piece.start / B;
+        let (blocks, _) = self.values.as_chunks::<B>();
+        for (i, block) in blocks.iter().enumerate() {
+            let magnitude = block.map(T::magnitude).into_iter().fold(0, u32::max);
+            self.slots
+                .set(first_block + i, T::from_magnitude(magnitude));
+        }
+        blocks.len() * B
     }
 }
 

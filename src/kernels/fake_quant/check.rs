@@ -177,8 +177,8 @@ fn check(values: &[f32], shape: &[usize], blocks: &[usize], skew: usize) {
             };
             (0..grid.num_blocks()).map(members).collect()
         };
-        let with_nan = own(|x| scalar::absmax(x));
-        let without_nan = own(|x| scalar::absmax_without_nan(x));
+        let with_nan = own(scalar::absmax);
+        let without_nan = own(scalar::absmax_without_nan);
         for format in FORMATS {
             let given = defined(&x, &amax, &grid, dtype, format);
             // Formats that find their own scale leave NaN out, in blocks along rows as they always are.

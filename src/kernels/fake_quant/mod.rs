@@ -275,6 +275,8 @@ unsafe fn run_piece<T: Element, R: Rounding>(
 trait Memory<T> {
     fn input(&self) -> &[T];
     fn map(&mut self, first: usize, len: usize, f: impl Fn(usize, T) -> T);
+    /// Replaces `B` elements at once.
+    fn block<const B: usize>(&mut self, first: usize, f: impl FnOnce(&[T; B], &mut [T; B]));
 }
 
 struct InPlace<'a, T>(&'a mut [T]);
@@ -290,6 +292,26 @@ impl<T: Element> Memory<T> for InPlace<'_, T> {
             *value = f(i, *value);
         }
     }
+    #[inline(always)]
+    fn block<const B: usize>(&mut self, first: usize, f: impl FnOnce(&[T; B], &mut [T; B])) {
+        let values = array_mut(self.0, first);
+        f(&{ *values }, values);
+    }
+}
+
+/// `B` elements from `first` on.
+#[inline(always)]
+fn array<const B: usize, T>(values: &[T], first: usize) -> &[T; B] {
+    values[first..first + B]
+        .first_chunk()
+        .expect("proven: B elements")
+}
+
+#[inline(always)]
+fn array_mut<const B: usize, T>(values: &mut [T], first: usize) -> &mut [T; B] {
+    values[first..first + B]
+        .first_chunk_mut()
+        .expect("proven: B elements")
 }
 
 struct Apart<'a, T>(&'a [T], &'a mut [T]);
@@ -306,6 +328,10 @@ impl<T: Element> Memory<T> for Apart<'_, T> {
             *out = f(i, *x);
         }
     }
+    #[inline(always)]
+    fn block<const B: usize>(&mut self, first: usize, f: impl FnOnce(&[T; B], &mut [T; B])) {
+        f(array(self.0, first), array_mut(self.1, first));
+    }
 }
 
 struct PieceLoop<'a, M, R> {
@@ -316,20 +342,99 @@ struct PieceLoop<'a, M, R> {
     rounding: R,
 }
 
-impl<M, R: Rounding> PieceLoop<'_, M, R> {
-    /// One amax per run of elements.
+/// How the loops get the amax of a run of elements.
+trait Amaxes<T> {
+    /// That of a run whose length is only known now.
+    fn of_run(&mut self, run: &[T], position: usize) -> f32;
+    /// That of a whole block, already loaded.
+    fn of_block(&mut self, block: &[f32], position: usize) -> f32;
+}
+
+/// Values that were calibrated.
+struct Given<'a>(&'a [f32]);
+
+impl<T: Element> Amaxes<T> for Given<'_> {
     #[inline(always)]
-    fn by_runs<T: Element>(&mut self, mut amax: impl FnMut(&[T], usize) -> f32)
+    fn of_run(&mut self, _: &[T], position: usize) -> f32 {
+        self.0[position]
+    }
+    #[inline(always)]
+    fn of_block(&mut self, _: &[f32], position: usize) -> f32 {
+        self.0[position]
+    }
+}
+
+/// Values of the elements themselves; the highest is kept, as float32 bits.
+struct Own<const SKIPS_NAN: bool> {
+    highest: u32,
+}
+
+impl<const SKIPS_NAN: bool> Own<SKIPS_NAN> {
+    #[inline(always)]
+    fn find<T: Element>(&mut self, values: &[T]) -> f32 {
+        let magnitude = match SKIPS_NAN {
+            true => absmax::magnitude_without_nan(values),
+            false => absmax::magnitude(values),
+        };
+        let amax = T::from_magnitude(magnitude);
+        self.highest = self.highest.max(amax.magnitude());
+        amax
+    }
+}
+
+impl<T: Element, const SKIPS_NAN: bool> Amaxes<T> for Own<SKIPS_NAN> {
+    #[inline(always)]
+    fn of_run(&mut self, run: &[T], _: usize) -> f32 {
+        self.find(run)
+    }
+    #[inline(always)]
+    fn of_block(&mut self, block: &[f32], _: usize) -> f32 {
+        self.find(block)
+    }
+}
+
+impl<M, R: Rounding> PieceLoop<'_, M, R> {
+    /// One amax per run of elements. Common block sizes get loops of a fixed length: a block is then a
+    /// few registers, with no remainder.
+    #[inline(always)]
+    fn run_blocks<T: Element>(&mut self, amaxes: &mut impl Amaxes<T>)
     where
         M: Memory<T>,
     {
+        let done = match self.block {
+            16 => self.whole_blocks::<16, T>(amaxes),
+            32 => self.whole_blocks::<32, T>(amaxes),
+            64 => self.whole_blocks::<64, T>(amaxes),
+            128 => self.whole_blocks::<128, T>(amaxes),
+            _ => 0,
+        };
         let rounding = self.rounding;
-        for (first, len, position) in pieces::runs(self.piece, self.block) {
-            let amax = amax(&self.memory.input()[first..first + len], position);
+        for (first, len, position) in pieces::runs_from(self.piece, self.block, done) {
+            let amax = amaxes.of_run(&self.memory.input()[first..first + len], position);
             let scale = rounding.scale(amax);
             self.memory
                 .map(first, len, |_, x| T::store(rounding.apply(x.load(), scale)));
         }
+    }
+
+    /// The blocks of `B` elements that lie whole in the piece; returns how many elements that are.
+    #[inline(always)]
+    fn whole_blocks<const B: usize, T: Element>(&mut self, amaxes: &mut impl Amaxes<T>) -> usize
+    where
+        M: Memory<T>,
+    {
+        let rounding = self.rounding;
+        // Pieces begin with a block, see `pieces::for_each`.
+        let first_block = self.piece.first_block + self.piece.start / B;
+        let count = self.piece.len / B;
+        for i in 0..count {
+            self.memory.block::<B>(i * B, |x, out| {
+                let values = x.map(T::load);
+                let scale = rounding.scale(amaxes.of_block(&values, first_block + i));
+                *out = values.map(|x| T::store(rounding.apply(x, scale)));
+            });
+        }
+        count * B
     }
 }
 
@@ -360,18 +465,18 @@ fn run_loop<T: Element, M: Memory<T>, R: Rounding>(body: &mut PieceLoop<'_, M, R
                 T::store(rounding.apply(x.load(), rounding.scale(amax[i])))
             });
         }
-        Amax::Given(amax) => body.by_runs::<T>(|_, position| amax[position]),
+        Amax::Given(amax) => {
+            body.run_blocks::<T>(&mut Given(amax));
+        }
+        Amax::OfTheRun(largest) if R::SKIPS_NAN => {
+            let mut own = Own::<true> { highest: 0 };
+            body.run_blocks::<T>(&mut own);
+            largest.raise(f32::from_bits(own.highest));
+        }
         Amax::OfTheRun(largest) => {
-            let mut highest = 0;
-            body.by_runs::<T>(|run, _| {
-                let magnitude = match R::SKIPS_NAN {
-                    true => absmax::magnitude_without_nan(run),
-                    false => absmax::magnitude(run),
-                };
-                highest = highest.max(magnitude);
-                T::from_magnitude(magnitude)
-            });
-            largest.raise(T::from_magnitude(highest));
+            let mut own = Own::<false> { highest: 0 };
+            body.run_blocks::<T>(&mut own);
+            largest.raise(f32::from_bits(own.highest));
         }
     }
 }

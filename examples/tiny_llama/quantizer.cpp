@@ -1,0 +1,110 @@
+// What an engine does for mq: it registers its layers, lends its forward pass, and lets what flows
+// through each layer pass a tap.
+#include "quantizer.hpp"
+
+#include "json.hpp"
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <string_view>
+
+namespace tiny_llama {
+namespace {
+
+// Sequences per forward pass while calibrating. Another number finds the same maxima.
+constexpr std::size_t kBatch = 32;
+
+// An engine has threads of its own, and mq may use as many: a tap returns when its work is done,
+// so that the two never compete.
+mq::Context make_context(std::size_t threads) {
+    mq::ContextOptions options;
+    options.num_threads = static_cast<std::uint32_t>(threads);
+    options.log = [](mq_log_level level, std::string_view text) {
+        if (level == MQ_LOG_WARNING) {
+            std::fprintf(stderr, "mq: %.*s\n", static_cast<int>(text.size()), text.data());
+        }
+    };
+    return mq::Context(std::move(options));
+}
+
+// Serving engines compute q, k and v as one product, and gate and up as another. Formats with a
+// scale for the whole tensor must then give the layers of a product the same one. This engine
+// computes them apart, but what it measures holds for those that do not.
+std::string fused_group(const std::string &layer) {
+    const std::size_t dot = layer.rfind('.');
+    const std::string parent = layer.substr(0, dot + 1); // empty without a dot
+    const std::string name = layer.substr(dot + 1);
+    if (name == "q_proj" || name == "k_proj" || name == "v_proj") {
+        return parent + "qkv_proj";
+    }
+    if (name == "gate_proj" || name == "up_proj") {
+        return parent + "gate_up_proj";
+    }
+    return {}; // not fused
+}
+
+mq::LayerDesc describe(Linear &layer) {
+    mq::LayerDesc desc;
+    // Configurations choose layers by these names: "*lm_head*", "model.layers.0.*".
+    desc.name = layer.name;
+    // Borrowed, not copied: mq reads the weight to find its scales, and folding writes to it.
+    desc.weight = mq::tensor(layer.weight.values.data(), {layer.outputs(), layer.inputs()});
+    desc.fused_group = fused_group(layer.name);
+    // Layers that read the same activation can share what is measured of it.
+    desc.shared_input_group = "input " + std::to_string(layer.input_group);
+    return desc;
+}
+
+mq::Shape extents(const ActivationShape &shape) {
+    return {shape.batch, shape.tokens, shape.channels};
+}
+
+} // namespace
+
+// Step 1: tell mq which layers there are.
+Quantizer::Quantizer(Llama &model, std::size_t threads)
+    : llama_(model), context_(make_context(threads)), model_(context_) {
+    for (Linear *layer : llama_.linears()) {
+        taps_.push_back(model_.add_layer(describe(*layer)));
+    }
+}
+
+// Step 2: mq gives the quantizers their formats, measures the weights, and asks for a pass over the
+// calibration text if an activation needs measuring too. A configuration that quantizes weights
+// only never runs the model.
+void Quantizer::quantize(const std::string &config, const Sequences &calibration) {
+    model_.quantize(config, [&] { run(calibration); });
+    // A weight does not change from pass to pass, so it is quantized once and for all. Its hook
+    // stays the float engine's. (An engine that wants to keep its weights would instead ask
+    // mq::Layer::weight() for a quantized copy.)
+    model_.fold_weight();
+}
+
+// An exception in here, of a tap or of the engine, ends mq's call and leaves quantize().
+void Quantizer::run(const Sequences &calibration) {
+    ++forward_passes_;
+    for (std::size_t first = 0; first < calibration.count(); first += kBatch) {
+        const std::size_t batch = std::min(kBatch, calibration.count() - first);
+        llama_.forward(calibration[first], batch, *this);
+    }
+}
+
+// Step 3: the taps. While mq calibrates they observe; afterwards they quantize; where the
+// configuration names nothing they hand the values on. The engine need not know which.
+const float *Quantizer::input(const Linear &layer, const float *x, const ActivationShape &shape,
+                              float *scratch) {
+    taps_[layer.index].input(mq::tensor(x, extents(shape)), mq::tensor(scratch, extents(shape)));
+    return scratch;
+}
+
+void Quantizer::output(const Linear &layer, float *y, const ActivationShape &shape) {
+    taps_[layer.index].output(mq::tensor(y, extents(shape)), mq::tensor(y, extents(shape)));
+}
+
+// The summary also has the attributes and scales of every quantizer.
+double Quantizer::effective_bits() const {
+    return json::parse(model_.summary(MQ_SUMMARY_JSON)).at("effective_bits").number();
+}
+
+} // namespace tiny_llama

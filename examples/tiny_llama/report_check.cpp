@@ -1,0 +1,83 @@
+// tiny_llama_check REPORT EXPECTED: compares the perplexities of a report with expected ones.
+#include "error.hpp"
+#include "file.hpp"
+#include "json.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <exception>
+#include <stdexcept>
+#include <string>
+
+namespace {
+
+using namespace tiny_llama;
+
+// The figures agree to 1e-6 where only the order of summation differs. What is looked for is a
+// scale or a rounding that is wrong.
+constexpr double kTolerance = 0.005;
+
+json::Value read_json(const std::string &path) {
+    const std::string text = read_file(path);
+    return in_context(path, [&] { return json::parse(text); });
+}
+
+// How far a row is from what is expected, relative to that.
+double check_row(const json::Value &row, const json::Value &perplexities) {
+    const std::string &model = row.at("model").string();
+    const std::string &config = row.at("config").string();
+    return in_context(model + ", " + config, [&] {
+        const double expected = perplexities.at(model).at(config).number();
+        const double perplexity = row.at("perplexity").number();
+        const double apart = std::abs(perplexity / expected - 1);
+        if (!(apart <= kTolerance)) { // also when it is NaN
+            throw std::runtime_error("perplexity is " + std::to_string(perplexity) + ", expected " +
+                                     std::to_string(expected));
+        }
+        return apart;
+    });
+}
+
+void check_presence(const json::Array &rows, const std::string &model, const std::string &config) {
+    const bool is_there = std::any_of(rows.begin(), rows.end(), [&](const json::Value &row) {
+        return row.at("model").string() == model && row.at("config").string() == config;
+    });
+    if (!is_there) {
+        throw std::runtime_error(model + ", " + config + ": the row is missing");
+    }
+}
+
+void run(const std::string &report_path, const std::string &expected_path) {
+    const json::Value report = read_json(report_path);
+    const json::Value expected = read_json(expected_path);
+    const json::Array &rows = report.at("rows").array();
+
+    double largest = 0;
+    for (const json::Value &row : rows) {
+        largest = std::max(largest, check_row(row, expected.at("perplexity")));
+    }
+    for (const json::Member &model : expected.at("required").object()) {
+        for (const json::Value &config : model.value.array()) {
+            check_presence(rows, model.key, config.string());
+        }
+    }
+    std::printf("check: %zu perplexities as expected, at most %.1g %% apart\n", rows.size(),
+                100 * largest);
+}
+
+} // namespace
+
+int main(int argc, char **argv) {
+    if (argc != 3) {
+        std::fprintf(stderr, "usage: tiny_llama_check REPORT EXPECTED\n");
+        return 2;
+    }
+    try {
+        run(argv[1], argv[2]);
+    } catch (const std::exception &error) {
+        std::fprintf(stderr, "check: %s\n", error.what());
+        return 1;
+    }
+    return 0;
+}
