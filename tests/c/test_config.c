@@ -77,7 +77,6 @@ static const struct bad configs[] = {
      {"*conv*", NULL, NULL}},
     /* valid, but not in this version */
     {"NVFP4_SVDQUANT_DEFAULT_CFG", MQ_ERR_UNSUPPORTED, {"NVFP4_SVDQUANT_DEFAULT_CFG", NULL, NULL}},
-    {"NF4_REAL_QUANT_CFG", MQ_ERR_UNSUPPORTED, {"NF4_REAL_QUANT_CFG", NULL, NULL}},
     {WEIGHTS("{'num_bits': 8, 'backend': 'mine'}"),
      MQ_ERR_UNSUPPORTED,
      {"backend", "quant_cfg[1]", NULL}},

@@ -80,7 +80,7 @@ static void passes_are_released(struct fixture *fixture) {
     RELEASES(mq_quantize(empty, INT8, &good_pass), MQ_ERR_INVALID_ARGUMENT);
     RELEASES(mq_quantize(model, "{", &good_pass), MQ_ERR_CONFIG);
     RELEASES(mq_quantize(model, "INT9_CFG", &good_pass), MQ_ERR_CONFIG);
-    RELEASES(mq_quantize(model, "NF4_REAL_QUANT_CFG", &good_pass), MQ_ERR_UNSUPPORTED);
+    RELEASES(mq_quantize(model, "NVFP4_SVDQUANT_DEFAULT_CFG", &good_pass), MQ_ERR_UNSUPPORTED);
     RELEASES(mq_calibrate(model, "max", &good_pass), MQ_ERR_STATE);
     RELEASES(mq_quantize(model, INT8, &bad_pass), MQ_ERR_CALLBACK);
     RELEASES(mq_quantize(model, "INT4_BLOCKWISE_WEIGHT_ONLY_CFG", &good_pass), MQ_OK);

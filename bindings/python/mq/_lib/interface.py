@@ -61,6 +61,14 @@ class Tensor(ct.Structure):
 FORWARD = ct.CFUNCTYPE(ct.c_int32, ct.c_void_p)
 FILTER = ct.CFUNCTYPE(ct.c_int32, ct.c_void_p, ct.c_char_p, ct.POINTER(ct.c_int32))
 PROCESS = ct.CFUNCTYPE(ct.c_int32, ct.c_void_p, ct.c_char_p, ct.POINTER(ct.c_float), ct.c_size_t)
+ALLOCATE = ct.CFUNCTYPE(
+    ct.c_int32,
+    ct.c_void_p,
+    ct.c_char_p,
+    ct.c_char_p,
+    ct.c_size_t,
+    ct.POINTER(ct.c_void_p),
+)
 LOG = ct.CFUNCTYPE(None, ct.c_void_p, ct.c_int32, ct.c_char_p)
 RELEASE = ct.CFUNCTYPE(None, ct.c_void_p)
 
@@ -75,6 +83,10 @@ class FilterFn(ct.Structure):
 
 class AmaxFn(ct.Structure):
     _fields_ = [("user_data", ct.c_void_p), ("process", PROCESS), ("release", RELEASE)]
+
+
+class BufferFn(ct.Structure):
+    _fields_ = [("user_data", ct.c_void_p), ("allocate", ALLOCATE), ("release", RELEASE)]
 
 
 class LogFn(ct.Structure):
@@ -155,6 +167,8 @@ mq_quantizer_forward = _declare("mq_quantizer_forward", Handle, _TensorIn, _Tens
 mq_quantize = _declare("mq_quantize", Handle, _Text, _Forward)
 mq_calibrate = _declare("mq_calibrate", Handle, _Text, _Forward)
 mq_fold_weight = _declare("mq_fold_weight", Handle, _Flags)
+mq_compress = _declare("mq_compress", Handle, _Text, ct.POINTER(BufferFn), _Flags, _SizeOut)
+mq_layer_packed = _declare("mq_layer_packed", Handle, _Text, _TensorIn)
 mq_enable_quantizer = _declare("mq_enable_quantizer", Handle, _Text, _Flags, _SizeOut)
 mq_disable_quantizer = _declare("mq_disable_quantizer", Handle, _Text, _Flags, _SizeOut)
 mq_enable_quantizer_if = _declare("mq_enable_quantizer_if", Handle, _Filter, _Flags, _SizeOut)
