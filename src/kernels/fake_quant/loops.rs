@@ -64,7 +64,12 @@ pub(super) struct InPlace<'a, T>(pub &'a mut [T]);
 impl<T: Element> Memory<T> for InPlace<'_, T> {
     #[inline(always)]
     fn run<R: Rounding>(&mut self, first: usize, len: usize, rounding: R, scale: R::Scale) {
-        for value in &mut self.0[first..first + len] {
+        let (strides, rest) = self.0[first..first + len].as_chunks_mut::<STRIDE>();
+        for values in strides {
+            let x = *values;
+            stride(&x, values, rounding, scale);
+        }
+        for value in rest {
             *value = T::store(rounding.apply(value.load(), scale));
         }
     }
@@ -102,7 +107,11 @@ pub(super) struct Apart<'a, T>(pub &'a [T], pub &'a mut [T]);
 impl<T: Element> Memory<T> for Apart<'_, T> {
     #[inline(always)]
     fn run<R: Rounding>(&mut self, first: usize, len: usize, rounding: R, scale: R::Scale) {
-        let (x, out) = (&self.0[first..first + len], &mut self.1[first..first + len]);
+        let (from, x) = self.0[first..first + len].as_chunks::<STRIDE>();
+        let (to, out) = self.1[first..first + len].as_chunks_mut::<STRIDE>();
+        for (x, out) in from.iter().zip(to) {
+            stride(x, out, rounding, scale);
+        }
         for (out, x) in out.iter_mut().zip(x) {
             *out = T::store(rounding.apply(x.load(), scale));
         }
@@ -144,13 +153,31 @@ fn block<const B: usize, T: Element, R: Rounding>(
     position: usize,
 ) {
     let mut values = [0.0; B];
-    for (value, x) in values.iter_mut().zip(x) {
-        *value = x.load();
-    }
+    T::load_block(x, &mut values);
     let scale = rounding.scale(amaxes.of(&values, position));
-    for (out, value) in out.iter_mut().zip(&values) {
-        *out = T::store(rounding.apply(*value, scale));
+    for value in &mut values {
+        *value = rounding.apply(*value, scale);
     }
+    T::store_block(&values, out);
+}
+
+/// Elements that share a scale, in strides of this many where blocks are longer or of other lengths.
+const STRIDE: usize = 64;
+
+/// One stride under a scale.
+#[inline(always)]
+fn stride<T: Element, R: Rounding>(
+    x: &[T; STRIDE],
+    out: &mut [T; STRIDE],
+    rounding: R,
+    scale: R::Scale,
+) {
+    let mut values = [0.0; STRIDE];
+    T::load_block(x, &mut values);
+    for value in &mut values {
+        *value = rounding.apply(*value, scale);
+    }
+    T::store_block(&values, out);
 }
 
 /// One piece with everything the loop needs.
