@@ -3,7 +3,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 RELEASE := target/release
 
-.PHONY: demo test lint setup library clean
+.PHONY: demo test bench lint setup library clean
 
 ## The main job: an engine quantizes its own model through libmq; one table.
 demo: library
@@ -12,6 +12,10 @@ demo: library
 ## Everything that can be checked without a GPU.
 test: setup library
 	scripts/test.sh
+
+## Ratios against a plain copy and against PyTorch; target/bench/report.json.
+bench: library
+	scripts/bench.sh
 
 ## Formatting, lints, licences.
 lint: setup

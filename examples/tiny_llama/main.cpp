@@ -38,7 +38,7 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-// What mq takes: the name of a preset as it is, or the content of a file.
+// What mq takes for a configuration: the name of a preset as it is, or the content of a file.
 std::string read_configuration(const std::string &config) {
     const bool is_file = std::filesystem::path(config).extension() == ".json";
     return is_file ? read_file(config) : config;
@@ -59,7 +59,7 @@ Row measure(const Options::Model &files, const std::string &config, const Texts 
     Llama model(files.directory, pool); // anew, for quantizing changes its weights
     const auto start = std::chrono::steady_clock::now();
     Quantizer quantizer(model, pool.size());
-    quantizer.quantize(configuration, texts.calibration);
+    in_context(config, [&] { quantizer.quantize(configuration, texts.calibration); });
     Row row;
     row.quantize_seconds = seconds_since(start);
     row.model = files.name;
@@ -88,11 +88,13 @@ void run(const Options &options) {
         const Row baseline = measure_float(files, texts, pool);
         report.add(baseline, baseline.perplexity);
         for (const std::string &config : configs) {
-            const Row row = in_context(config, [&] { return measure(files, config, texts, pool); });
-            report.add(row, baseline.perplexity);
+            report.add(measure(files, config, texts, pool), baseline.perplexity);
         }
     }
-    std::printf("%.0f s with %zu threads\n", seconds_since(start), pool.size());
+    std::printf("eff. bits: mean over all weights of linear layers; "
+                "passes: over the calibration text\n"
+                "%.0f s with %zu threads\n",
+                seconds_since(start), pool.size());
     if (!options.report.empty()) {
         report.write(options.report);
     }

@@ -14,9 +14,10 @@ namespace {
 
 using namespace tiny_llama;
 
-// The figures agree to 1e-6 where only the order of summation differs. What is looked for is a
-// scale or a rounding that is wrong.
-constexpr double kTolerance = 0.005;
+// Wide enough for another order of summation, which moves values across rounding boundaries, and
+// for dynamic scales, which depend on the batch. It does not tell a format that changes little from
+// float; that the bits are right is for mq's own tests.
+constexpr double kTolerance = 0.0005;
 
 json::Value read_json(const std::string &path) {
     const std::string text = read_file(path);

@@ -174,7 +174,7 @@ impl<T: Element> PieceLoop<'_, T> {
         let first_block = self.piece.first_block + self.piece.start / B;
         let (blocks, _) = self.values.as_chunks::<B>();
         for (i, block) in blocks.iter().enumerate() {
-            let magnitude = block.map(T::magnitude).into_iter().fold(0, u32::max);
+            let magnitude = magnitude(block);
             self.slots
                 .set(first_block + i, T::from_magnitude(magnitude));
         }

@@ -5,19 +5,21 @@
 
 #[cfg(test)]
 mod check;
+mod loops;
 pub mod scalar;
 
 use super::absmax;
 use super::cpu::Cpu;
 use super::element::{Element, with_element};
 use super::grid::Grid;
-use super::isa::{Isa, Loop};
+use super::isa::Isa;
 use super::pieces::{self, Piece};
 use crate::format::int::IntGrid;
 use crate::format::minifloat::{E1M2, E2M1, E2M3, E3M2, E4M3, E5M2};
 use crate::format::mx::{self, MxElement};
 use crate::format::{e4m3, nvfp4};
 use crate::tensor::TensorView;
+use loops::{Apart, InPlace, PieceLoop};
 
 /// What elements are rounded to, and how a block's amax becomes its scale.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -268,215 +270,5 @@ unsafe fn run_piece<T: Element, R: Rounding>(
             amax,
             rounding,
         });
-    }
-}
-
-/// Where elements come from and go to. Two types, so that both loops are free of aliasing.
-trait Memory<T> {
-    fn input(&self) -> &[T];
-    fn map(&mut self, first: usize, len: usize, f: impl Fn(usize, T) -> T);
-    /// Replaces `B` elements at once.
-    fn block<const B: usize>(&mut self, first: usize, f: impl FnOnce(&[T; B], &mut [T; B]));
-}
-
-struct InPlace<'a, T>(&'a mut [T]);
-
-impl<T: Element> Memory<T> for InPlace<'_, T> {
-    #[inline(always)]
-    fn input(&self) -> &[T] {
-        self.0
-    }
-    #[inline(always)]
-    fn map(&mut self, first: usize, len: usize, f: impl Fn(usize, T) -> T) {
-        for (i, value) in self.0[first..first + len].iter_mut().enumerate() {
-            *value = f(i, *value);
-        }
-    }
-    #[inline(always)]
-    fn block<const B: usize>(&mut self, first: usize, f: impl FnOnce(&[T; B], &mut [T; B])) {
-        let values = array_mut(self.0, first);
-        f(&{ *values }, values);
-    }
-}
-
-/// `B` elements from `first` on.
-#[inline(always)]
-fn array<const B: usize, T>(values: &[T], first: usize) -> &[T; B] {
-    values[first..first + B]
-        .first_chunk()
-        .expect("proven: B elements")
-}
-
-#[inline(always)]
-fn array_mut<const B: usize, T>(values: &mut [T], first: usize) -> &mut [T; B] {
-    values[first..first + B]
-        .first_chunk_mut()
-        .expect("proven: B elements")
-}
-
-struct Apart<'a, T>(&'a [T], &'a mut [T]);
-
-impl<T: Element> Memory<T> for Apart<'_, T> {
-    #[inline(always)]
-    fn input(&self) -> &[T] {
-        self.0
-    }
-    #[inline(always)]
-    fn map(&mut self, first: usize, len: usize, f: impl Fn(usize, T) -> T) {
-        let (x, out) = (&self.0[first..first + len], &mut self.1[first..first + len]);
-        for (i, (out, x)) in out.iter_mut().zip(x).enumerate() {
-            *out = f(i, *x);
-        }
-    }
-    #[inline(always)]
-    fn block<const B: usize>(&mut self, first: usize, f: impl FnOnce(&[T; B], &mut [T; B])) {
-        f(array(self.0, first), array_mut(self.1, first));
-    }
-}
-
-struct PieceLoop<'a, M, R> {
-    memory: M,
-    piece: &'a Piece,
-    block: usize,
-    amax: Amax<'a>,
-    rounding: R,
-}
-
-/// How the loops get the amax of a run of elements.
-trait Amaxes<T> {
-    /// That of a run whose length is only known now.
-    fn of_run(&mut self, run: &[T], position: usize) -> f32;
-    /// That of a whole block, already loaded.
-    fn of_block(&mut self, block: &[f32], position: usize) -> f32;
-}
-
-/// Values that were calibrated.
-struct Given<'a>(&'a [f32]);
-
-impl<T: Element> Amaxes<T> for Given<'_> {
-    #[inline(always)]
-    fn of_run(&mut self, _: &[T], position: usize) -> f32 {
-        self.0[position]
-    }
-    #[inline(always)]
-    fn of_block(&mut self, _: &[f32], position: usize) -> f32 {
-        self.0[position]
-    }
-}
-
-/// Values of the elements themselves; the highest is kept, as float32 bits.
-struct Own<const SKIPS_NAN: bool> {
-    highest: u32,
-}
-
-impl<const SKIPS_NAN: bool> Own<SKIPS_NAN> {
-    #[inline(always)]
-    fn find<T: Element>(&mut self, values: &[T]) -> f32 {
-        let magnitude = match SKIPS_NAN {
-            true => absmax::magnitude_without_nan(values),
-            false => absmax::magnitude(values),
-        };
-        let amax = T::from_magnitude(magnitude);
-        self.highest = self.highest.max(amax.magnitude());
-        amax
-    }
-}
-
-impl<T: Element, const SKIPS_NAN: bool> Amaxes<T> for Own<SKIPS_NAN> {
-    #[inline(always)]
-    fn of_run(&mut self, run: &[T], _: usize) -> f32 {
-        self.find(run)
-    }
-    #[inline(always)]
-    fn of_block(&mut self, block: &[f32], _: usize) -> f32 {
-        self.find(block)
-    }
-}
-
-impl<M, R: Rounding> PieceLoop<'_, M, R> {
-    /// One amax per run of elements. Common block sizes get loops of a fixed length: a block is then a
-    /// few registers, with no remainder.
-    #[inline(always)]
-    fn run_blocks<T: Element>(&mut self, amaxes: &mut impl Amaxes<T>)
-    where
-        M: Memory<T>,
-    {
-        let done = match self.block {
-            16 => self.whole_blocks::<16, T>(amaxes),
-            32 => self.whole_blocks::<32, T>(amaxes),
-            64 => self.whole_blocks::<64, T>(amaxes),
-            128 => self.whole_blocks::<128, T>(amaxes),
-            _ => 0,
-        };
-        let rounding = self.rounding;
-        for (first, len, position) in pieces::runs_from(self.piece, self.block, done) {
-            let amax = amaxes.of_run(&self.memory.input()[first..first + len], position);
-            let scale = rounding.scale(amax);
-            self.memory
-                .map(first, len, |_, x| T::store(rounding.apply(x.load(), scale)));
-        }
-    }
-
-    /// The blocks of `B` elements that lie whole in the piece; returns how many elements that are.
-    #[inline(always)]
-    fn whole_blocks<const B: usize, T: Element>(&mut self, amaxes: &mut impl Amaxes<T>) -> usize
-    where
-        M: Memory<T>,
-    {
-        let rounding = self.rounding;
-        // Pieces begin with a block, see `pieces::for_each`.
-        let first_block = self.piece.first_block + self.piece.start / B;
-        let count = self.piece.len / B;
-        for i in 0..count {
-            self.memory.block::<B>(i * B, |x, out| {
-                let values = x.map(T::load);
-                let scale = rounding.scale(amaxes.of_block(&values, first_block + i));
-                *out = values.map(|x| T::store(rounding.apply(x, scale)));
-            });
-        }
-        count * B
-    }
-}
-
-impl<T: Element, R: Rounding> Loop for PieceLoop<'_, InPlace<'_, T>, R> {
-    type Output = ();
-    #[inline(always)]
-    fn run(mut self) {
-        run_loop::<T, _, R>(&mut self);
-    }
-}
-
-impl<T: Element, R: Rounding> Loop for PieceLoop<'_, Apart<'_, T>, R> {
-    type Output = ();
-    #[inline(always)]
-    fn run(mut self) {
-        run_loop::<T, _, R>(&mut self);
-    }
-}
-
-#[inline(always)]
-fn run_loop<T: Element, M: Memory<T>, R: Rounding>(body: &mut PieceLoop<'_, M, R>) {
-    let (piece, rounding) = (body.piece, body.rounding);
-    match body.amax {
-        Amax::Given(amax) if body.block == 1 => {
-            // One amax per element of the row.
-            let amax = &amax[piece.first_block + piece.start..][..piece.len];
-            body.memory.map(0, piece.len, |i, x| {
-                T::store(rounding.apply(x.load(), rounding.scale(amax[i])))
-            });
-        }
-        Amax::Given(amax) => {
-            body.run_blocks::<T>(&mut Given(amax));
-        }
-        Amax::OfTheRun(largest) if R::SKIPS_NAN => {
-            let mut own = Own::<true> { highest: 0 };
-            body.run_blocks::<T>(&mut own);
-            largest.raise(f32::from_bits(own.highest));
-        }
-        Amax::OfTheRun(largest) => {
-            let mut own = Own::<false> { highest: 0 };
-            body.run_blocks::<T>(&mut own);
-            largest.raise(f32::from_bits(own.highest));
-        }
     }
 }
