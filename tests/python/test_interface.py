@@ -18,6 +18,7 @@ STRUCTS = {
     "mq_forward_fn": interface.ForwardFn,
     "mq_filter_fn": interface.FilterFn,
     "mq_amax_fn": interface.AmaxFn,
+    "mq_buffer_fn": interface.BufferFn,
     "mq_log_fn": interface.LogFn,
     "mq_context_options": interface.ContextOptions,
     "mq_layer_desc": interface.LayerDesc,
@@ -47,7 +48,7 @@ def ctype(declaration):
     words = re.findall(r"\w+|\*", re.sub(r"\b(const|struct)\b", "", declaration))
     base, stars = words[0], words.count("*")
     if base == "void":
-        return ct.c_void_p if stars else None
+        return (None, ct.c_void_p, ct.POINTER(ct.c_void_p))[stars]
     if base == "char":
         return ct.c_char_p
     if base in SCALARS:
