@@ -195,8 +195,10 @@ fn check(values: &[f32], shape: &[usize], blocks: &[usize], skew: usize) {
                     );
                     let mut source = Guarded::new(dtype, shape, skew, &x);
                     let mut target = Guarded::new(dtype, shape, skew / 2, &vec![7.0; x.len()]);
-                    run(&cpu, &source.view(), &target.view(), &grid, &amax, format);
-                    assert_same(&target.view().to_f32(), &given, &what);
+                    if !finds_own {
+                        run(&cpu, &source.view(), &target.view(), &grid, &amax, format);
+                        assert_same(&target.view().to_f32(), &given, &what);
+                    }
                     if checks_dynamic {
                         let seen = run_dynamic(&cpu, &source.view(), &target.view(), &grid, format);
                         assert_same(
@@ -207,9 +209,11 @@ fn check(values: &[f32], shape: &[usize], blocks: &[usize], skew: usize) {
                         assert_same(&[seen], &[largest], &format!("largest {what}"));
                     }
                     assert_same(&source.view().to_f32(), &x, "the source stays");
-                    let place = source.view();
-                    run(&cpu, &place, &place, &grid, &amax, format);
-                    assert_same(&place.to_f32(), &given, &format!("in place {what}"));
+                    if !finds_own {
+                        let place = source.view();
+                        run(&cpu, &place, &place, &grid, &amax, format);
+                        assert_same(&place.to_f32(), &given, &format!("in place {what}"));
+                    }
                     let mut again = Guarded::new(dtype, shape, skew, &x);
                     if checks_dynamic {
                         let place = again.view();
@@ -283,7 +287,7 @@ fn pieces_join_without_a_seam() {
         let amax: Vec<f32> = (0..grid.num_blocks())
             .map(|i| 0.5 + (i % 97) as f32)
             .collect();
-        for format in [FORMATS[7], FORMATS[9], FORMATS[13]] {
+        for format in [FORMATS[8], FORMATS[9], FORMATS[13]] {
             let want = defined(&x, &amax, &grid, DType::F32, format);
             for isa in Isa::available() {
                 let mut source = Guarded::new(DType::F32, &[count], 1, &x);

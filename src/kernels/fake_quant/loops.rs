@@ -1,5 +1,8 @@
-//! The loops over one piece, written so that everything in them is inlined: what a closure or an iterator
+//! The loop over one piece, written so that everything in it is inlined: what a closure or an iterator
 //! adapter keeps for itself would be compiled for the baseline instruction set.
+//!
+//! Elements go through a few registers at a time: a stretch is loaded whole, rounded, and stored. So one
+//! loop serves both in place and apart, free of aliasing.
 
 use super::super::absmax;
 use super::super::element::Element;
@@ -8,7 +11,7 @@ use super::super::pieces::{self, Piece};
 use super::{Amax, Rounding};
 
 /// How the loops get the amax of a run of elements.
-pub(super) trait Amaxes {
+trait Amaxes {
     /// That of a run, which begins at a position among the blocks.
     fn of<T: Element>(&mut self, run: &[T], position: usize) -> f32;
 }
@@ -24,15 +27,16 @@ impl Amaxes for Given<'_> {
 }
 
 /// Values of the elements themselves; the highest is kept, as float32 bits.
-struct Own<const SKIPS_NAN: bool> {
+struct Own {
     highest: u32,
+    skips_nan: bool,
 }
 
-impl<const SKIPS_NAN: bool> Amaxes for Own<SKIPS_NAN> {
+impl Amaxes for Own {
     #[inline(always)]
     fn of<T: Element>(&mut self, run: &[T], _: usize) -> f32 {
         let mut magnitude = absmax::magnitude(run);
-        if SKIPS_NAN && magnitude > T::INFINITY {
+        if self.skips_nan && magnitude > T::INFINITY {
             magnitude = absmax::magnitude_without_nan(run);
         }
         let amax = T::from_magnitude(magnitude);
@@ -41,221 +45,135 @@ impl<const SKIPS_NAN: bool> Amaxes for Own<SKIPS_NAN> {
     }
 }
 
-/// Where elements come from and go to. Two types, so that both loops are free of aliasing.
-pub(super) trait Memory<T: Element> {
-    /// Rounds `len` elements from `first` on under one scale.
-    fn run<R: Rounding>(&mut self, first: usize, len: usize, rounding: R, scale: R::Scale);
-    /// Rounds all elements, each under its own amax.
-    fn each<R: Rounding>(&mut self, amax: &[f32], rounding: R);
-    /// Rounds as many whole blocks of `B` elements as there are.
-    fn blocks<const B: usize, R: Rounding>(
-        &mut self,
-        first: usize,
-        rounding: R,
-        amaxes: &mut impl Amaxes,
-    );
-    /// The elements before they are rounded.
-    fn input(&self) -> &[T];
-}
-
-/// One slice for both.
-pub(super) struct InPlace<'a, T>(pub &'a mut [T]);
-
-impl<T: Element> Memory<T> for InPlace<'_, T> {
-    #[inline(always)]
-    fn run<R: Rounding>(&mut self, first: usize, len: usize, rounding: R, scale: R::Scale) {
-        let (strides, rest) = self.0[first..first + len].as_chunks_mut::<STRIDE>();
-        for values in strides {
-            let x = *values;
-            stride(&x, values, rounding, scale);
-        }
-        for value in rest {
-            *value = T::store(rounding.apply(value.load(), scale));
-        }
-    }
-
-    #[inline(always)]
-    fn each<R: Rounding>(&mut self, amax: &[f32], rounding: R) {
-        for (value, amax) in self.0.iter_mut().zip(amax) {
-            *value = T::store(rounding.apply(value.load(), rounding.scale(*amax)));
-        }
-    }
-
-    #[inline(always)]
-    fn blocks<const B: usize, R: Rounding>(
-        &mut self,
-        first: usize,
-        rounding: R,
-        amaxes: &mut impl Amaxes,
-    ) {
-        let (blocks, _) = self.0.as_chunks_mut::<B>();
-        for (i, values) in blocks.iter_mut().enumerate() {
-            let x = *values;
-            block(&x, values, rounding, amaxes, first + i);
-        }
-    }
-
-    #[inline(always)]
-    fn input(&self) -> &[T] {
-        self.0
-    }
-}
-
-/// Two slices that do not overlap.
-pub(super) struct Apart<'a, T>(pub &'a [T], pub &'a mut [T]);
-
-impl<T: Element> Memory<T> for Apart<'_, T> {
-    #[inline(always)]
-    fn run<R: Rounding>(&mut self, first: usize, len: usize, rounding: R, scale: R::Scale) {
-        let (from, x) = self.0[first..first + len].as_chunks::<STRIDE>();
-        let (to, out) = self.1[first..first + len].as_chunks_mut::<STRIDE>();
-        for (x, out) in from.iter().zip(to) {
-            stride(x, out, rounding, scale);
-        }
-        for (out, x) in out.iter_mut().zip(x) {
-            *out = T::store(rounding.apply(x.load(), scale));
-        }
-    }
-
-    #[inline(always)]
-    fn each<R: Rounding>(&mut self, amax: &[f32], rounding: R) {
-        for ((out, x), amax) in self.1.iter_mut().zip(self.0).zip(amax) {
-            *out = T::store(rounding.apply(x.load(), rounding.scale(*amax)));
-        }
-    }
-
-    #[inline(always)]
-    fn blocks<const B: usize, R: Rounding>(
-        &mut self,
-        first: usize,
-        rounding: R,
-        amaxes: &mut impl Amaxes,
-    ) {
-        let ((from, _), (to, _)) = (self.0.as_chunks::<B>(), self.1.as_chunks_mut::<B>());
-        for (i, (x, out)) in from.iter().zip(to).enumerate() {
-            block(x, out, rounding, amaxes, first + i);
-        }
-    }
-
-    #[inline(always)]
-    fn input(&self) -> &[T] {
-        self.0
-    }
-}
-
-/// One block of a length known at compile time: a few registers, no remainder.
-#[inline(always)]
-fn block<const B: usize, T: Element, R: Rounding>(
-    x: &[T; B],
-    out: &mut [T; B],
-    rounding: R,
-    amaxes: &mut impl Amaxes,
-    position: usize,
-) {
-    let mut values = [0.0; B];
-    T::load_block(x, &mut values);
-    let scale = rounding.scale(amaxes.of(&values, position));
-    for value in &mut values {
-        *value = rounding.apply(*value, scale);
-    }
-    T::store_block(&values, out);
-}
-
-/// Elements that share a scale, in strides of this many where blocks are longer or of other lengths.
+/// Elements that share a scale go in strides of this many, where blocks are not of a common length.
 const STRIDE: usize = 64;
 
-/// One stride under a scale.
-#[inline(always)]
-fn stride<T: Element, R: Rounding>(
-    x: &[T; STRIDE],
-    out: &mut [T; STRIDE],
-    rounding: R,
-    scale: R::Scale,
-) {
-    let mut values = [0.0; STRIDE];
-    T::load_block(x, &mut values);
-    for value in &mut values {
-        *value = rounding.apply(*value, scale);
-    }
-    T::store_block(&values, out);
-}
-
 /// One piece with everything the loop needs.
-pub(super) struct PieceLoop<'a, M, R> {
-    pub memory: M,
+pub(super) struct PieceLoop<'a, T, R> {
+    /// First element of the piece.
+    pub x: *const T,
+    /// Where the first result goes: the same memory, or apart.
+    pub out: *mut T,
     pub piece: &'a Piece,
     pub block: usize,
     pub amax: Amax<'a>,
     pub rounding: R,
 }
 
-impl<M, R: Rounding> PieceLoop<'_, M, R> {
+impl<T: Element, R: Rounding> Loop for PieceLoop<'_, T, R> {
+    type Output = ();
     #[inline(always)]
-    fn by_element_type<T: Element>(mut self)
-    where
-        M: Memory<T>,
-    {
+    fn run(self) {
         match self.amax {
+            Amax::OfTheRun(largest) => {
+                let mut own = Own {
+                    highest: 0,
+                    skips_nan: R::FINDS_SCALE,
+                };
+                self.by_blocks(&mut own);
+                largest.raise(f32::from_bits(own.highest));
+            }
+            // `super::run` refuses formats that find their own scales.
+            Amax::Given(_) if R::FINDS_SCALE => {}
             Amax::Given(amax) if self.block == 1 => {
-                let amax = &amax[self.piece.first_block + self.piece.start..][..self.piece.len];
-                self.memory.each(amax, self.rounding);
+                self.each(&amax[self.piece.first_block + self.piece.start..][..self.piece.len]);
             }
             Amax::Given(amax) => self.by_blocks(&mut Given(amax)),
-            Amax::OfTheRun(largest) if R::SKIPS_NAN => {
-                let mut own = Own::<true> { highest: 0 };
-                self.by_blocks(&mut own);
-                largest.raise(f32::from_bits(own.highest));
-            }
-            Amax::OfTheRun(largest) => {
-                let mut own = Own::<false> { highest: 0 };
-                self.by_blocks(&mut own);
-                largest.raise(f32::from_bits(own.highest));
-            }
         }
     }
+}
 
-    /// One amax per run of elements; common blocks have loops of their own.
+impl<T: Element, R: Rounding> PieceLoop<'_, T, R> {
+    /// One amax per run of elements; common blocks have loops of their own, without a remainder.
     #[inline(always)]
-    fn by_blocks<T: Element>(&mut self, amaxes: &mut impl Amaxes)
-    where
-        M: Memory<T>,
-    {
+    fn by_blocks(&self, amaxes: &mut impl Amaxes) {
         // Pieces begin with a block where blocks are smaller than pieces, see `pieces::for_each`.
-        let (len, first) = (
-            self.piece.len,
-            self.piece.first_block + self.piece.start / self.block,
-        );
         let done = match self.block {
-            16 | 32 | 64 | 128 => len / self.block * self.block,
+            16 => self.blocks::<16>(amaxes),
+            32 => self.blocks::<32>(amaxes),
+            // Formats that find their own scales have no longer blocks.
+            128 if !R::FINDS_SCALE => self.blocks::<128>(amaxes),
             _ => 0,
         };
-        match self.block {
-            16 => self.memory.blocks::<16, R>(first, self.rounding, amaxes),
-            32 => self.memory.blocks::<32, R>(first, self.rounding, amaxes),
-            64 => self.memory.blocks::<64, R>(first, self.rounding, amaxes),
-            128 => self.memory.blocks::<128, R>(first, self.rounding, amaxes),
-            _ => {}
-        }
         for (first, len, position) in pieces::runs_from(self.piece, self.block, done) {
-            let amax = amaxes.of(&self.memory.input()[first..first + len], position);
-            self.memory
-                .run(first, len, self.rounding, self.rounding.scale(amax));
+            // SAFETY: the run lies within the piece.
+            let run = unsafe { std::slice::from_raw_parts(self.x.add(first), len) };
+            let scale = self.rounding.scale(amaxes.of(run, position));
+            let mut i = first;
+            while i + STRIDE <= first + len {
+                self.stretch(i, self.load::<STRIDE>(i), scale);
+                i += STRIDE;
+            }
+            for i in i..first + len {
+                self.one(i, scale);
+            }
         }
     }
-}
 
-impl<T: Element, R: Rounding> Loop for PieceLoop<'_, InPlace<'_, T>, R> {
-    type Output = ();
+    /// The blocks of `B` elements that lie whole in the piece; returns how many elements that are.
     #[inline(always)]
-    fn run(self) {
-        self.by_element_type::<T>();
+    fn blocks<const B: usize>(&self, amaxes: &mut impl Amaxes) -> usize {
+        let first = self.piece.first_block + self.piece.start / B;
+        let count = self.piece.len / B;
+        for i in 0..count {
+            let values = self.load::<B>(i * B);
+            let scale = self.rounding.scale(amaxes.of(&values, first + i));
+            self.stretch(i * B, values, scale);
+        }
+        count * B
     }
-}
 
-impl<T: Element, R: Rounding> Loop for PieceLoop<'_, Apart<'_, T>, R> {
-    type Output = ();
+    /// All elements, each under its own amax.
     #[inline(always)]
-    fn run(self) {
-        self.by_element_type::<T>();
+    fn each(&self, amax: &[f32]) {
+        let (strides, rest) = amax.as_chunks::<STRIDE>();
+        for (i, amax) in strides.iter().enumerate() {
+            let mut values = self.load::<STRIDE>(i * STRIDE);
+            for (value, amax) in values.iter_mut().zip(amax) {
+                *value = self.rounding.apply(*value, self.rounding.scale(*amax));
+            }
+            self.store(i * STRIDE, &values);
+        }
+        for (i, amax) in rest.iter().enumerate() {
+            self.one(strides.len() * STRIDE + i, self.rounding.scale(*amax));
+        }
+    }
+
+    /// The loaded elements from `first` on, under one scale.
+    #[inline(always)]
+    fn stretch<const N: usize>(&self, first: usize, mut values: [f32; N], scale: R::Scale) {
+        for value in &mut values {
+            *value = self.rounding.apply(*value, scale);
+        }
+        self.store(first, &values);
+    }
+
+    #[inline(always)]
+    fn one(&self, i: usize, scale: R::Scale) {
+        // SAFETY: `i` lies within the piece; the value is read before it is written.
+        unsafe {
+            let value = self.x.add(i).read().load();
+            self.out
+                .add(i)
+                .write(T::store(self.rounding.apply(value, scale)));
+        }
+    }
+
+    #[inline(always)]
+    fn load<const N: usize>(&self, first: usize) -> [f32; N] {
+        assert!(first + N <= self.piece.len);
+        let mut values = [0.0; N];
+        // SAFETY: within the piece (asserted); the reference ends before anything is stored.
+        T::load_block(unsafe { &*self.x.add(first).cast::<[T; N]>() }, &mut values);
+        values
+    }
+
+    #[inline(always)]
+    fn store<const N: usize>(&self, first: usize, values: &[f32; N]) {
+        assert!(first + N <= self.piece.len);
+        // SAFETY: within the piece (asserted); no other reference to it is alive.
+        T::store_block(values, unsafe {
+            &mut *self.out.add(first).cast::<[T; N]>()
+        });
     }
 }

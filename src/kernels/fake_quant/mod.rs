@@ -19,7 +19,7 @@ use crate::format::minifloat::{E1M2, E2M1, E2M3, E3M2, E4M3, E5M2};
 use crate::format::mx::{self, MxElement};
 use crate::format::{e4m3, nvfp4};
 use crate::tensor::TensorView;
-use loops::{Apart, InPlace, PieceLoop};
+use loops::PieceLoop;
 
 /// What elements are rounded to, and how a block's amax becomes its scale.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -68,8 +68,9 @@ trait Rounding: Copy + Send + Sync {
     fn scale(self, amax: f32) -> Self::Scale;
     /// `x` on the grid, in the units of `x`.
     fn apply(self, x: f32, scale: Self::Scale) -> f32;
-    /// Whether the amax of a block is that of its other elements when one is NaN.
-    const SKIPS_NAN: bool = false;
+    /// Whether blocks find their scales by themselves: nothing is given, and a NaN is left out of a block's
+    /// amax.
+    const FINDS_SCALE: bool = false;
 }
 
 impl Rounding for IntGrid {
@@ -104,7 +105,7 @@ struct Mx<T>(T);
 
 impl<T: MxElement> Rounding for Mx<T> {
     type Scale = (f32, f32);
-    const SKIPS_NAN: bool = true;
+    const FINDS_SCALE: bool = true;
     #[inline(always)]
     fn scale(self, amax: f32) -> (f32, f32) {
         mx::scale(amax, self.0.max())
@@ -122,7 +123,7 @@ struct Nvfp4 {
 
 impl Rounding for Nvfp4 {
     type Scale = f32;
-    const SKIPS_NAN: bool = true;
+    const FINDS_SCALE: bool = true;
     #[inline(always)]
     fn scale(self, amax: f32) -> f32 {
         nvfp4::block_scale(amax, self.global_scale) * self.global_scale
@@ -152,14 +153,17 @@ impl Rounding for Nvfp4Static {
 
 /// Fake-quantizes `x` into `out` under given amax values, one for each block of `grid`.
 ///
-/// `out` passed `x.check_out`, `grid` was made for the shape of `x`.
+/// `out` passed `x.check_out`, `grid` was made for the shape of `x`, and the format is none that finds its
+/// own scales.
 pub fn run(cpu: &Cpu, x: &TensorView, out: &TensorView, grid: &Grid, amax: &[f32], format: Format) {
     assert_eq!(amax.len(), grid.num_blocks(), "amax values");
+    let finds_scale = matches!(format, Format::Mx(_) | Format::Nvfp4 { .. });
+    assert!(!finds_scale, "{format:?} finds its own scales");
     dispatch(cpu, x, out, grid, Amax::Given(amax), format);
 }
 
 /// Fake-quantizes `x` into `out`, each block under its own amax; returns the largest of them (NaN when
-/// there is a NaN).
+/// there is a NaN). Formats that find their own scales have blocks within rows.
 pub fn run_dynamic(
     cpu: &Cpu,
     x: &TensorView,
@@ -245,30 +249,12 @@ unsafe fn run_piece<T: Element, R: Rounding>(
     amax: Amax<'_>,
     rounding: R,
 ) {
-    if x == out {
-        // SAFETY: contract; one slice for both.
-        let memory = InPlace(unsafe { std::slice::from_raw_parts_mut(out, piece.len) });
-        isa.run(PieceLoop {
-            memory,
-            piece,
-            block,
-            amax,
-            rounding,
-        });
-    } else {
-        // SAFETY: contract; apart.
-        let memory = unsafe {
-            Apart(
-                std::slice::from_raw_parts(x, piece.len),
-                std::slice::from_raw_parts_mut(out, piece.len),
-            )
-        };
-        isa.run(PieceLoop {
-            memory,
-            piece,
-            block,
-            amax,
-            rounding,
-        });
-    }
+    isa.run(PieceLoop {
+        x,
+        out,
+        piece,
+        block,
+        amax,
+        rounding,
+    });
 }
