@@ -518,6 +518,15 @@ class Model {
 
     void fold_weight(uint32_t flags = 0) { check(mq_fold_weight(get(), flags)); }
 
+    // Packs weights into memory of mq's; the host may then free its own. `config` as in
+    // mq_compress(), empty for all. Returns how many were packed.
+    size_t compress(const std::string &config = {}, uint32_t flags = 0) {
+        const char *text = config.empty() ? nullptr : config.c_str();
+        size_t matched = 0;
+        check(mq_compress(get(), text, nullptr, flags, &matched));
+        return matched;
+    }
+
     // The verbs below return how many quantizers matched. They choose them by a wildcard, or by
     // `predicate(name)`, which takes a const char *, a std::string or a std::string_view.
 

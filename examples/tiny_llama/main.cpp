@@ -22,11 +22,36 @@ namespace {
 
 using namespace tiny_llama;
 
-const std::vector<std::string> kConfigs = {
-    "INT8_DEFAULT_CFG",               // weights: a scale per row; activations: a scale per tensor
-    "FP8_DEFAULT_CFG",                // E4M3; weights and activations: a scale per tensor
-    "INT8_WEIGHT_ONLY_CFG",           // a scale per row
-    "INT4_BLOCKWISE_WEIGHT_ONLY_CFG", // a scale per 128 values of a row
+struct Configuration {
+    std::string name; // in the table
+    std::string text; // what mq takes: the name of a preset, or JSON
+};
+
+Configuration preset(const char *name) { return {name, name}; }
+
+// INT4 weights whose values are rounded to E4M3 in turn, and E4M3 activations.
+const char *const kW4A8 = R"({
+    "quant_cfg": {
+        "*weight_quantizer": [{"num_bits": 4, "block_sizes": {"-1": 128, "type": "static"}},
+                              {"num_bits": [4, 3]}],
+        "*input_quantizer": {"num_bits": [4, 3]},
+        "*lm_head*": {"enable": false},
+        "default": {"enable": false}
+    },
+    "algorithm": "max"
+})";
+
+const std::vector<Configuration> kConfigs = {
+    preset("INT8_DEFAULT_CFG"),                 // weights: a scale per row; activations: one
+    preset("FP8_DEFAULT_CFG"),                  // E4M3; weights and activations: a scale each
+    preset("INT8_WEIGHT_ONLY_CFG"),             // a scale per row
+    preset("INT4_BLOCKWISE_WEIGHT_ONLY_CFG"),   // a scale per 128 values of a row
+    preset("FP8_2D_BLOCKWISE_WEIGHT_ONLY_CFG"), // a scale per 128 x 128 values
+    preset("FP8_PER_CHANNEL_PER_TOKEN_CFG"),    // a scale per row and per token
+    {"W4A8 (max)", kW4A8},
+    preset("MXFP8_DEFAULT_CFG"), // a power of two per 32 values, here and below
+    preset("MXFP4_DEFAULT_CFG"),
+    preset("NVFP4_DEFAULT_CFG"), // an E4M3 scale per 16 values
 };
 
 struct Texts {
@@ -38,10 +63,29 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-// What mq takes for a configuration: the name of a preset as it is, or the content of a file.
-std::string read_configuration(const std::string &config) {
-    const bool is_file = std::filesystem::path(config).extension() == ".json";
-    return is_file ? read_file(config) : config;
+// The name of a preset as it is, or the content of a file.
+Configuration read_configuration(const std::string &argument) {
+    const bool is_file = std::filesystem::path(argument).extension() == ".json";
+    return {argument, is_file ? read_file(argument) : argument};
+}
+
+std::vector<Configuration> read_configurations(const Options &options) {
+    if (options.configs.empty()) {
+        return kConfigs;
+    }
+    std::vector<Configuration> configs;
+    for (const std::string &argument : options.configs) {
+        configs.push_back(read_configuration(argument));
+    }
+    return configs;
+}
+
+std::size_t weight_bytes(Llama &model) {
+    std::size_t bytes = 0;
+    for (const Linear *layer : model.linears()) {
+        bytes += layer->weight.values.size() * sizeof(float);
+    }
+    return bytes;
 }
 
 Row measure_float(const Options::Model &files, const Texts &texts, ThreadPool &pool) {
@@ -50,36 +94,42 @@ Row measure_float(const Options::Model &files, const Texts &texts, ThreadPool &p
     Row row;
     row.model = files.name;
     row.perplexity = perplexity(model, texts.test, none);
+    row.weight_bytes_before = row.weight_bytes_after = weight_bytes(model);
     return row;
 }
 
-Row measure(const Options::Model &files, const std::string &config, const Texts &texts,
+Row measure(const Options::Model &files, const Configuration &config, const Texts &texts,
             ThreadPool &pool) {
-    const std::string configuration = read_configuration(config);
     Llama model(files.directory, pool); // anew, for quantizing changes its weights
     const auto start = std::chrono::steady_clock::now();
     Quantizer quantizer(model, pool.size());
-    in_context(config, [&] { quantizer.quantize(configuration, texts.calibration); });
+    in_context(config.name, [&] { quantizer.quantize(config.text, texts.calibration); });
     Row row;
     row.quantize_seconds = seconds_since(start);
     row.model = files.name;
-    row.config = config;
+    row.config = config.name;
     row.forward_passes = quantizer.forward_passes();
     row.effective_bits = quantizer.effective_bits();
+    row.weight_bytes_before = quantizer.weight_bytes().before;
+    row.weight_bytes_after = quantizer.weight_bytes().after;
     row.perplexity = perplexity(model, texts.test, quantizer);
     return row;
 }
 
 void run(const Options &options) {
     const auto start = std::chrono::steady_clock::now();
-    const std::vector<std::string> &configs = options.configs.empty() ? kConfigs : options.configs;
+    const std::vector<Configuration> configs = read_configurations(options);
+    std::vector<std::string> config_names;
+    for (const Configuration &config : configs) {
+        config_names.push_back(config.name);
+    }
     std::vector<std::string> names;
     for (const Options::Model &files : options.models) {
         names.push_back(files.name);
     }
 
     ThreadPool pool;
-    Report report(names, configs);
+    Report report(names, config_names);
     const std::string &text_directory = options.models.front().directory;
     for (const Options::Model &files : options.models) {
         const std::size_t length = read_config(files.directory + "/config.json").context;
@@ -87,14 +137,15 @@ void run(const Options &options) {
                              {text_directory + "/test.bin", length}};
         const Row baseline = measure_float(files, texts, pool);
         report.add(baseline, baseline.perplexity);
-        for (const std::string &config : configs) {
+        for (const Configuration &config : configs) {
             report.add(measure(files, config, texts, pool), baseline.perplexity);
         }
     }
-    std::printf("eff. bits: mean over all weights of linear layers; "
-                "passes: over the calibration text\n"
-                "%.0f s with %zu threads\n",
-                seconds_since(start), pool.size());
+    std::printf(
+        "eff. bits: mean over all weights of linear layers; "
+        "passes: over the calibration text; weights: linear layers, packed where quantized\n"
+        "%.0f s with %zu threads\n",
+        seconds_since(start), pool.size());
     if (!options.report.empty()) {
         report.write(options.report);
     }

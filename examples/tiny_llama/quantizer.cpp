@@ -75,10 +75,36 @@ Quantizer::Quantizer(Llama &model, std::size_t threads)
 // only never runs the model.
 void Quantizer::quantize(const std::string &config, const Sequences &calibration) {
     model_.quantize(config, [&] { run(calibration); });
-    // A weight does not change from pass to pass, so it is quantized once and for all. Its hook
-    // stays the float engine's. (An engine that wants to keep its weights would instead ask
-    // mq::Layer::weight() for a quantized copy.)
-    model_.fold_weight();
+    pack_weights();
+}
+
+// Step 3: the weights are packed, and those of the engine given back. (An engine that has use for
+// float weights would fold the quantized values into them: model_.fold_weight().)
+void Quantizer::pack_weights() {
+    try {
+        model_.compress({}, MQ_ALLOW_NO_MATCH);
+    } catch (const mq::Error &error) {
+        if (error.status() != MQ_ERR_UNSUPPORTED) {
+            throw;
+        }
+        model_.fold_weight(); // a format that has no packed form, such as MXFP6
+    }
+    const json::Value summary = json::parse(model_.summary(MQ_SUMMARY_JSON));
+    const json::Array &layers = summary.at("layers").array();
+    for (Linear *layer : llama_.linears()) {
+        if (!layers.at(layer->index).at("packed").is_null()) {
+            layer->weight.values = {};
+        }
+    }
+}
+
+// A packed weight is unpacked for the product that needs it.
+const float *Quantizer::weight(const Linear &layer, float *scratch) {
+    if (!layer.weight.values.empty()) {
+        return layer.weight.values.data();
+    }
+    taps_[layer.index].weight(mq::tensor(scratch, {layer.outputs(), layer.inputs()}));
+    return scratch;
 }
 
 // An exception in here, of a tap or of the engine, ends mq's call and leaves quantize().
@@ -90,7 +116,7 @@ void Quantizer::run(const Sequences &calibration) {
     }
 }
 
-// Step 3: the taps. While mq calibrates they observe; afterwards they quantize; where the
+// Step 4: the taps. While mq calibrates they observe; afterwards they quantize; where the
 // configuration names nothing they hand the values on. The engine need not know which.
 const float *Quantizer::input(const Linear &layer, const float *x, const ActivationShape &shape,
                               float *scratch) {
@@ -105,6 +131,12 @@ void Quantizer::output(const Linear &layer, float *y, const ActivationShape &sha
 // The summary also has the attributes and scales of every quantizer.
 double Quantizer::effective_bits() const {
     return json::parse(model_.summary(MQ_SUMMARY_JSON)).at("effective_bits").number();
+}
+
+Quantizer::Bytes Quantizer::weight_bytes() const {
+    const json::Value summary = json::parse(model_.summary(MQ_SUMMARY_JSON));
+    return {static_cast<std::size_t>(summary.at("weight_bytes_before").number()),
+            static_cast<std::size_t>(summary.at("weight_bytes_after").number())};
 }
 
 } // namespace tiny_llama

@@ -26,21 +26,28 @@ class Quantizer : public LinearHooks {
     /// are, mq keeps no copy of them.
     Quantizer(Llama &model, std::size_t threads);
 
-    /// Calibrates on a text, and overwrites the weights with their quantized values; when it
-    /// throws, they are as they were. `config` is the name of one of mq's presets, or JSON.
+    /// Calibrates on a text, packs the weights and frees those of the model that were packed.
+    /// `config` is the name of one of mq's presets, or JSON.
     void quantize(const std::string &config, const Sequences &calibration);
 
     /// How often the calibration text went through the model.
     std::size_t forward_passes() const { return forward_passes_; }
     /// Bits of a weight, on average over all linear layers; 16 for one that is not quantized.
     double effective_bits() const;
+    /// Bytes of all linear layers' weights, as the engine held them and as they are held now.
+    struct Bytes {
+        std::size_t before, after;
+    };
+    Bytes weight_bytes() const;
 
     const float *input(const Linear &layer, const float *x, const ActivationShape &shape,
                        float *scratch) override;
+    const float *weight(const Linear &layer, float *scratch) override;
     void output(const Linear &layer, float *y, const ActivationShape &shape) override;
 
   private:
     void run(const Sequences &calibration);
+    void pack_weights();
 
     Llama &llama_;
     mq::Context context_;

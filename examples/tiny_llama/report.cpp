@@ -47,22 +47,25 @@ std::string json(const Row &row) {
            ", \"perplexity\": " + json(row.perplexity) +
            ", \"effective_bits\": " + json(row.effective_bits) +
            ", \"quantize_seconds\": " + json(row.quantize_seconds) +
-           ", \"forward_passes\": " + std::to_string(row.forward_passes) + "}";
+           ", \"forward_passes\": " + std::to_string(row.forward_passes) +
+           ", \"weight_bytes_before\": " + std::to_string(row.weight_bytes_before) +
+           ", \"weight_bytes_after\": " + std::to_string(row.weight_bytes_after) + "}";
 }
 
 } // namespace
 
 Report::Report(const std::vector<std::string> &models, const std::vector<std::string> &configs)
     : model_width_(widest("model", models)), config_width_(widest("config", configs)) {
-    std::printf("%-*s  %-*s  perplexity    change  eff. bits  quantize s  passes\n", model_width_,
-                "model", config_width_, "config");
+    std::printf("%-*s  %-*s  perplexity    change  eff. bits  quantize s  passes  weights KiB\n",
+                model_width_, "model", config_width_, "config");
 }
 
 void Report::add(const Row &row, double float_perplexity) {
     const double change = 100 * (row.perplexity / float_perplexity - 1);
-    std::printf("%-*s  %-*s  %10.4f  %+6.2f %%  %9.2f  %10.2f  %6zu\n", model_width_,
+    std::printf("%-*s  %-*s  %10.4f  %+6.2f %%  %9.2f  %10.2f  %6zu  %11zu\n", model_width_,
                 row.model.c_str(), config_width_, row.config.c_str(), row.perplexity, change,
-                row.effective_bits, row.quantize_seconds, row.forward_passes);
+                row.effective_bits, row.quantize_seconds, row.forward_passes,
+                row.weight_bytes_after / 1024);
     std::fflush(stdout);
     rows_.push_back(row);
 }

@@ -15,6 +15,9 @@ struct Row {
     double effective_bits = 16; // stored as BF16, though computed with as float32
     double quantize_seconds = 0;
     std::size_t forward_passes = 0; // over the whole calibration text
+    // Of all linear layers, as the engine holds them in memory (float32), and packed.
+    std::size_t weight_bytes_before = 0;
+    std::size_t weight_bytes_after = 0;
 };
 
 class Report {

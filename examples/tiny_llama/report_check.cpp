@@ -40,6 +40,14 @@ double check_row(const json::Value &row, const json::Value &perplexities) {
     });
 }
 
+// Nobody else has measured these configurations of this model.
+bool has_no_figure(const json::Value &row, const json::Value &without_figure) {
+    const json::Array &configs = without_figure.array();
+    return std::any_of(configs.begin(), configs.end(), [&](const json::Value &config) {
+        return row.at("config").string() == config.string();
+    });
+}
+
 void check_presence(const json::Array &rows, const std::string &model, const std::string &config) {
     const bool is_there = std::any_of(rows.begin(), rows.end(), [&](const json::Value &row) {
         return row.at("model").string() == model && row.at("config").string() == config;
@@ -55,16 +63,21 @@ void run(const std::string &report_path, const std::string &expected_path) {
     const json::Array &rows = report.at("rows").array();
 
     double largest = 0;
+    std::size_t compared = 0;
     for (const json::Value &row : rows) {
-        largest = std::max(largest, check_row(row, expected.at("perplexity")));
+        if (!has_no_figure(row, expected.at("without_figure"))) {
+            largest = std::max(largest, check_row(row, expected.at("perplexity")));
+            ++compared;
+        }
     }
     for (const json::Member &model : expected.at("required").object()) {
         for (const json::Value &config : model.value.array()) {
             check_presence(rows, model.key, config.string());
         }
     }
-    std::printf("check: %zu perplexities as expected, at most %.1g %% apart\n", rows.size(),
-                100 * largest);
+    std::printf(
+        "check: %zu perplexities as expected, at most %.1g %% apart; %zu without a figure\n",
+        compared, 100 * largest, rows.size() - compared);
 }
 
 } // namespace
