@@ -1,5 +1,7 @@
 # What a newcomer runs. Every target does its own set-up (scripts/setup.sh).
 VENV := .venv
+# One place for what is built, whatever the environment says.
+export CARGO_TARGET_DIR := $(CURDIR)/target
 PYTHON := $(VENV)/bin/python
 RELEASE := target/release
 

@@ -141,7 +141,8 @@ enum mq_status
      */
     MQ_ERR_CALLBACK = 9,
     /**
-     * Memory could not be allocated.
+     * Threads, or memory for a whole tensor, could not be had. (When a smaller allocation of mq's own fails,
+     * the process ends, as it does in Rust programs.)
      */
     MQ_ERR_OUT_OF_MEMORY = 10,
     /**
@@ -802,8 +803,8 @@ mq_status mq_calibrate(struct mq_model *model,
  *
  * @param[in] model  Model that went through mq_quantize().
  * @param[in] flags  0 or MQ_FOLD_KEEP_ATTRIBUTES.
- * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for an unknown flag; MQ_ERR_STATE before mq_quantize();
- *         MQ_ERR_NUMERIC for NaN or Inf in a weight, or negative values under `unsigned`; MQ_ERR_BUSY. On
+ * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for an unknown flag; MQ_ERR_STATE before mq_quantize(), or when
+ *         two layers share the memory of a weight that would be written; MQ_ERR_NUMERIC for NaN or Inf in a weight, or negative values under `unsigned`; MQ_ERR_BUSY. On
  *         failure no weight is changed.
  *
  * Layers whose weight quantizer is disabled, and neither scales nor rotates, stay as they are, so folding
@@ -824,7 +825,8 @@ mq_status mq_fold_weight(struct mq_model *model,
  * @param[out] matched   Number of quantizers that matched; a sequential one counts once. May be NULL.
  *                       Untouched on failure.
  * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for a NULL or an unknown flag; MQ_ERR_NOT_FOUND when
- *         nothing matches; MQ_ERR_STATE before mq_quantize(); MQ_ERR_BUSY.
+ *         nothing matches; MQ_ERR_CONFIG for a wildcard of over 4096 bytes; MQ_ERR_STATE before
+ *         mq_quantize(); MQ_ERR_BUSY.
  *
  * The input quantizer of an embedding (it reads indices) matches, but stays disabled.
  */
@@ -1176,9 +1178,10 @@ mq_status mq_quantizer_set_pre_quant_scale(struct mq_quantizer *quantizer,
  *         infinite amax, for NaN or Inf in `x` when `amax` is NULL, or negative values under
  *         `unsigned`. On failure `out` is unspecified.
  *
- * Arithmetic is float32, rounding to nearest even, the result rounded once to the dtype of `x`. Under
- * a given amax NaN stays NaN, and an infinity saturates to the largest value of the grid (under an
- * integer format's amax of zero it becomes NaN).
+ * Arithmetic is float32, rounding to nearest even, the result rounded once to the dtype of `x`. Integers
+ * and FP8 under a given amax keep NaN and saturate an infinity (which becomes NaN under an integer
+ * format's amax of zero); MX and NVFP4 turn NaN into the largest element. MX takes no amax and ignores
+ * one; docs/formats.md has every format.
  */
 MQ_API
 mq_status mq_fake_quant(const struct mq_context *context,

@@ -21,3 +21,4 @@ step "Python tests"
 "$python" -m pytest -q tests/python
 step "example engine"
 make --no-print-directory -C examples/tiny_llama test
+step "all passed"

@@ -133,7 +133,7 @@ void Llama::reserve(std::size_t batch) {
     std::size_t largest = 0;
     for (const Linear *layer : linears()) {
         widest = std::max(widest, layer->inputs());
-        largest = std::max(largest, layer->weight.values.size());
+        largest = std::max(largest, layer->outputs() * layer->inputs());
     }
     buffers_.input_scratch.resize(tokens * widest);
     buffers_.weight_scratch.resize(largest);

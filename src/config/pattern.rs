@@ -13,6 +13,17 @@ use crate::error::{Error, Result};
 /// Matches no character; the engine has no other word for it.
 const NOTHING: &str = r"[^\x{0}-\x{10FFFF}]";
 
+/// Longer patterns than this are a mistake of the caller's.
+const MAX_BYTES: usize = 4096;
+
+fn too_long(glob: &str) -> Error {
+    let start: String = glob.chars().take(40).collect();
+    let bytes = glob.len();
+    Error::Config(format!(
+        "the pattern {start:?}... is too long to compile: {bytes} bytes"
+    ))
+}
+
 /// A compiled pattern.
 #[derive(Debug, Clone)]
 pub struct Pattern {
@@ -23,13 +34,10 @@ pub struct Pattern {
 impl Pattern {
     /// Compiles a pattern. Every text is a valid one; only an absurdly long one is refused.
     pub fn new(glob: &str) -> Result<Self> {
-        let regex = Regex::new(&translate(glob)).map_err(|_| {
-            let start: String = glob.chars().take(40).collect();
-            Error::Config(format!(
-                "the pattern {start:?}... is too long to compile: {} bytes",
-                glob.len()
-            ))
-        })?;
+        if glob.len() > MAX_BYTES {
+            return Err(too_long(glob));
+        }
+        let regex = Regex::new(&translate(glob)).map_err(|_| too_long(glob))?;
         Ok(Self {
             glob: glob.to_owned(),
             regex,

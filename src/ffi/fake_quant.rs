@@ -26,9 +26,10 @@ use crate::model;
 ///         infinite amax, for NaN or Inf in `x` when `amax` is NULL, or negative values under
 ///         `unsigned`. On failure `out` is unspecified.
 ///
-/// Arithmetic is float32, rounding to nearest even, the result rounded once to the dtype of `x`. Under
-/// a given amax NaN stays NaN, and an infinity saturates to the largest value of the grid (under an
-/// integer format's amax of zero it becomes NaN).
+/// Arithmetic is float32, rounding to nearest even, the result rounded once to the dtype of `x`. Integers
+/// and FP8 under a given amax keep NaN and saturate an infinity (which becomes NaN under an integer
+/// format's amax of zero); MX and NVFP4 turn NaN into the largest element. MX takes no amax and ignores
+/// one; docs/formats.md has every format.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mq_fake_quant(
     context: *const mq_context,

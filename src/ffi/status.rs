@@ -30,7 +30,8 @@ pub enum mq_status {
     MQ_ERR_BUSY = 8,
     /// A callback returned non-zero; the model is as it was before the call.
     MQ_ERR_CALLBACK = 9,
-    /// Memory could not be allocated.
+    /// Threads, or memory for a whole tensor, could not be had. (When a smaller allocation of mq's own fails,
+    /// the process ends, as it does in Rust programs.)
     MQ_ERR_OUT_OF_MEMORY = 10,
     /// A bug in mq. The model refuses further work with `MQ_ERR_POISONED`.
     MQ_ERR_INTERNAL = 11,

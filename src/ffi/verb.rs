@@ -106,8 +106,8 @@ pub unsafe extern "C" fn mq_calibrate(
 ///
 /// @param[in] model  Model that went through mq_quantize().
 /// @param[in] flags  0 or MQ_FOLD_KEEP_ATTRIBUTES.
-/// @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for an unknown flag; MQ_ERR_STATE before mq_quantize();
-///         MQ_ERR_NUMERIC for NaN or Inf in a weight, or negative values under `unsigned`; MQ_ERR_BUSY. On
+/// @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for an unknown flag; MQ_ERR_STATE before mq_quantize(), or when
+///         two layers share the memory of a weight that would be written; MQ_ERR_NUMERIC for NaN or Inf in a weight, or negative values under `unsigned`; MQ_ERR_BUSY. On
 ///         failure no weight is changed.
 ///
 /// Layers whose weight quantizer is disabled, and neither scales nor rotates, stay as they are, so folding
@@ -133,7 +133,8 @@ pub unsafe extern "C" fn mq_fold_weight(model: *mut mq_model, flags: u32) -> mq_
 /// @param[out] matched   Number of quantizers that matched; a sequential one counts once. May be NULL.
 ///                       Untouched on failure.
 /// @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for a NULL or an unknown flag; MQ_ERR_NOT_FOUND when
-///         nothing matches; MQ_ERR_STATE before mq_quantize(); MQ_ERR_BUSY.
+///         nothing matches; MQ_ERR_CONFIG for a wildcard of over 4096 bytes; MQ_ERR_STATE before
+///         mq_quantize(); MQ_ERR_BUSY.
 ///
 /// The input quantizer of an embedding (it reads indices) matches, but stays disabled.
 #[unsafe(no_mangle)]

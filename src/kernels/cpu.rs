@@ -10,6 +10,8 @@ use super::isa::Isa;
 /// Threads and instruction set; borrowed by every kernel.
 pub struct Cpu {
     isa: Isa,
+    /// The process that has the threads: a fork has a copy of the pool, but nobody in it.
+    process: u32,
     threads: Option<Threads>,
 }
 
@@ -23,7 +25,11 @@ impl Cpu {
     /// A CPU with `threads` threads (at least 1) on `isa`. Errors when they cannot be started.
     pub fn new(threads: usize, isa: Isa) -> Result<Self, String> {
         if threads <= 1 {
-            return Ok(Self { isa, threads: None });
+            return Ok(Self {
+                isa,
+                process: std::process::id(),
+                threads: None,
+            });
         }
         let started = Arc::new(Mutex::new(Vec::with_capacity(threads)));
         let keep = Arc::clone(&started);
@@ -49,6 +55,7 @@ impl Cpu {
         };
         Ok(Self {
             isa,
+            process: std::process::id(),
             threads: Some(Threads {
                 pool: Some(pool),
                 handles,
@@ -66,7 +73,9 @@ impl Cpu {
         match &self.threads {
             Some(Threads {
                 pool: Some(pool), ..
-            }) if count > 1 => pool.install(|| (0..count).into_par_iter().for_each(&task)),
+            }) if count > 1 && self.process == std::process::id() => {
+                pool.install(|| (0..count).into_par_iter().for_each(&task))
+            }
             _ => (0..count).for_each(task),
         }
     }
@@ -74,6 +83,15 @@ impl Cpu {
     /// Number of threads `for_each` spreads over.
     pub(crate) fn num_threads(&self) -> usize {
         self.threads.as_ref().map_or(1, |t| t.handles.len())
+    }
+}
+
+impl Drop for Cpu {
+    fn drop(&mut self) {
+        if self.process != std::process::id() {
+            // There are no threads to wait for.
+            std::mem::forget(self.threads.take());
+        }
     }
 }
 

@@ -62,6 +62,7 @@ impl Model {
             }
         }
         self.check_packable()?;
+        self.check_weights_fit()?;
         Ok(targets.len())
     }
 }

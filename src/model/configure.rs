@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::granularity::Granularity;
 use super::quantizer::{Quantizer, SlotState};
 use super::registry::Model;
 use super::select::Target;
@@ -54,15 +55,22 @@ impl Model {
         for entry in &config.entries {
             let targets = self.entry_targets(entry)?;
             self.apply_entry(entry, &targets)?;
+            if targets.is_empty() && config.preset.is_none() {
+                self.context().warn(&format!(
+                    "{} `{}` matches no quantizer",
+                    entry.path,
+                    entry.pattern.as_str()
+                ));
+            }
             if entry.enable {
-                enabling.push((entry, targets.len()));
+                enabling.push(entry);
                 reached += targets.len();
             }
         }
         if !enabling.is_empty() && reached == 0 {
             let names: Vec<_> = enabling
                 .iter()
-                .map(|(entry, _)| format!("{} `{}`", entry.path, entry.pattern.as_str()))
+                .map(|entry| format!("{} `{}`", entry.path, entry.pattern.as_str()))
                 .collect();
             return Err(Error::Config(format!(
                 "no enabling entry matches any of the {} quantizers (named like `{}`): {}",
@@ -71,17 +79,22 @@ impl Model {
                 names.join(", ")
             )));
         }
-        for (entry, count) in enabling {
-            if count == 0 && config.preset.is_none() {
-                self.context().warn(&format!(
-                    "{} `{}` matches no quantizer",
-                    entry.path,
-                    entry.pattern.as_str()
-                ));
+        self.check_weights_fit()?;
+        self.check_weights_took_effect(config)
+    }
+
+    /// Refuses axes and blocks that a weight does not have.
+    pub(super) fn check_weights_fit(&self) -> Result<()> {
+        for slot in self.slots() {
+            let (Some(weight), state) = (slot.weight(), slot.state()) else {
+                continue;
+            };
+            for quantizer in state.members().iter().filter(|q| q.enabled) {
+                Granularity::new(&quantizer.attributes, weight.shape())
+                    .map_err(|text| Error::Config(format!("`{}`: {text}", slot.name())))?;
             }
         }
-        self.check_packable()?;
-        self.check_weights_took_effect(config)
+        Ok(())
     }
 
     fn entry_targets(&self, entry: &Entry) -> Result<Vec<Target>> {

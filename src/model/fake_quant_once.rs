@@ -29,6 +29,11 @@ pub fn fake_quant_once(
             "amax must be NULL for a list of attributes".into(),
         ));
     }
+    if members.iter().any(|member| member.rotate.enable) {
+        return Err(Error::Unsupported(
+            "rotate without a model; register a quantizer and let the tensor pass it".into(),
+        ));
+    }
     let mut from = x;
     for attributes in members {
         let mut quantizer = Quantizer::new(attributes);

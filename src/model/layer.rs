@@ -104,6 +104,20 @@ impl LayerSpec {
                 bias.shape()
             ));
         }
+        let outputs = match (self.kind, &self.weight) {
+            (LayerKind::Linear | LayerKind::Conv { .. }, Some(weight)) => {
+                weight.shape().dims().first()
+            }
+            _ => None,
+        };
+        if let (Some(bias), Some(outputs)) = (&self.bias, outputs)
+            && bias.count() != *outputs
+        {
+            return invalid(format!(
+                "bias has {} values, expected {outputs}",
+                bias.count()
+            ));
+        }
         for (what, group) in [
             ("class_name", &self.class_name),
             ("fused_group", &self.fused_group),

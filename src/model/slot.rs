@@ -409,6 +409,12 @@ impl Slot {
         }
     }
 
+    /// Whether folding would write to the weight.
+    pub(crate) fn folds(&self) -> bool {
+        let state = self.state();
+        state.is_enabled() || state.members().iter().any(|q| q.changes_input())
+    }
+
     /// Tries what folding the weight would do, without writing anything of the host's.
     pub(crate) fn check_fold(&self) -> Result<()> {
         let state = self.state();

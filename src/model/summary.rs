@@ -223,6 +223,7 @@ fn rotation(quantizer: &Quantizer) -> String {
 /// A value, or the range and number of several.
 fn range(values: &[f32], number: &impl Fn(f32) -> String) -> String {
     match values {
+        [] => "[](0)".to_owned(),
         [one] => number(*one),
         many => {
             let low = many.iter().copied().fold(f32::INFINITY, f32::min);

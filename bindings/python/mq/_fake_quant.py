@@ -61,7 +61,7 @@ def fake_quant(
 
     Raises:
         ConfigError, UnsupportedError: about the attributes.
-        InvalidArgumentError: `out` does not fit `x`. StateError: `amax` does not.
+        InvalidArgumentError: `out` or `amax` does not fit `x`.
         NumericError: a negative, NaN or infinite amax; NaN or Inf in `x` when `amax` is None;
             negative values under `unsigned`.
     """
