@@ -79,6 +79,7 @@ impl Model {
                 names.join(", ")
             )));
         }
+        self.check_packable()?;
         self.check_weights_fit()?;
         self.check_weights_took_effect(config)
     }

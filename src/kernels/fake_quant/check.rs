@@ -329,6 +329,26 @@ proptest! {
         }
     }
 
+    /// A power of two on values and amax alike comes out as that power of two.
+    #[test]
+    fn fake_quant_is_invariant_under_powers_of_two(
+        x in -500f32..500.0, amax in 0.01f32..600.0, exponent in -8i32..9
+    ) {
+        let factor = 2f32.powi(exponent);
+        for format in FORMATS {
+            // The scale of a tensor goes along with it.
+            let scaled = match format {
+                Format::Nvfp4 { global_scale } => Format::Nvfp4 { global_scale: global_scale * factor },
+                Format::Nvfp4Static { scale_amax } => Format::Nvfp4Static { scale_amax: scale_amax * factor },
+                other => other,
+            };
+            let (mut plain, mut multiplied) = ([x], [x * factor]);
+            scalar::run(&mut plain, |_| amax, format);
+            scalar::run(&mut multiplied, |_| amax * factor, scaled);
+            prop_assert_eq!(plain[0] * factor, multiplied[0], "{:?}", format);
+        }
+    }
+
     /// Larger values never come out smaller.
     #[test]
     fn fake_quant_is_monotone(a in -500f32..500.0, b in -500f32..500.0, amax in 0.001f32..600.0) {
