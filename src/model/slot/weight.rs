@@ -1,0 +1,94 @@
+//! A weight and its quantizer: what the tap of the weight gives, and folding.
+
+use std::sync::Arc;
+
+use super::{Scratch, Slot, quantization};
+use crate::error::{Error, Result};
+use crate::kernels::{absmax, copy};
+use crate::model::Mode;
+use crate::tensor::TensorView;
+
+impl Slot {
+    /// Writes the weight as the quantized layer uses it.
+    pub(in crate::model) fn weight_into(
+        &self,
+        weight: &TensorView,
+        out: &TensorView,
+    ) -> Result<()> {
+        if let Some(packed) = self.packed() {
+            return packed.unpack(self.shared.context().cpu(), &self.name, out);
+        }
+        weight
+            .check_out(out)
+            .map_err(|text| Error::InvalidArgument(format!("`{}`: {text}", self.name)))?;
+        let cpu = self.shared.context().cpu();
+        match self.shared.mode() {
+            Mode::Quantized => self.quantize(cpu, None, weight, out),
+            Mode::Registered | Mode::Calibrating => {
+                copy::run(cpu, weight, out);
+                Ok(())
+            }
+        }
+    }
+
+    /// Calls `look` with the weight as the quantizer sees it: after its pre_quant_scale and rotation.
+    pub(crate) fn with_seen_weight(
+        &self,
+        look: impl FnOnce(&TensorView) -> Result<()>,
+    ) -> Result<()> {
+        let Some(weight) = self.weight() else {
+            return Ok(());
+        };
+        let state = self.state();
+        match state
+            .members()
+            .first()
+            .filter(|first| first.changes_input())
+        {
+            None => look(weight),
+            Some(first) => {
+                let mut scratch = Scratch::default();
+                let target = scratch.like(weight)?;
+                let cpu = self.shared.context().cpu();
+                look(&self.change_input(cpu, first, weight, &target)?)
+            }
+        }
+    }
+
+    /// Whether folding would write to the weight.
+    pub(crate) fn folds(&self) -> bool {
+        let state = self.state();
+        state.is_enabled() || state.members().iter().any(|q| q.changes_input())
+    }
+
+    /// Tries what folding the weight would do, without writing anything of the host's.
+    pub(crate) fn check_fold(&self) -> Result<()> {
+        let state = self.state();
+        let changes = state.members().iter().any(|q| q.changes_input());
+        if !changes && !state.is_enabled() {
+            return Ok(());
+        }
+        let cpu = self.shared.context().cpu();
+        self.with_seen_weight(|weight| {
+            if let Some(found) = absmax::not_finite(cpu, weight) {
+                return Err(quantization::not_finite(&self.name, weight, found));
+            }
+            let mut enabled = state.members().iter().filter(|q| q.enabled);
+            enabled.try_for_each(|q| quantization::check(cpu, q, &self.name, weight))
+        })
+    }
+
+    /// Writes the weight as the quantized layer uses it over the host's, and switches the quantizer
+    /// off. One that is off, and scales nothing, leaves the weight alone.
+    pub(crate) fn fold(&self, keep_attributes: bool) -> Result<()> {
+        let state = self.state();
+        let changes = state.members().iter().any(|q| q.changes_input());
+        let weight = self.weight().copied();
+        let Some(weight) = weight.filter(|_| changes || state.is_enabled()) else {
+            return Ok(());
+        };
+        self.quantize(self.shared.context().cpu(), None, &weight, &weight)?;
+        self.replace(Arc::new(state.map(|q| Arc::new(q.folded(keep_attributes)))));
+        Ok(())
+    }
+}
