@@ -8,12 +8,12 @@
 
 /* Buffers of the host's: hands out `memory`, or what a test asks for. */
 struct buffers {
-    int32_t result;      /* what the callback returns */
+    int32_t result; /* what the callback returns */
     int calls, released;
-    size_t limit;        /* gives NULL beyond so many bytes */
+    size_t limit; /* gives NULL beyond so many bytes */
     size_t used, skew;
     float memory[64];
-    char last[64];       /* "layer part size" of the last call */
+    char last[64]; /* "layer part size" of the last call */
 };
 
 static int32_t allocate(void *user_data, const char *layer, const char *part, size_t size,

@@ -92,6 +92,30 @@ class Model(Registry):
             flags = abi.FOLD_KEEP_ATTRIBUTES if keep_attrs else 0
             _lib.call(abi.mq_fold_weight, model, flags)
 
+    def compress(
+        self, config: configuration.Attributes | str | None = None, allow_no_match: bool = False
+    ) -> int:
+        """Packs weights with their calibrated scales, into memory of the library's.
+
+        `Layer.weight` then unpacks. The registered arrays are no longer used.
+
+        Args:
+            config: which weights, `{pattern: bool}` over the names of weight quantizers, as a dict
+                or JSON; None for all that are enabled.
+            allow_no_match: packing nothing is no error.
+
+        Returns:
+            How many weights were packed.
+
+        Raises:
+            StateError: a weight has no amax yet, or is packed already. UnsupportedError: its format
+            has no packed form. NotFoundError: nothing was packed. Nothing changes then.
+        """
+        text = None if config is None else configuration.to_json(config)
+        with self._owner as model:
+            flags = _match_flags(allow_no_match)
+            return _lib.size_from(abi.mq_compress, model, text, None, flags)
+
     def enable_quantizer(self, select: callbacks.Selection, allow_no_match: bool = False) -> int:
         """Enables quantizers.
 
