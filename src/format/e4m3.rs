@@ -1,35 +1,25 @@
 //! FP8 E4M3 (OCP 8-bit floating point, 1.0): 1 sign, 4 exponent (bias 7), 3 mantissa bits, no infinity.
 
 use super::int::AMAX_EPSILON;
+use super::minifloat::round_mantissa;
 
 /// Largest value: 0x7E = 2^(15 - 7) * 1.75; the code above it is NaN.
 pub const MAX: f32 = 448.0;
 
-/// Smallest normal value, 2^(1 - 7); below it codes are spaced like the ones just above.
+/// Smallest normal value, `2^MIN_EXPONENT`.
 const MIN_NORMAL: f32 = 1.0 / 64.0;
-
-/// Adding and taking away 1.5 * 2^23 * 2^-9 rounds to a multiple of 2^-9, the spacing of the
-/// subnormal codes: at that size a float32 has exactly this spacing, and additions round to even.
-const SUBNORMAL_ROUNDER: f32 = 1.5 * 16384.0;
 
 /// Mantissa bits a float32 has beyond the 3 of E4M3.
 const DROPPED_BITS: u32 = 23 - 3;
 
+/// Exponent of the smallest normal value, 1 - 7; below it codes are spaced like the ones just above.
+const MIN_EXPONENT: i32 = -6;
+
 /// `x` with |x| <= 448, rounded to the nearest E4M3 value, ties to even. NaN stays NaN.
 #[inline(always)]
 pub fn round(x: f32) -> f32 {
-    let bits = x.to_bits();
-    // Normal: add half a unit of the last kept place, less one when that place is even, and cut.
-    let odd = (bits >> DROPPED_BITS) & 1;
-    let rounded = bits.wrapping_add((1 << (DROPPED_BITS - 1)) - 1 + odd);
-    let normal = f32::from_bits(rounded & !((1 << DROPPED_BITS) - 1));
-    let subnormal = (x + SUBNORMAL_ROUNDER) - SUBNORMAL_ROUNDER;
-    let y = if x.abs() < MIN_NORMAL {
-        subnormal
-    } else {
-        normal
-    };
-    // The subtraction above loses the sign of a zero.
+    let y = round_mantissa::<3>(x.to_bits() & 0x7fff_ffff, MIN_EXPONENT);
+    // Also where the sum has lost the sign of a zero.
     let y = y.copysign(x);
     if x.is_nan() { x } else { y }
 }

@@ -26,10 +26,6 @@ impl<const E: u32, const M: u32> Minifloat<E, M> {
     /// Exponent of the smallest normal value, `1 - bias`.
     const MIN_EXPONENT: i32 = 1 - ((1 << (E - 1)) - 1);
 
-    /// Adding and taking away 1.5 * 2^23 spacings rounds to a multiple of the spacing below the
-    /// smallest normal value: at that size a float32 is spaced just so, and additions round to even.
-    const ROUNDER: f32 = 1.5 * power_of_two(23 + Self::MIN_EXPONENT - M as i32);
-
     const fn with_max(max: f32) -> Self {
         Self { max }
     }
@@ -42,23 +38,27 @@ impl<const E: u32, const M: u32> Minifloat<E, M> {
     /// `x` rounded to the nearest value, ties to the even code, saturating; NaN becomes the largest.
     #[inline(always)]
     pub fn round(self, x: f32) -> f32 {
-        let dropped = 23 - M;
-        let magnitude = x.to_bits() & 0x7fff_ffff;
-        // Normal: add half a unit of the last kept place, less one when that place is even, and cut.
-        let odd = (magnitude >> dropped) & 1;
-        let rounded = magnitude + (1 << (dropped - 1)) - 1 + odd;
-        let normal = f32::from_bits(rounded & !((1 << dropped) - 1));
-        let small = f32::from_bits(magnitude);
-        let subnormal = (small + Self::ROUNDER) - Self::ROUNDER;
-        let y = if small < power_of_two(Self::MIN_EXPONENT) {
-            subnormal
-        } else {
-            normal
-        };
+        let rounded = round_mantissa::<M>(x.to_bits() & 0x7fff_ffff, Self::MIN_EXPONENT);
         // Not `y > max`: a NaN must end as the largest value too.
-        let y = if y < self.max { y } else { self.max };
+        let y = if rounded < self.max {
+            rounded
+        } else {
+            self.max
+        };
         f32::from_bits(y.to_bits() | (x.to_bits() & 0x8000_0000))
     }
+}
+
+/// A magnitude rounded to `M` mantissa bits, ties to even; below `2^min_exponent` to the spacing there.
+///
+/// Adding and taking away `2^(23 - M)` times the power of two below the magnitude does it: the sum is spaced
+/// as the result should be, and additions round to even. Beyond the range of any small format the power is
+/// nonsense, but the result stays as large as the magnitude, or NaN.
+#[inline(always)]
+pub(super) fn round_mantissa<const M: u32>(magnitude: u32, min_exponent: i32) -> f32 {
+    let below = (magnitude & 0x7f80_0000).max(power_of_two(min_exponent).to_bits());
+    let rounder = f32::from_bits(below.wrapping_add((23 - M) << 23));
+    (f32::from_bits(magnitude) + rounder) - rounder
 }
 
 /// `2^exponent` for -127 (a subnormal float32) to 127.

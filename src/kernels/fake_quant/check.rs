@@ -248,13 +248,11 @@ fn edges(count: usize) -> Vec<f32> {
 
 #[test]
 fn every_length_around_a_block_matches_the_definition() {
-    for length in 0..=2 * 16 + 1 {
-        check(
-            &edges(length),
-            &[length],
-            &[16.min(length).max(1)],
-            length % 5,
-        );
+    for block in [16, 32] {
+        for length in 0..=2 * block + 1 {
+            let size = block.min(length).max(1);
+            check(&edges(length), &[length], &[size], length % 5);
+        }
     }
 }
 
