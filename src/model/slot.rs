@@ -256,10 +256,13 @@ impl Slot {
 
     /// Refuses the handle of a member that is gone; allocates nothing.
     fn check_member(&self, member: Option<usize>) -> Result<()> {
-        match (member, &*self.state()) {
-            (None, _) => Ok(()),
-            (Some(i), SlotState::Sequential(members)) if i < members.len() => Ok(()),
-            (Some(_), _) => self.members(member).map(|_| ()),
+        // The usual tap means the whole slot, and need not look at its state for that.
+        let Some(i) = member else {
+            return Ok(());
+        };
+        match &*self.state() {
+            SlotState::Sequential(members) if i < members.len() => Ok(()),
+            _ => self.members(member).map(|_| ()),
         }
     }
 
