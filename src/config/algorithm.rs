@@ -17,6 +17,9 @@ named_enum! {
         Mse = "mse",
         /// The same, weighted with the local Hessian.
         LocalHessian = "local_hessian",
+        /// Histograms of activations; the amax by entropy, least squared error or percentile. mq's own name
+        /// for what the reference offers as a calibrator only.
+        Histogram = "histogram",
         /// SmoothQuant.
         SmoothQuant = "smoothquant",
         /// AWQ: scales only.
@@ -102,6 +105,26 @@ impl Algorithm {
             .get(field)
             .and_then(Value::as_bool)
             .unwrap_or(false)
+    }
+
+    /// A number the method has; its range was checked.
+    pub fn number(&self, field: &str) -> f64 {
+        let value = self.fields.get(field).and_then(Value::as_f64);
+        debug_assert!(value.is_some(), "{field}");
+        value.unwrap_or_default()
+    }
+
+    /// A count the method has, at least 1.
+    pub fn count(&self, field: &str) -> usize {
+        let value = self.fields.get(field).and_then(Value::as_u64);
+        debug_assert!(value.is_some(), "{field}");
+        value.map_or(1, |count| usize::try_from(count).unwrap_or(usize::MAX))
+    }
+
+    /// A choice the method has.
+    pub fn choice(&self, field: &str) -> &str {
+        let value = self.fields.get(field).and_then(Value::as_str);
+        value.unwrap_or_default()
     }
 
     fn one(value: &Value, at: &JsonPath) -> Result<Option<Self>> {

@@ -5,7 +5,7 @@ use std::fmt;
 use serde_json::{Map, Value};
 
 use super::algorithm::Method;
-use super::field_values::{layerwise, learnable_amax, nested, shared_states, strings};
+use super::field_values::{choice, layerwise, learnable_amax, nested, shared_states, strings};
 use super::path::JsonPath;
 use super::read::{boolean, invalid, number, positive, shown};
 use crate::error::Result;
@@ -26,6 +26,8 @@ enum Kind {
     OptionalNumber(Range),
     /// An integer of at least 1.
     Count,
+    /// One of these names.
+    Choice(&'static [&'static str]),
     /// `null` or a list of shell patterns.
     Globs,
     /// The default as it is, or an algorithm among these.
@@ -36,7 +38,7 @@ enum Kind {
     LearnableAmax,
 }
 use Kind::{
-    Algorithm as Nested, Count, Flag, Globs, LearnableAmax, Number, OptionalNumber, SharedStates,
+    Algorithm as Nested, Choice, Count, Flag, Globs, LearnableAmax, Number, OptionalNumber, SharedStates,
 };
 
 const ANY_POSITIVE: Range = Range('(', 0.0, f64::INFINITY, ')');
@@ -94,6 +96,20 @@ const FIELDS: &[(Method, &[Field])] = &[
             field("shared_states", SharedStates, "null"),
             field("block_size", Count, "16"),
             field("debug", Flag, "false"),
+        ],
+    ),
+    (
+        Method::Histogram,
+        &[
+            field(
+                "amax_method",
+                Choice(&["entropy", "mse", "percentile"]),
+                "entropy",
+            ),
+            field("percentile", Number(Range('[', 0.0, 100.0, ']')), "99.99"),
+            field("num_bins", Count, "2048"),
+            field("stride", Count, "1"),
+            field("start_bin", Count, "128"),
         ],
     ),
     (
@@ -196,6 +212,7 @@ impl Field {
             OptionalNumber(_) | Globs | SharedStates if value.is_null() => Ok(Value::Null),
             OptionalNumber(range) => self.number(value, range, at),
             Count => positive(value, at).map(Value::from),
+            Choice(names) => choice(value, names, self.name, at),
             Globs => strings(value, at).map(|_| value.clone()),
             Nested(_) if *value == self.default_value() && !value.is_object() => Ok(value.clone()),
             Nested(methods) => nested(value, methods, at),

@@ -9,6 +9,21 @@ use super::path::JsonPath;
 use super::read::{boolean, invalid, object, positive, quoted, shown, string, unknown};
 use crate::error::Result;
 
+/// One of `names`.
+pub(super) fn choice(value: &Value, names: &[&str], field: &str, at: &JsonPath) -> Result<Value> {
+    match value.as_str() {
+        Some(name) if names.contains(&name) => Ok(value.clone()),
+        _ => Err(invalid(
+            at,
+            format_args!(
+                "{field} must be one of {}, got {}",
+                names.join(", "),
+                shown(value)
+            ),
+        )),
+    }
+}
+
 /// A list of strings.
 pub(super) fn strings<'v>(value: &'v Value, at: &JsonPath) -> Result<Vec<&'v str>> {
     let items = value.as_array().ok_or_else(|| {
@@ -132,7 +147,8 @@ pub(super) fn layerwise(value: &Value, method: Method, at: &JsonPath) -> Result<
             "checkpoint_dir requires \"enable\": true; set it or remove checkpoint_dir",
         ));
     }
-    let keeps_weights = WEIGHT_ALGORITHMS.contains(&method) || method == Method::Nvfp4ActHeadroom;
+    let keeps_weights = WEIGHT_ALGORITHMS.contains(&method)
+        || matches!(method, Method::Nvfp4ActHeadroom | Method::Histogram);
     if read["calib_mutates_weights"] == json!(false) && !keeps_weights {
         return Err(invalid(
             at,

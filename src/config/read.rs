@@ -8,7 +8,7 @@ use super::path::JsonPath;
 use crate::error::{Error, Result};
 
 /// Lists of valid names longer than this are left out of a message that already has a suggestion.
-const SHORT_LIST: usize = 12;
+const SHORT_LIST: usize = 13;
 
 /// Longer lists than this are left out in any case.
 const LONG_LIST: usize = 24;

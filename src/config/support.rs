@@ -3,7 +3,7 @@
 //! Building a feature means deleting its line here.
 
 use super::algorithm::{Algorithm, Method};
-use super::attributes::{Attributes, Calibrator, QuantType};
+use super::attributes::{Attributes, QuantType};
 use super::block_sizes::BlockSizes;
 use super::entry::Cfg;
 use super::num_bits::NumBits;
@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 /// What is there, for whoever asked for something else.
 const BUILT: &str = "built are integers of 2 to 8 bits and FP8 (4, 3), per tensor, per axis or in static blocks, \
                      MX in dynamic blocks of 8, 16 or 32, NVFP4 in blocks of 16 or 32, NF4 with 8-bit scales in blocks, \
-                     and the algorithms max and real_quantize";
+                     and the algorithms max, mse, histogram, smoothquant, awq_lite, awq_clip, awq_full and real_quantize";
 
 /// Whether a set of attributes asks for a feature.
 type Asks = fn(&Attributes) -> bool;
@@ -26,8 +26,19 @@ const MISSING: &[(&str, Asks, &str)] = &[
     ("block_sizes", has_scale_blocks, "scale_block_sizes"),
     ("block_sizes", has_dynamic_blocks, "dynamic blocks"),
     ("block_sizes", has_wrong_block, "a block of this size"),
-    ("calibrator", uses_histogram, "calibrator histogram"),
     ("backend", |a| a.backend.is_some(), "a custom backend"),
+];
+
+/// The algorithms that are built.
+const ALGORITHMS: &[Method] = &[
+    Method::Max,
+    Method::Mse,
+    Method::Histogram,
+    Method::SmoothQuant,
+    Method::AwqLite,
+    Method::AwqClip,
+    Method::AwqFull,
+    Method::RealQuantize,
 ];
 
 /// Elements of the MX formats.
@@ -92,13 +103,7 @@ pub fn check_attributes(attributes: &Attributes, at: &JsonPath) -> Result<()> {
 /// Whether this version can carry out an algorithm.
 pub fn check_algorithm(algorithm: &Algorithm) -> Result<()> {
     let at = &JsonPath::root("algorithm");
-    let additional = algorithm.fields.get("additional_algorithm");
-    if let Some(method) = additional.and_then(|fields| fields.get("method")) {
-        let at = &at.key("additional_algorithm");
-        let name = method.as_str().unwrap_or_default();
-        return Err(not_built(at, &format!("algorithm {name}")));
-    }
-    if !matches!(algorithm.method, Method::Max | Method::RealQuantize) {
+    if !ALGORITHMS.contains(&algorithm.method) {
         return Err(not_built(at, &format!("algorithm {}", algorithm.method)));
     }
     if algorithm
@@ -194,8 +199,4 @@ fn has_scale_blocks(a: &Attributes) -> bool {
 fn has_dynamic_blocks(a: &Attributes) -> bool {
     let whole = blocks(a).is_none_or(BlockSizes::spans_whole_dimensions);
     !whole && a.is_dynamic() && scale_bits(a).is_none()
-}
-
-fn uses_histogram(a: &Attributes) -> bool {
-    a.calibrator == Calibrator::Histogram
 }

@@ -196,6 +196,14 @@ fn wrong_algorithms_say_where_and_why() {
             vec!["algorithm.distributed_sync: ", "true or false, got 1"],
         ),
         (
+            json!({"method": "histogram", "amax_method": "max"}),
+            vec!["amax_method must be one of entropy, mse, percentile, got \"max\""],
+        ),
+        (
+            json!({"method": "histogram", "percentile": 101}),
+            vec!["percentile must be in [0, 100], got 101"],
+        ),
+        (
             json!({"method": "smoothquant", "alpha": "1"}),
             vec!["alpha must be a number, got \"1\""],
         ),
@@ -308,6 +316,12 @@ fn only_algorithms_that_keep_the_weights_may_say_so() {
         .collect();
     assert_eq!(
         keeping,
-        ["max", "mse", "local_hessian", "nvfp4_act_headroom"]
+        [
+            "max",
+            "mse",
+            "local_hessian",
+            "histogram",
+            "nvfp4_act_headroom"
+        ]
     );
 }

@@ -47,13 +47,16 @@ fn own_defaults(method: Method) -> Value {
             json!({"learnable_amax": ["post"], "tied_amax": false, "quantize_pre_scale": true,
             "scale_algorithm": null})
         }
+        Method::Histogram => {
+            json!({"amax_method": "entropy", "percentile": 99.99, "num_bins": 2048, "stride": 1, "start_bin": 128})
+        }
         Method::RealQuantize => json!({"additional_algorithm": ""}),
     }
 }
 
 #[test]
 fn every_method_has_its_fields_and_defaults() {
-    assert_eq!(Method::ALL.len(), 12);
+    assert_eq!(Method::ALL.len(), 13);
     for (name, method) in Method::ALL {
         let read = one(&json!(name));
         assert_eq!(read.method, *method);
