@@ -15,9 +15,6 @@ const char *const kUsage =
     "                   without it the program has a list of its own.\n"
     "  --report FILE    writes the table as JSON.\n";
 
-namespace {
-
-// "name=directory", or a directory, which is called by its last component.
 Options::Model parse_model(const std::string &argument) {
     const std::size_t equals = argument.find('=');
     if (equals != std::string::npos) {
@@ -26,8 +23,6 @@ Options::Model parse_model(const std::string &argument) {
     const std::filesystem::path ending_in_slash = std::filesystem::path(argument) / "";
     return {ending_in_slash.parent_path().filename().string(), argument};
 }
-
-} // namespace
 
 std::optional<Options> parse_options(const std::vector<std::string> &arguments) {
     Options options;
