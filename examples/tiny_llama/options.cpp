@@ -12,7 +12,8 @@ const char *const kUsage =
     "  MODEL_DIR        has config.json and model.safetensors; the first one also has the texts\n"
     "                   for all, calib.bin and test.bin. NAME is what the table calls it.\n"
     "  --config CONFIG  one of mq's presets, or a configuration in a file that ends in .json;\n"
-    "                   without it the program has a list of its own.\n"
+    "                   without it the program has a list of its own, of which it leaves some\n"
+    "                   to the first model.\n"
     "  --report FILE    writes the table as JSON.\n";
 
 Options::Model parse_model(const std::string &argument) {
