@@ -1,8 +1,10 @@
-// tiny_llama_golden MODEL_DIR: checks the engine against logits recorded in golden.json.
+// tiny_llama_golden [NAME=]MODEL_DIR...: checks the engine against logits recorded in golden.json,
+// which lies with the texts in the first directory and has every model by its name.
 #include "error.hpp"
 #include "file.hpp"
 #include "json.hpp"
 #include "llama.hpp"
+#include "options.hpp"
 #include "perplexity.hpp"
 #include "sequences.hpp"
 #include "thread_pool.hpp"
@@ -77,20 +79,15 @@ void check_sequence(const json::Value &expected, const float *logits, const std:
                 std::to_string(expected_nats));
 }
 
-void run(const std::string &directory) {
-    const std::string path = directory + "/golden.json";
-    const std::string document = read_file(path);
-    const json::Value golden = in_context(path, [&] { return json::parse(document); });
-    const json::Array &sequences = in_context(path, [&]() -> const json::Array & {
-        return golden.at("variants").at("tiny-llama").at("sequences").array();
-    });
+void run(const Options::Model &files, const json::Value &golden, const std::string &texts) {
+    const json::Array &sequences = golden.at("variants").at(files.name).at("sequences").array();
 
     ThreadPool pool;
-    Llama model(directory, pool);
+    Llama model(files.directory, pool);
     const Config &config = model.config();
-    const Sequences text(directory + "/test.bin", config.context);
+    const Sequences text(texts, config.context);
     require(!sequences.empty() && sequences.size() <= text.count(),
-            path + ": has " + std::to_string(sequences.size()) + " sequences");
+            "golden.json has " + std::to_string(sequences.size()) + " sequences");
 
     const std::size_t size = config.context * config.vocabulary;
     const float *logits = model.forward(text[0], sequences.size());
@@ -104,23 +101,38 @@ void run(const std::string &directory) {
 
     // Another division of the work must not change a bit.
     ThreadPool other_pool(pool.size() + 1);
-    Llama other(directory, other_pool);
+    Llama other(files.directory, other_pool);
     require(std::equal(logits, logits + sequences.size() * size,
                        other.forward(text[0], sequences.size())),
             "the logits depend on the number of threads");
 
-    std::printf("golden: %zu logits, max abs diff %.2g\n", difference.logits, difference.largest);
+    std::printf("golden: %s, %zu logits, max abs diff %.2g\n", files.name.c_str(),
+                difference.logits, difference.largest);
+}
+
+void run(const std::vector<Options::Model> &models) {
+    const std::string &texts = models.front().directory;
+    const std::string path = texts + "/golden.json";
+    const std::string document = read_file(path);
+    const json::Value golden = in_context(path, [&] { return json::parse(document); });
+    for (const Options::Model &files : models) {
+        in_context(files.name, [&] { run(files, golden, texts + "/test.bin"); });
+    }
 }
 
 } // namespace
 
 int main(int argc, char **argv) {
-    if (argc != 2) {
-        std::fprintf(stderr, "usage: tiny_llama_golden MODEL_DIR\n");
+    if (argc < 2) {
+        std::fprintf(stderr, "usage: tiny_llama_golden [NAME=]MODEL_DIR...\n");
         return 2;
     }
     try {
-        run(argv[1]);
+        std::vector<Options::Model> models;
+        for (int i = 1; i < argc; ++i) {
+            models.push_back(parse_model(argv[i]));
+        }
+        run(models);
     } catch (const std::exception &error) {
         std::fprintf(stderr, "golden: %s\n", error.what());
         return 1;

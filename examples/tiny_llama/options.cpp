@@ -12,12 +12,10 @@ const char *const kUsage =
     "  MODEL_DIR        has config.json and model.safetensors; the first one also has the texts\n"
     "                   for all, calib.bin and test.bin. NAME is what the table calls it.\n"
     "  --config CONFIG  one of mq's presets, or a configuration in a file that ends in .json;\n"
-    "                   without it the program has a list of its own.\n"
+    "                   without it the program has a list of its own, of which it leaves some\n"
+    "                   to the first model.\n"
     "  --report FILE    writes the table as JSON.\n";
 
-namespace {
-
-// "name=directory", or a directory, which is called by its last component.
 Options::Model parse_model(const std::string &argument) {
     const std::size_t equals = argument.find('=');
     if (equals != std::string::npos) {
@@ -26,8 +24,6 @@ Options::Model parse_model(const std::string &argument) {
     const std::filesystem::path ending_in_slash = std::filesystem::path(argument) / "";
     return {ending_in_slash.parent_path().filename().string(), argument};
 }
-
-} // namespace
 
 std::optional<Options> parse_options(const std::vector<std::string> &arguments) {
     Options options;

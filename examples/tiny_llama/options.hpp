@@ -21,6 +21,9 @@ struct Options {
 /// What parse_options() reads, for people.
 extern const char *const kUsage;
 
+/// "name=directory", or a directory, which is called by its last component.
+Options::Model parse_model(const std::string &argument);
+
 /// Nothing when the arguments are not as kUsage says. `arguments` begin behind the program's name.
 std::optional<Options> parse_options(const std::vector<std::string> &arguments);
 

@@ -98,15 +98,6 @@ void Quantizer::pack_weights() {
     }
 }
 
-// A packed weight is unpacked for the product that needs it.
-const float *Quantizer::weight(const Linear &layer, float *scratch) {
-    if (!layer.weight.values.empty()) {
-        return layer.weight.values.data();
-    }
-    taps_[layer.index].weight(mq::tensor(scratch, {layer.outputs(), layer.inputs()}));
-    return scratch;
-}
-
 // An exception in here, of a tap or of the engine, ends mq's call and leaves quantize().
 void Quantizer::run(const Sequences &calibration) {
     ++forward_passes_;
@@ -121,6 +112,13 @@ void Quantizer::run(const Sequences &calibration) {
 const float *Quantizer::input(const Linear &layer, const float *x, const ActivationShape &shape,
                               float *scratch) {
     taps_[layer.index].input(mq::tensor(x, extents(shape)), mq::tensor(scratch, extents(shape)));
+    return scratch;
+}
+
+// The other half of the tap of the input: what an algorithm multiplies the channels of an
+// activation with, this divides the weight by. A packed weight is unpacked here.
+const float *Quantizer::weight(const Linear &layer, float *scratch) {
+    taps_[layer.index].weight(mq::tensor(scratch, {layer.outputs(), layer.inputs()}));
     return scratch;
 }
 
