@@ -1,5 +1,6 @@
 //! Calibration: statistics and weights in, quantizer parameters out. One file per algorithm.
 
+pub mod histogram;
 mod max;
 mod shared_scale;
 

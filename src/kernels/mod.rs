@@ -13,6 +13,7 @@ mod element;
 pub mod fake_quant;
 pub mod grid;
 pub mod hadamard;
+pub mod histogram;
 pub mod isa;
 pub mod pack;
 mod pieces;

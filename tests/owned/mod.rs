@@ -1,4 +1,5 @@
 //! Tensors with memory of their own, as views for the library.
+#![allow(dead_code, reason = "no test file uses all of it")]
 
 use mq::tensor::{DType, TensorView};
 

@@ -1,4 +1,5 @@
 //! Tensors of a safetensors file.
+#![allow(dead_code, reason = "no test file uses all of it")]
 
 use mq::tensor::DType;
 use safetensors::{Dtype, SafeTensors};
