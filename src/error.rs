@@ -40,7 +40,10 @@ pub enum Error {
         /// The value it returned.
         code: i32,
     },
-    /// Memory could not be allocated.
+    /// The host called mq_cancel().
+    #[error("cancelled by the host; the model is as it was before the call")]
+    Cancelled,
+    /// Memory could not be allocated, or the limit of the context is too low.
     #[error("out of memory: {0}")]
     OutOfMemory(String),
     /// An earlier internal error left the model unusable.

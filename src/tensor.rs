@@ -30,6 +30,25 @@ impl DType {
     }
 }
 
+impl DType {
+    /// `value` as this type stores it: rounded to nearest even.
+    pub fn round(self, value: f32) -> f32 {
+        match self {
+            Self::F32 => value,
+            Self::F16 => F16::from_f32(value).to_f32(),
+            Self::BF16 => Bf16::from_f32(value).to_f32(),
+        }
+    }
+
+    /// The smallest normal number.
+    pub fn tiny(self) -> f32 {
+        match self {
+            Self::F32 | Self::BF16 => f32::MIN_POSITIVE,
+            Self::F16 => 6.103_515_6e-5,
+        }
+    }
+}
+
 impl fmt::Display for DType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -136,6 +155,23 @@ impl TensorView {
         }
         Ok(Self {
             data: memory.as_mut_ptr().cast(),
+            ..*self
+        })
+    }
+
+    /// Some of the indices of the first dimension. Errors when there are not so many.
+    pub fn rows(&self, first: usize, count: usize) -> Result<Self, String> {
+        let dims = self.shape.dims();
+        let all = dims.first().copied().unwrap_or(0);
+        if first.checked_add(count).is_none_or(|end| end > all) {
+            return Err(format!("rows {first} to {first} + {count} of {all}"));
+        }
+        let mut shape = self.shape;
+        shape.dims[0] = count;
+        let offset = first * dims[1..].iter().product::<usize>() * self.dtype.size();
+        Ok(Self {
+            data: self.data.wrapping_add(offset),
+            shape,
             ..*self
         })
     }

@@ -12,7 +12,7 @@ use mq::error::{Error, Result};
 use mq::model::{Model, Selector, SummaryFormat, allocate_own, fake_quant_once};
 use mq::tensor::DType;
 use owned::Owned;
-use packing::{assert_same, compress, context, model, numbers, spec, tensor, weight_of};
+use packing::{assert_same, compress, context, linear, model, numbers, spec, tensor, weight_of};
 use serde_json::{Value, json};
 
 fn unsupported(outcome: Result<usize>, parts: &[&str]) {
@@ -225,20 +225,38 @@ fn real_quantize_packs_after_the_calibration() {
     let (x, y) = (copy.view().to_f32(), want.view().to_f32());
     let error = x.iter().zip(&y).map(|(x, y)| (x - y).abs());
     assert!(error.fold(0.0, f32::max) < 0.5, "nf4 is near the weight");
-    // AWQ is not built; without it the other preset packs INT4.
+    // AWQ needs data; without it the other preset packs INT4.
     let text = mq::config::presets::json("INT4_AWQ_REAL_QUANT_CFG").expect("a preset");
     let mut config: Value = serde_json::from_str(&text).expect("JSON");
     let parsed = QuantizeConfig::parse(&text).expect("valid");
     let mut weight = copy.clone();
     let mut other = Model::new(context());
-    let layer = other.add_layer(spec("l", &mut weight)).expect("a layer");
+    let layer = other.add_layer(linear("l", &mut weight)).expect("a layer");
     let outcome = calibrate::quantize(&mut other, &parsed, None);
-    assert!(matches!(outcome, Err(Error::Unsupported(_))), "{outcome:?}");
+    assert!(
+        matches!(outcome, Err(Error::InvalidArgument(_))),
+        "{outcome:?}"
+    );
     config["algorithm"] = json!("real_quantize");
-    let parsed = QuantizeConfig::parse(&config.to_string()).expect("valid");
-    calibrate::quantize(&mut other, &parsed, None).expect("quantizes");
+    let plain = QuantizeConfig::parse(&config.to_string()).expect("valid");
+    calibrate::quantize(&mut other, &plain, None).expect("quantizes");
     let packed = layer.weight_slot().expect("one").packed().expect("packed");
     assert_eq!(packed.format(), "int4");
+    // With data the weight is scaled before it is packed.
+    let x = tensor(DType::BF16, &[2, 128], &numbers(256));
+    let mut forward = || layer.input(x.view(), None);
+    let mut weight = copy.clone();
+    let mut third = Model::new(context());
+    let layer = third.add_layer(linear("l", &mut weight)).expect("a layer");
+    calibrate::quantize(&mut third, &parsed, Some(&mut forward))
+        .expect_err("the tap of another model");
+    let mut forward = || layer.input(x.view(), None);
+    calibrate::quantize(&mut third, &parsed, Some(&mut forward)).expect("quantizes");
+    assert!(layer.weight_slot().expect("one").packed().is_some());
+    let scaled = layer.input_slot().state().members()[0]
+        .pre_quant_scale
+        .clone();
+    assert!(scaled.is_some_and(|scale| scale.iter().any(|s| *s != 1.0)));
     // Only weights have a packed form.
     let text = json!({"quant_cfg": [{"quantizer_name": "*input_quantizer", "cfg": {"fake_quant": false}}]});
     let config = QuantizeConfig::parse(&text.to_string()).expect("valid");

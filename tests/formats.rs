@@ -258,13 +258,8 @@ fn fused_weights_share_their_global_amax() {
         let values: Vec<f32> = TWO_BLOCKS.iter().map(|x| x * scale).collect();
         let mut weight = tensor(&[2, 16], &values);
         let spec = LayerSpec {
-            name: name.to_owned(),
-            kind: LayerKind::Linear,
-            class_name: None,
             weight: Some(weight.view_mut()),
-            bias: None,
-            fused_group: None,
-            shared_input_group: None,
+            ..LayerSpec::new(name, LayerKind::Linear)
         };
         model.add_layer(spec).expect("a new name");
         weights.push(weight);

@@ -1,14 +1,15 @@
 //! The reference's own results: every case must come out bit for bit. Cases are counted.
 
+mod network;
 mod owned;
 mod safetensors_file;
 
 use mq::calibrate;
 use mq::config::QuantizeConfig;
 use mq::error::Result;
-use mq::format::half::{Bf16, F16};
-use mq::model::{Context, LayerKind, LayerSpec, Model, fake_quant_once};
+use mq::model::{Context, Model, fake_quant_once};
 use mq::tensor::DType;
+use network::{Network, check_output, config_of};
 use owned::Owned;
 use safetensors_file::Tensors;
 use serde_json::{Value, json};
@@ -125,17 +126,6 @@ fn max_calibrator_matches_every_case() {
     }
 }
 
-/// The preset of a case with its blocks of 128 replaced, as the golden file says.
-fn config_of(case: &Value) -> QuantizeConfig {
-    let name = case["preset"].as_str().expect("a preset");
-    let text = mq::config::presets::json(name).expect("a known preset");
-    let block = case["block_size_override"].to_string();
-    let text = text.replace(":128", &format!(":{block}"));
-    let mut config: Value = serde_json::from_str(&text).expect("JSON");
-    config["algorithm"] = case["algorithm"].clone();
-    QuantizeConfig::parse(&config.to_string()).expect("a valid configuration")
-}
-
 #[test]
 fn max_algorithm_matches_its_cases() {
     const CASES: [&str; 6] = [
@@ -151,41 +141,11 @@ fn max_algorithm_matches_its_cases() {
     let (mut quantizers, mut weights, mut outputs) = (0, 0, 0);
     for name in CASES {
         let case = cases.iter().find(|case| case["name"] == name).expect(name);
-        let mut model = Model::new(context());
-        let mut layers = Vec::new();
-        for key in tensors.names().filter(|key| key.starts_with("weight.")) {
-            let Some(layer) = key
-                .strip_prefix("weight.")
-                .and_then(|k| k.strip_suffix(".weight"))
-            else {
-                continue;
-            };
-            let mut weight = tensors.get(key);
-            let spec = LayerSpec {
-                name: layer.to_owned(),
-                kind: LayerKind::Linear,
-                class_name: None,
-                weight: Some(weight.view_mut()),
-                bias: None,
-                fused_group: None,
-                shared_input_group: None,
-            };
-            layers.push((model.add_layer(spec).expect(layer), weight));
-        }
-        assert_eq!(layers.len(), 15);
-        let mut forward = || -> Result<()> {
-            for batch in 0..4 {
-                for (layer, _) in &layers {
-                    let x = tensors.get(&format!("x.{}.{batch}", layer.name()));
-                    layer.input(x.view(), None)?;
-                }
-            }
-            Ok(())
-        };
-        calibrate::quantize(&mut model, &config_of(case), Some(&mut forward)).expect(name);
+        let mut network = Network::new(context(), &tensors, DType::F32, false);
+        network.quantize(&config_of(case)).expect(name);
 
         let listed = case["quantizers"].as_object().expect("quantizers");
-        for slot in model.slots() {
+        for slot in network.model.slots() {
             let one = slot.one(None).expect("not sequential");
             let what = format!("{name} {}", slot.name());
             assert_eq!(
@@ -207,7 +167,7 @@ fn max_algorithm_matches_its_cases() {
             assert_eq!(amax.values(), want.view().to_f32(), "{what}");
             quantizers += 1;
         }
-        for (layer, weight) in &layers {
+        for (layer, weight) in &network.layers {
             if let Some(want) = tensors.find(&format!("{name}.{}.weight_fq", layer.name())) {
                 let mut got = Owned::zeros(weight.dtype, &weight.shape);
                 layer.weight_into(got.view_mut()).expect(name);
@@ -215,7 +175,7 @@ fn max_algorithm_matches_its_cases() {
                 weights += 1;
             }
             if let Some(want) = tensors.find(&format!("{name}.{}.y0", layer.name())) {
-                check_output(&tensors, layer, weight, &want);
+                check_output(&tensors, layer, weight, &want, 1e-5);
                 outputs += 1;
             }
         }
@@ -225,50 +185,6 @@ fn max_algorithm_matches_its_cases() {
         (112, 90, 15),
         "cases were lost"
     );
-}
-
-/// One layer's output for batch 0 in float64 from mq's input and weight.
-fn check_output(tensors: &Tensors, layer: &mq::model::Layer, weight: &Owned, want: &Owned) {
-    let mut x = tensors.get(&format!("x.{}.0", layer.name()));
-    let place = x.view_mut();
-    layer.input(place, Some(place)).expect("a calibrated input");
-    let mut w = Owned::zeros(weight.dtype, &weight.shape);
-    layer
-        .weight_into(w.view_mut())
-        .expect("a calibrated weight");
-    let (x, w, want) = (x.view().to_f32(), w.view().to_f32(), want.view().to_f32());
-    let bias = tensors.find(&format!("weight.{}.bias", layer.name()));
-    let bias = bias.map(|bias| bias.view().to_f32());
-    let (outputs, inputs) = (weight.shape[0], weight.shape[1]);
-    for (i, want) in want.iter().enumerate() {
-        let (token, o) = (i / outputs, i % outputs);
-        let products = x[token * inputs..][..inputs]
-            .iter()
-            .zip(&w[o * inputs..][..inputs]);
-        let sum: f64 = products.map(|(x, w)| f64::from(*x) * f64::from(*w)).sum();
-        let y = sum + bias.as_ref().map_or(0.0, |bias| f64::from(bias[o]));
-        let error = (y - f64::from(*want)).abs();
-        assert!(
-            error <= 1e-5 * (1.0 + y.abs()),
-            "{} output {i}: {y}, expected {want}",
-            layer.name()
-        );
-    }
-}
-
-/// Inputs and outputs of this file are stored as float32 and exact in the case's dtype.
-fn cast(tensor: &Owned, dtype: DType) -> Owned {
-    let mut cast = Owned::zeros(dtype, &tensor.shape);
-    let values = tensor.view().to_f32();
-    let size = dtype.size();
-    for (element, value) in cast.bytes_mut().chunks_exact_mut(size).zip(values) {
-        match dtype {
-            DType::F32 => element.copy_from_slice(&value.to_ne_bytes()),
-            DType::F16 => element.copy_from_slice(&F16::from_f32(value).0.to_ne_bytes()),
-            DType::BF16 => element.copy_from_slice(&Bf16::from_f32(value).0.to_ne_bytes()),
-        }
-    }
-    cast
 }
 
 #[test]
@@ -285,8 +201,9 @@ fn block_formats_match_every_case() {
             "bfloat16" => DType::BF16,
             other => panic!("dtype {other}"),
         };
-        let x = cast(&tensors.get(text("input")), dtype);
-        let want = cast(&tensors.get(text("expected")), dtype);
+        // Inputs and outputs of this file are stored as float32 and exact in the case's dtype.
+        let x = tensors.get(text("input")).cast(dtype);
+        let want = tensors.get(text("expected")).cast(dtype);
         let mut amax = Owned::zeros(DType::F32, &[]);
         let given = case.get("amax").and_then(Value::as_f64);
         if let Some(given) = given {

@@ -18,13 +18,8 @@ fn model() -> Model {
 
 fn spec(name: &str, kind: LayerKind, weight: TensorView) -> LayerSpec {
     LayerSpec {
-        name: name.to_owned(),
-        kind,
-        class_name: None,
         weight: Some(weight),
-        bias: None,
-        fused_group: None,
-        shared_input_group: None,
+        ..LayerSpec::new(name, kind)
     }
 }
 

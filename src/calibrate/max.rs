@@ -2,41 +2,75 @@
 
 use std::sync::Arc;
 
-use super::Algorithm;
+use super::algorithm::Algorithm;
+use crate::config::Algorithm as AlgorithmConfig;
+use crate::error::Result;
+use crate::kernels::Cpu;
 use crate::model::{Quantizer, Role, Slot, SlotState};
 use crate::observe::AbsMax;
-use crate::plan::Needs;
+use crate::plan::{Planned, SlotNeeds};
 
 /// The algorithm. Of its fields, `distributed_sync` and `sync_expert_weight_amax` say what to do
 /// between ranks, of which there is one; the forward is skipped whenever nothing waits for it.
-pub struct Max;
+pub(super) struct Max {
+    pub config: AlgorithmConfig,
+}
+
+impl Planned for Max {
+    fn config(&self) -> &AlgorithmConfig {
+        &self.config
+    }
+
+    fn slot_needs(&self, slot: &Slot) -> SlotNeeds {
+        needs(slot)
+    }
+}
 
 impl Algorithm for Max {
-    fn needs(&self, _: &Slot) -> Needs {
-        Needs::AbsMax
+    fn as_planned(&self) -> &dyn Planned {
+        self
     }
+}
 
-    fn solve(&self, slot: &Slot, statistics: &AbsMax) -> Option<SlotState> {
-        let mut collected = statistics.collected().into_iter();
-        Some(slot.state().map(|quantizer| {
-            let found = collected.next().unwrap_or_default();
-            let bias = quantizer.attributes.bias.as_ref();
-            let running = found.bias.filter(|_| quantizer.collects_bias());
-            // A member that saw no data keeps what it has.
-            if found.amax.is_none() && running.is_none() {
-                return Arc::clone(quantizer);
-            }
-            Arc::new(Quantizer {
-                has_static_block_scale: slot.role() == Role::Weight
-                    && quantizer.has_static_blocks(),
-                amax: found.amax.clone().or_else(|| quantizer.amax.clone()),
-                collected: found.amax,
-                bias_value: bias
-                    .zip(running.as_ref())
-                    .map(|(bias, running)| running.value(bias)),
-                collected_bias: running,
-                ..(**quantizer).clone()
-            })
-        }))
+/// The largest magnitudes, if any member has use for data.
+pub(super) fn needs(slot: &Slot) -> SlotNeeds {
+    let state = slot.state();
+    let waits = |q: &Arc<Quantizer>| q.is_calibrated_by_data() || q.collects_bias();
+    match state.members().iter().any(waits) {
+        true => SlotNeeds::AbsMax,
+        false => SlotNeeds::Nothing,
     }
+}
+
+/// `state` of a weight quantizer, calibrated to the weight as it sees it; None when it needs no data.
+pub(super) fn weight(cpu: &Cpu, slot: &Slot, state: &SlotState) -> Result<Option<SlotState>> {
+    let Some(seen) = AbsMax::of(slot.name(), state) else {
+        return Ok(None);
+    };
+    slot.with_weight_seen_by(state, |weight| seen.observe(cpu, None, weight))?;
+    Ok(solve(Role::Weight, state, &seen))
+}
+
+/// The state after what was seen.
+pub(super) fn solve(role: Role, state: &SlotState, seen: &AbsMax) -> Option<SlotState> {
+    let mut collected = seen.collected().into_iter();
+    Some(state.map(|quantizer| {
+        let found = collected.next().unwrap_or_default();
+        let bias = quantizer.attributes.bias.as_ref();
+        let running = found.bias.filter(|_| quantizer.collects_bias());
+        // A member that saw no data keeps what it has.
+        if found.amax.is_none() && running.is_none() {
+            return Arc::clone(quantizer);
+        }
+        Arc::new(Quantizer {
+            has_static_block_scale: role == Role::Weight && quantizer.has_static_blocks(),
+            amax: found.amax.clone().or_else(|| quantizer.amax.clone()),
+            collected: found.amax,
+            bias_value: bias
+                .zip(running.as_ref())
+                .map(|(bias, running)| running.value(bias)),
+            collected_bias: running,
+            ..(**quantizer).clone()
+        })
+    }))
 }

@@ -1,34 +1,26 @@
-//! Calibration: statistics and weights in, quantizer parameters out. One file per algorithm.
+//! Calibration: statistics and weights in, quantizer parameters out. One file or folder per algorithm.
 
+mod algorithm;
+mod awq;
+mod balance;
+mod coverage;
 pub mod histogram;
 mod max;
+mod observe;
+mod resume;
+mod run;
 mod shared_scale;
+mod smoothquant;
+
+use serde_json::Value;
 
 use crate::config::{Algorithm as AlgorithmConfig, Method, QuantizeConfig, support};
-use crate::error::{Error, Result};
-use crate::model::{Mode, Model, Observer, Slot, SlotState, allocate_own};
-use crate::observe::AbsMax;
-use crate::plan::{Needs, Plan};
+use crate::error::Result;
+use crate::model::{Mode, Model, Slot, allocate_own};
+use crate::plan::{self, Plan};
 
 /// Runs the host's calibration set once.
 pub type Forward<'a> = &'a mut dyn FnMut() -> Result<()>;
-
-/// An algorithm: what it wants to know, and what it makes of it.
-trait Algorithm {
-    /// Which statistics it needs at a slot.
-    fn needs(&self, slot: &Slot) -> Needs;
-    /// The slot's new state from its statistics; None leaves it.
-    fn solve(&self, slot: &Slot, statistics: &AbsMax) -> Option<SlotState>;
-}
-
-fn algorithm(config: &AlgorithmConfig) -> Result<Box<dyn Algorithm>> {
-    support::check_algorithm(config)?;
-    match config.method {
-        // What is packed afterwards is calibrated as any other weight.
-        Method::Max | Method::RealQuantize => Ok(Box::new(max::Max)),
-        other => Err(Error::Unsupported(format!("algorithm {other}"))),
-    }
-}
 
 /// Applies a configuration and calibrates. On failure the model is as it was.
 pub fn quantize(
@@ -46,7 +38,7 @@ pub fn quantize(
             .iter()
             .filter(|slot| slot.state().is_enabled());
         let (enabled, all) = (enabled.count(), model.slots().len());
-        run(model, &config.algorithm, &mut forward)?;
+        run_all(model, &config.algorithm, &mut forward)?;
         model.context().info(&format!(
             "{name}: {enabled} of {all} quantizers enabled, {} algorithms run",
             config.algorithm.len()
@@ -62,91 +54,59 @@ pub fn calibrate(
     mut forward: Option<Forward>,
 ) -> Result<()> {
     model.check_quantized()?;
-    model.transaction(|model| run(model, algorithms, &mut forward))
+    model.transaction(|model| run_all(model, algorithms, &mut forward))
 }
 
-fn run(
+/// What [`quantize`] would do, without doing it; the model stays as it is.
+pub fn plan_quantize(model: &mut Model, config: &QuantizeConfig) -> Result<Value> {
+    support::check(config)?;
+    let before = model.snapshot();
+    let planned = model
+        .configure(config)
+        .and_then(|()| plan_all(model, &config.algorithm));
+    model.restore(before);
+    planned
+}
+
+/// What [`calibrate`] would do, without doing it; the model stays as it is.
+pub fn plan_calibrate(model: &mut Model, algorithms: &[AlgorithmConfig]) -> Result<Value> {
+    model.check_quantized()?;
+    let before = model.snapshot();
+    let planned = plan_all(model, algorithms);
+    model.restore(before);
+    planned
+}
+
+fn plan_all(model: &Model, algorithms: &[AlgorithmConfig]) -> Result<Value> {
+    let mut plans = Vec::new();
+    for config in algorithms {
+        let algorithm = algorithm::of(config)?;
+        algorithm.prepare(model);
+        let plan = Plan::new(model, algorithm.as_planned(), &|_| false)?;
+        plans.push((config.method.name(), plan));
+    }
+    Ok(plan::report(model.context(), &plans))
+}
+
+fn run_all(
     model: &mut Model,
     algorithms: &[AlgorithmConfig],
     forward: &mut Option<Forward>,
 ) -> Result<()> {
+    model.shared().clear_cancel();
     // All of them are known before the first one runs.
     let packs = algorithms.iter().any(|a| a.method == Method::RealQuantize);
-    let algorithms: Result<Vec<_>> = algorithms
-        .iter()
-        .map(|config| Ok((algorithm(config)?, shared_scale::Groups::of(config))))
-        .collect();
-    for (algorithm, groups) in algorithms? {
-        let plan = Plan::new(model, |slot| algorithm.needs(slot));
-        observe(model, &plan, forward)?;
-        for (slot, statistics) in plan.weights.iter().chain(&plan.activations) {
-            if let Some(state) = algorithm.solve(slot, statistics) {
-                slot.replace(state.into());
-            }
-        }
-        shared_scale::share(model, &groups);
-        warn_about_unseen(model, &plan, forward.is_some());
+    let built: Result<Vec<_>> = algorithms.iter().map(algorithm::of).collect();
+    let mut resume = resume::Journal::open(model, algorithms)?;
+    for (i, algorithm) in built?.iter().enumerate() {
+        resume.begin(i);
+        run::run(model, &**algorithm, &mut resume, forward)?;
     }
     if packs {
         // Last, so that nothing can fail after a weight has left the host's memory.
         let waits = |slot: &Slot| slot.packed().is_none() && slot.wants_packing();
         model.pack(waits, &mut allocate_own)?;
     }
+    resume.finish(model);
     Ok(())
-}
-
-/// Collects what the plan asks for: the weights by ourselves, the rest through the host's forward,
-/// which does not run when nothing waits for it.
-fn observe(model: &Model, plan: &Plan, forward: &mut Option<Forward>) -> Result<()> {
-    let cpu = model.context().cpu();
-    for (slot, statistics) in &plan.weights {
-        slot.with_seen_weight(|weight| statistics.observe(cpu, None, weight))?;
-    }
-    let Some(forward) = forward else {
-        return Ok(());
-    };
-    if plan.forwards() == 0 {
-        return Ok(());
-    }
-    for (slot, statistics) in &plan.activations {
-        let observer: std::sync::Arc<dyn Observer> = statistics.clone();
-        slot.set_observer(Some(observer));
-    }
-    model.take_failure();
-    model.set_mode(Mode::Calibrating);
-    let outcome = forward();
-    model.set_mode(Mode::Quantized);
-    for (slot, _) in &plan.activations {
-        slot.set_observer(None);
-    }
-    // What went wrong in a tap says more than the callback's return value.
-    match model.take_failure() {
-        Some(failure) => Err(failure),
-        None => outcome,
-    }
-}
-
-fn warn_about_unseen(model: &Model, plan: &Plan, forwarded: bool) {
-    let unseen: Vec<&str> = plan
-        .activations
-        .iter()
-        .filter(|(slot, _)| {
-            slot.state()
-                .members()
-                .iter()
-                .any(|q| q.is_calibrated_by_data() && q.amax.is_none())
-        })
-        .map(|(slot, _)| slot.name())
-        .collect();
-    if let Some(first) = unseen.first() {
-        let why = match forwarded {
-            true => "saw no data in the forward",
-            false => "were not calibrated, for there is no forward",
-        };
-        model.context().warn(&format!(
-            "{} quantizers {why} and take their amax from every tensor: `{first}`{}",
-            unseen.len(),
-            if unseen.len() > 1 { ", ..." } else { "" }
-        ));
-    }
 }

@@ -38,7 +38,8 @@ enum Kind {
     LearnableAmax,
 }
 use Kind::{
-    Algorithm as Nested, Choice, Count, Flag, Globs, LearnableAmax, Number, OptionalNumber, SharedStates,
+    Algorithm as Nested, Choice, Count, Flag, Globs, LearnableAmax, Number, OptionalNumber,
+    SharedStates,
 };
 
 const ANY_POSITIVE: Range = Range('(', 0.0, f64::INFINITY, ')');

@@ -81,6 +81,7 @@ pub extern "C" fn mq_status_name(status: i32) -> *const c_char {
         10 => c"MQ_ERR_OUT_OF_MEMORY",
         11 => c"MQ_ERR_INTERNAL",
         12 => c"MQ_ERR_POISONED",
+        13 => c"MQ_ERR_CANCELLED",
         _ => c"unknown status",
     };
     name.as_ptr()

@@ -232,6 +232,9 @@ pub unsafe extern "C" fn mq_model_add_layer(
                     "desc.shared_input_group",
                 )?
                 .map(str::to_owned),
+                expert_group: None,
+                norm: None,
+                producer: None,
             };
             let added = inner.add_layer(spec)?;
             let address = handle.keep_layer(added)?;

@@ -30,13 +30,16 @@ pub enum mq_status {
     MQ_ERR_BUSY = 8,
     /// A callback returned non-zero; the model is as it was before the call.
     MQ_ERR_CALLBACK = 9,
-    /// Threads, or memory for a whole tensor, could not be had. (When a smaller allocation of mq's own fails,
+    /// Threads, or memory for a whole tensor, could not be had, or the memory limit of the context is too
+    /// low for a calibration (the text says how much it needs). (When a smaller allocation of mq's own fails,
     /// the process ends, as it does in Rust programs.)
     MQ_ERR_OUT_OF_MEMORY = 10,
     /// A bug in mq. The model refuses further work with `MQ_ERR_POISONED`.
     MQ_ERR_INTERNAL = 11,
     /// The model met MQ_ERR_INTERNAL before; only destroying it is possible.
     MQ_ERR_POISONED = 12,
+    /// The host called mq_cancel(); the model is as it was before the call.
+    MQ_ERR_CANCELLED = 13,
 }
 
 impl From<&Error> for mq_status {
@@ -51,6 +54,7 @@ impl From<&Error> for mq_status {
             Error::Numeric(_) => Self::MQ_ERR_NUMERIC,
             Error::Busy => Self::MQ_ERR_BUSY,
             Error::Callback { .. } => Self::MQ_ERR_CALLBACK,
+            Error::Cancelled => Self::MQ_ERR_CANCELLED,
             Error::OutOfMemory(_) => Self::MQ_ERR_OUT_OF_MEMORY,
             Error::Internal(_) => Self::MQ_ERR_INTERNAL,
             Error::Poisoned => Self::MQ_ERR_POISONED,

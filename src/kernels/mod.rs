@@ -7,16 +7,23 @@
 pub mod absmax;
 pub mod bias;
 pub mod channel_scale;
+pub mod channel_stats;
 pub mod copy;
 pub mod cpu;
 mod element;
 pub mod fake_quant;
+pub mod fingerprint;
+mod gemm;
+pub mod gram;
 pub mod grid;
 pub mod hadamard;
 pub mod histogram;
 pub mod isa;
+pub mod load_rows;
 pub mod pack;
 mod pieces;
+pub mod quadratic;
+pub mod scaled_difference;
 
 pub use cpu::Cpu;
 pub use grid::Grid;

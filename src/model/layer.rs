@@ -73,9 +73,43 @@ pub struct LayerSpec {
     pub fused_group: Option<String>,
     /// Layers that read the same activation share this name.
     pub shared_input_group: Option<String>,
+    /// Layers that are the same projection of the experts of one block share this name: peers, of which
+    /// each sees part of the tokens.
+    pub expert_group: Option<String>,
+    /// The norm whose output this layer reads, and nothing in between.
+    pub norm: Option<Norm>,
+    /// Name of the linear layer whose output, channel by channel, scales what this layer reads.
+    pub producer: Option<String>,
+}
+
+/// The elementwise gain of a norm, which can take over a `pre_quant_scale`.
+#[derive(Debug, Clone, Copy)]
+pub struct Norm {
+    /// `[channels]`, written to by folding.
+    pub gain: TensorView,
+    /// Of the same length, of a LayerNorm.
+    pub bias: Option<TensorView>,
+    /// The norm multiplies with `1 + gain`.
+    pub adds_one: bool,
 }
 
 impl LayerSpec {
+    /// A layer of which nothing but name and kind is known; the other fields are to be set.
+    pub fn new(name: impl Into<String>, kind: LayerKind) -> Self {
+        Self {
+            name: name.into(),
+            kind,
+            class_name: None,
+            weight: None,
+            bias: None,
+            fused_group: None,
+            shared_input_group: None,
+            expert_group: None,
+            norm: None,
+            producer: None,
+        }
+    }
+
     /// Checks what can be checked without the model.
     pub(super) fn check(&self) -> Result<()> {
         let name = &self.name;
@@ -122,9 +156,43 @@ impl LayerSpec {
             ("class_name", &self.class_name),
             ("fused_group", &self.fused_group),
             ("shared_input_group", &self.shared_input_group),
+            ("expert_group", &self.expert_group),
+            ("producer", &self.producer),
         ] {
             if group.as_ref().is_some_and(String::is_empty) {
                 return invalid(format!("{what} is empty; pass NULL for none"));
+            }
+        }
+        self.check_producers().or_else(invalid)
+    }
+
+    /// Whether a norm or a layer before this one can be what it is said to be.
+    fn check_producers(&self) -> std::result::Result<(), String> {
+        if self.norm.is_none() && self.producer.is_none() {
+            return Ok(());
+        }
+        if self.norm.is_some() && self.producer.is_some() {
+            return Err("has a norm and a producer; name the one its input comes from".to_owned());
+        }
+        let (LayerKind::Linear, Some(weight)) = (self.kind, &self.weight) else {
+            return Err("has a norm or a producer, expected of linear layers only".to_owned());
+        };
+        let inputs = weight.shape().dims()[1];
+        let Some(norm) = &self.norm else {
+            return Ok(());
+        };
+        let parts = [
+            ("norm gain", Some(&norm.gain)),
+            ("norm bias", norm.bias.as_ref()),
+        ];
+        for (what, tensor) in parts {
+            if let Some(tensor) = tensor
+                && tensor.shape().dims() != [inputs]
+            {
+                return Err(format!(
+                    "{what} has shape {:?}, expected [{inputs}], the inputs of the layer",
+                    tensor.shape()
+                ));
             }
         }
         Ok(())
@@ -225,6 +293,16 @@ impl Layer {
         [Some(&self.input), Some(&self.output), self.weight.as_ref()]
             .into_iter()
             .flatten()
+    }
+
+    /// The input's quantizer.
+    pub fn input_slot(&self) -> &Arc<Slot> {
+        &self.input
+    }
+
+    /// The output's quantizer.
+    pub fn output_slot(&self) -> &Arc<Slot> {
+        &self.output
     }
 
     /// The weight's quantizer.

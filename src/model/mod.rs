@@ -26,15 +26,17 @@ mod summary;
 
 pub use amax::Amax;
 pub use bias::{RunningBias, granularity as bias_granularity};
-pub use context::{Context, LogLevel, LogSink};
+pub use context::{Context, ContextSettings, LogLevel, LogSink, Progress, ProgressSink};
 pub use fake_quant_once::fake_quant_once;
 pub use granularity::Granularity;
-pub use layer::{Layer, LayerKind, LayerSpec};
+pub use layer::{Layer, LayerKind, LayerSpec, Norm};
 pub use packed::{PackedWeight, Part, PartType};
 pub use packing::{Allocate, allocate_own};
-pub use quantization::{amax_granularity, negative, not_finite};
-pub use quantizer::{Kind, Quantizer, SlotState};
-pub use registry::{Mode, Model, Shared};
+pub use quantization::{amax_granularity, apply as apply_quantizer, negative, not_finite};
+pub use quantizer::{
+    BeforeBalance, CalibrationRecord, ErrorOf, Kind, QuantizationError, Quantizer, SlotState,
+};
+pub use registry::{CalibrationOptions, Mode, Model, Shared};
 pub use select::{Selector, Target};
 pub use slot::{Observer, Role, Slot};
 pub use snapshot::Snapshot;

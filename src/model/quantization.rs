@@ -30,7 +30,7 @@ pub(super) enum Step {
 
 /// Fake-quantizes `x` into `out`, which passed `x.check_out`, with one enabled quantizer; `name` goes
 /// into messages.
-pub(super) fn apply(
+pub fn apply(
     cpu: &Cpu,
     quantizer: &Quantizer,
     name: &str,

@@ -33,6 +33,14 @@ pub struct Quantizer {
     pub collected: Option<Amax>,
     /// Factors for the channels of what it sees, applied first, also when disabled.
     pub pre_quant_scale: Option<Arc<[f32]>>,
+    /// The largest magnitudes of the channels before that factor, where an algorithm balanced the channels;
+    /// what the amax is worth under another factor follows from it.
+    pub channel_amax: Option<Arc<[f32]>>,
+    /// Of a weight quantizer: what its and the input's factors were before an algorithm balanced the
+    /// channels between weight and activation. None: no algorithm did.
+    pub balanced_from: Option<Arc<BeforeBalance>>,
+    /// What its calibration saw and reached.
+    pub record: Option<Arc<CalibrationRecord>>,
     /// Its work is done: the weight itself was replaced by the fake-quantized one.
     pub is_folded: bool,
     /// A weight quantizer with static blocks after its calibration; the reference prints it as another
@@ -55,6 +63,9 @@ impl Quantizer {
             collected_bias: None,
             collected: None,
             pre_quant_scale: None,
+            channel_amax: None,
+            balanced_from: None,
+            record: None,
             is_folded: false,
             has_static_block_scale: false,
             packed: None,
@@ -76,6 +87,9 @@ impl Quantizer {
             collected_bias: None,
             collected: None,
             pre_quant_scale: self.pre_quant_scale.clone(),
+            channel_amax: self.channel_amax.clone(),
+            balanced_from: self.balanced_from.clone(),
+            record: None,
             is_folded: false,
             has_static_block_scale: self.has_static_block_scale && same_blocks,
             packed: None,
@@ -117,6 +131,7 @@ impl Quantizer {
             amax,
             // Already in the weight, as is the rotation.
             pre_quant_scale: None,
+            balanced_from: None,
             ..self.switched(false).without_rotation()
         }
     }
@@ -130,6 +145,7 @@ impl Quantizer {
             collected_bias: None,
             collected: None,
             has_static_block_scale: false,
+            record: None,
             ..self.clone()
         }
     }
@@ -220,6 +236,58 @@ impl Quantizer {
                 },
             }),
             _ => None,
+        }
+    }
+}
+
+/// The factors of a layer before an algorithm moved magnitude between its weight and its input.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BeforeBalance {
+    /// The `pre_quant_scale` of the input quantizer.
+    pub input: Option<Arc<[f32]>>,
+    /// That of the weight quantizer.
+    pub weight: Option<Arc<[f32]>>,
+}
+
+/// What a calibration saw and reached, for reports.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct CalibrationRecord {
+    /// Name of the algorithm.
+    pub algorithm: &'static str,
+    /// Tokens (rows of the last axis) that passed the tap; None for weights.
+    pub tokens: Option<u64>,
+    /// Where the amax came from when no token passed.
+    pub filled_from: Option<String>,
+    /// What the calibration lowered, and by how much.
+    pub error: Option<QuantizationError>,
+}
+
+/// A relative squared error before and after a calibration.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct QuantizationError {
+    /// Of what.
+    pub of: ErrorOf,
+    /// With the largest magnitudes as amax, and no factors.
+    pub before: f64,
+    /// As calibrated.
+    pub after: f64,
+}
+
+/// What an error is measured on: `|quantized - original|^2 / |original|^2`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorOf {
+    /// The elements of the tensor itself.
+    Tensor,
+    /// The layer's output over the calibration tokens.
+    Output,
+}
+
+impl ErrorOf {
+    /// As reports say it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tensor => "tensor",
+            Self::Output => "output",
         }
     }
 }

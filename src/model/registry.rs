@@ -30,6 +30,8 @@ pub struct Shared {
     context: Arc<Context>,
     mode: AtomicU8,
     poisoned: AtomicBool,
+    /// The host wants the running verb to stop.
+    cancelled: AtomicBool,
     failure: FirstFailure,
     /// Counts the changes between plain and sequential quantizers.
     structure: AtomicUsize,
@@ -62,6 +64,29 @@ impl Shared {
         }
     }
 
+    /// Stops the verb that is running, if any; from any thread.
+    pub fn cancel(&self) {
+        self.cancelled.store(true, SeqCst);
+    }
+
+    /// A verb begins: what was said before does not concern it.
+    pub(crate) fn clear_cancel(&self) {
+        self.cancelled.store(false, SeqCst);
+    }
+
+    /// Errors when the host has called for a stop.
+    pub(crate) fn check_cancelled(&self) -> Result<()> {
+        match self.is_cancelled() {
+            true => Err(Error::Cancelled),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether the host has called for a stop.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.cancelled.load(SeqCst)
+    }
+
     pub(super) fn note_new_structure(&self) {
         self.structure.fetch_add(1, SeqCst);
     }
@@ -81,6 +106,16 @@ pub struct Model {
     layer_by_name: HashMap<String, usize>,
     slot_by_name: HashMap<String, usize>,
     listing: Listing,
+    options: CalibrationOptions,
+}
+
+/// How calibrations of a model work, beside their algorithm.
+#[derive(Debug, Clone, Default)]
+pub struct CalibrationOptions {
+    /// A layer that fewer tokens reach is refused; 0 refuses none.
+    pub min_tokens: u64,
+    /// File that keeps what is done, so that a calibration that was killed goes on from there.
+    pub resume_file: Option<std::path::PathBuf>,
 }
 
 /// Every quantizer by position, as of one structure: asking for all of them one by one must not take
@@ -99,10 +134,12 @@ impl Model {
                 context,
                 mode: AtomicU8::new(Mode::Registered as u8),
                 poisoned: AtomicBool::new(false),
+                cancelled: AtomicBool::new(false),
                 failure: FirstFailure::default(),
                 structure: AtomicUsize::new(0),
             }),
             listing: Listing::default(),
+            options: CalibrationOptions::default(),
             layers: Vec::new(),
             slots: Vec::new(),
             layer_by_name: HashMap::new(),
@@ -118,6 +155,16 @@ impl Model {
     /// What outlives a verb that panics.
     pub fn shared(&self) -> Arc<Shared> {
         Arc::clone(&self.shared)
+    }
+
+    /// How its calibrations work.
+    pub fn calibration_options(&self) -> &CalibrationOptions {
+        &self.options
+    }
+
+    /// Changes how its calibrations work.
+    pub fn set_calibration_options(&mut self, options: CalibrationOptions) {
+        self.options = options;
     }
 
     /// Refuses a model that met an internal error.

@@ -246,7 +246,10 @@ impl Slot {
                 }
                 Ok(())
             }
-            Mode::Calibrating => self.calibrate(cpu, member, &x, out.as_ref()),
+            Mode::Calibrating => {
+                self.shared.check_cancelled()?;
+                self.calibrate(cpu, member, &x, out.as_ref())
+            }
             Mode::Quantized => match &out {
                 Some(out) => self.quantize(cpu, member, &x, out),
                 None => Ok(()),

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::kernels::bias::shift;
 use crate::kernels::{Cpu, absmax};
 use crate::model::{
-    Amax, Observer, Quantizer, RunningBias, Slot, amax_granularity, bias_granularity, negative,
+    Amax, Quantizer, RunningBias, Slot, SlotState, amax_granularity, bias_granularity, negative,
     not_finite,
 };
 use crate::tensor::TensorView;
@@ -36,8 +36,12 @@ pub struct Collected {
 impl AbsMax {
     /// An observer of `slot`, going on from what its quantizers have collected; None when no member
     /// needs data.
-    pub fn new(slot: &Slot) -> Option<Arc<Self>> {
-        let state = slot.state();
+    pub fn new(slot: &Slot) -> Option<Self> {
+        Self::of(slot.name(), &slot.state())
+    }
+
+    /// The same for a state that a slot of that name may get.
+    pub fn of(name: &str, state: &SlotState) -> Option<Self> {
         let needs = |q: &Quantizer| q.is_calibrated_by_data() || q.collects_bias();
         if !state.members().iter().any(|q| needs(q)) {
             return None;
@@ -51,10 +55,10 @@ impl AbsMax {
             }),
             quantizer: Arc::clone(quantizer),
         });
-        Some(Arc::new(Self {
-            name: slot.name().to_owned(),
+        Some(Self {
+            name: name.to_owned(),
             members: members.collect(),
-        }))
+        })
     }
 
     /// What the members have collected; empty for one that needs nothing.
@@ -130,8 +134,10 @@ impl AbsMax {
     }
 }
 
-impl Observer for AbsMax {
-    fn observe(&self, cpu: &Cpu, member: Option<usize>, x: &TensorView) -> Result<()> {
+impl AbsMax {
+    /// Adds a tensor; `member` is set when only that member of a sequential quantizer was asked for. From
+    /// any thread.
+    pub fn observe(&self, cpu: &Cpu, member: Option<usize>, x: &TensorView) -> Result<()> {
         for (i, observed) in self.members.iter().enumerate() {
             let Some(collected) = &observed.collected else {
                 continue;

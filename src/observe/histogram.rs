@@ -107,6 +107,11 @@ impl Histogram {
         self.counts.iter().sum()
     }
 
+    /// Memory that one with so many bins takes before its range grows, with what collecting takes.
+    pub fn planned_bytes(num_bins: usize) -> u64 {
+        (num_bins * (2 * size_of::<u64>() + size_of::<f32>())) as u64
+    }
+
     /// Memory it holds.
     pub fn size_bytes(&self) -> usize {
         self.counts.capacity() * size_of::<u64>() + self.edges.capacity() * size_of::<f32>()

@@ -1,7 +1,13 @@
-//! Statistics: what a tensor leaves behind when it passes a tap during calibration.
+//! Statistics, fed by the taps: each a file, mergeable in a fixed order, with bounded memory.
 
 mod absmax;
+mod gate;
 mod histogram;
+mod input;
+mod tap;
 
 pub use absmax::{AbsMax, Collected};
+pub use gate::Gate;
 pub use histogram::Histogram;
+pub use input::{BlockNeeds, InputNeeds, InputStatistics, InputSummary};
+pub use tap::{HistogramStatistic, Statistic, Tap};

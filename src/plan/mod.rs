@@ -1,53 +1,133 @@
-//! What a calibration needs before it runs: which quantizers, which statistics, how many forwards.
+//! What a calibration needs before it runs: which statistics of which quantizers and layers, in which
+//! pass of the host's forward, and how much memory that takes.
+
+mod items;
+mod needs;
+mod report;
 
 use std::sync::Arc;
 
-use crate::model::{Model, Role, Slot};
-use crate::observe::AbsMax;
+pub use items::Item;
+pub use needs::{Planned, SlotNeeds};
+pub use report::report;
 
-/// A statistic an algorithm asks for at a slot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Needs {
-    /// Nothing.
-    Nothing,
-    /// The largest magnitudes, at the quantizer's granularity.
-    AbsMax,
+use crate::config::{Algorithm as AlgorithmConfig, Calibrator, Method};
+use crate::error::{Error, Result};
+use crate::model::{Model, Quantizer, Slot};
+
+/// What one algorithm does, pass by pass.
+pub struct Plan {
+    /// Weight quantizers that need no activations.
+    pub weights: Vec<Arc<Slot>>,
+    /// One for each time the host's forward runs.
+    pub passes: Vec<Pass>,
+    /// Memory for the weights alone.
+    pub weights_bytes: u64,
 }
 
-/// One pass over weights and activations.
-pub struct Plan {
-    /// Weight quantizers, observed from the weights themselves.
-    pub weights: Vec<(Arc<Slot>, Arc<AbsMax>)>,
-    /// Quantizers of activations, observed by the taps.
-    pub activations: Vec<(Arc<Slot>, Arc<AbsMax>)>,
+/// One run of the host's forward.
+pub struct Pass {
+    /// What is observed.
+    pub items: Vec<Item>,
+    /// Bytes of all statistics.
+    pub statistics_bytes: u64,
+    /// Bytes to work with afterwards.
+    pub workspace_bytes: u64,
+}
+
+impl Pass {
+    /// The most memory that the pass takes.
+    pub fn peak_bytes(&self) -> u64 {
+        self.statistics_bytes + self.workspace_bytes
+    }
 }
 
 impl Plan {
-    /// The pass that collects what `needs` asks for.
-    pub fn new(model: &Model, needs: impl Fn(&Slot) -> Needs) -> Self {
-        let (mut weights, mut activations) = (Vec::new(), Vec::new());
-        for slot in model.slots().iter().filter(|slot| slot.packed().is_none()) {
-            let Some(statistics) = (match needs(slot) {
-                Needs::Nothing => None,
-                Needs::AbsMax => AbsMax::new(slot),
-            }) else {
+    /// The plan of `algorithm` for `model`, without what is `done` already. Items go into a pass in the order
+    /// of registration until the memory limit of the context is reached; then the next pass begins. Errors
+    /// when one item alone does not fit.
+    pub fn new(
+        model: &Model,
+        algorithm: &dyn Planned,
+        done: &dyn Fn(&Slot) -> bool,
+    ) -> Result<Self> {
+        check_calibrators(model, algorithm.config())?;
+        algorithm.check(model)?;
+        let items = items::Items::new(model, algorithm)?;
+        let threads = model.context().cpu().num_threads();
+        let limit = model.context().memory_limit_bytes().unwrap_or(u64::MAX);
+        let workspace = |item: &Item| match item {
+            Item::Slots(..) => 0,
+            Item::Layers(layers, _) => layers
+                .iter()
+                .map(|layer| algorithm.workspace_bytes(layer, threads))
+                .max()
+                .unwrap_or(0),
+        };
+        let mut plan = Self {
+            weights: items.weights,
+            passes: Vec::new(),
+            weights_bytes: 0,
+        };
+        plan.weights.retain(|slot| !done(slot));
+        for item in items.observed {
+            if item.slots().iter().all(|slot| done(slot)) {
                 continue;
-            };
-            match slot.role() {
-                Role::Weight => weights.push((Arc::clone(slot), statistics)),
-                Role::Input | Role::Output | Role::Host => {
-                    activations.push((Arc::clone(slot), statistics));
+            }
+            let (statistics, workspace) = (item.statistics_bytes(), workspace(&item));
+            let needed = statistics + workspace;
+            if needed > limit {
+                return Err(Error::OutOfMemory(format!(
+                    "`{}` needs {needed} bytes for {}, but the context's memory_limit_bytes is {limit}; set it to \
+                     {needed} or more",
+                    item.slots()[0].name(),
+                    algorithm.config().method,
+                )));
+            }
+            match plan.passes.last_mut() {
+                Some(pass)
+                    if pass.statistics_bytes + statistics + pass.workspace_bytes.max(workspace)
+                        <= limit =>
+                {
+                    pass.items.push(item);
+                    pass.statistics_bytes += statistics;
+                    pass.workspace_bytes = pass.workspace_bytes.max(workspace);
                 }
+                _ => plan.passes.push(Pass {
+                    items: vec![item],
+                    statistics_bytes: statistics,
+                    workspace_bytes: workspace,
+                }),
             }
         }
-        Self {
-            weights,
-            activations,
-        }
+        Ok(plan)
     }
 
     /// How often the host's forward must run.
     pub fn forwards(&self) -> usize {
-        usize::from(!self.activations.is_empty())
+        self.passes.len()
     }
+}
+
+/// A quantizer with `calibrator: histogram` has no amax until an algorithm says how to read one from it; the
+/// reference fails there after the forward.
+fn check_calibrators(model: &Model, config: &AlgorithmConfig) -> Result<()> {
+    if config.method == Method::Histogram {
+        return Ok(());
+    }
+    for slot in model.slots() {
+        let state = slot.state();
+        let asks = |q: &Arc<Quantizer>| {
+            q.is_calibrated_by_data() && q.attributes.calibrator == Calibrator::Histogram
+        };
+        if state.members().iter().any(asks) {
+            return Err(Error::Config(format!(
+                "`{}` has calibrator histogram, which {} does not read; use the algorithm {{\"method\": \"histogram\", \
+                 \"amax_method\": \"entropy\"}}",
+                slot.name(),
+                config.method
+            )));
+        }
+    }
+    Ok(())
 }

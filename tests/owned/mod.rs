@@ -1,6 +1,7 @@
 //! Tensors with memory of their own, as views for the library.
 #![allow(dead_code, reason = "no test file uses all of it")]
 
+use mq::format::half::{Bf16, F16};
 use mq::tensor::{DType, TensorView};
 
 /// A tensor with memory of its own, aligned for every dtype.
@@ -44,5 +45,21 @@ impl Owned {
         // SAFETY: as above, and borrowed exclusively when it is made.
         unsafe { TensorView::new(self.memory.as_mut_ptr().cast(), self.dtype, &self.shape) }
             .expect("a valid shape")
+    }
+
+    /// The same values in another type.
+    #[allow(dead_code, reason = "not every test casts")]
+    pub fn cast(&self, dtype: DType) -> Self {
+        let mut cast = Self::zeros(dtype, &self.shape);
+        let values = self.view().to_f32();
+        let size = dtype.size();
+        for (element, value) in cast.bytes_mut().chunks_exact_mut(size).zip(values) {
+            match dtype {
+                DType::F32 => element.copy_from_slice(&value.to_ne_bytes()),
+                DType::F16 => element.copy_from_slice(&F16::from_f32(value).0.to_ne_bytes()),
+                DType::BF16 => element.copy_from_slice(&Bf16::from_f32(value).0.to_ne_bytes()),
+            }
+        }
+        cast
     }
 }

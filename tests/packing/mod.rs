@@ -43,15 +43,18 @@ pub fn numbers(count: usize) -> Vec<f32> {
     (0..count).map(next).collect()
 }
 
+#[allow(dead_code, reason = "not every test calibrates")]
+pub fn linear(name: &str, weight: &mut Owned) -> LayerSpec {
+    LayerSpec {
+        weight: Some(weight.view_mut()),
+        ..LayerSpec::new(name, LayerKind::Linear)
+    }
+}
+
 pub fn spec(name: &str, weight: &mut Owned) -> LayerSpec {
     LayerSpec {
-        name: name.to_owned(),
-        kind: LayerKind::Generic,
-        class_name: None,
         weight: Some(weight.view_mut()),
-        bias: None,
-        fused_group: None,
-        shared_input_group: None,
+        ..LayerSpec::new(name, LayerKind::Generic)
     }
 }
 

@@ -4,6 +4,7 @@
 //! range. Where a method has no candidate (fewer bins than `start_bin`), the amax is the one that clips
 //! nothing: the right edge of the last bin that holds anything; the reference fails there.
 
+pub(super) mod algorithm;
 mod entropy;
 mod mse;
 mod percentile;

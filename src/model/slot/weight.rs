@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::{Scratch, Slot, quantization};
 use crate::error::{Error, Result};
-use crate::kernels::{absmax, copy};
-use crate::model::Mode;
+use crate::kernels::{Cpu, absmax, copy};
+use crate::model::{Mode, SlotState};
 use crate::tensor::TensorView;
 
 impl Slot {
@@ -24,11 +24,24 @@ impl Slot {
         let cpu = self.shared.context().cpu();
         match self.shared.mode() {
             Mode::Quantized => self.quantize(cpu, None, weight, out),
-            Mode::Registered | Mode::Calibrating => {
+            // What its input's quantizer does to the input, this one takes back.
+            Mode::Calibrating => self.pass_unquantized(cpu, weight, out),
+            Mode::Registered => {
                 copy::run(cpu, weight, out);
                 Ok(())
             }
         }
+    }
+
+    fn pass_unquantized(&self, cpu: &Cpu, weight: &TensorView, out: &TensorView) -> Result<()> {
+        let state = self.state();
+        let Some(first) = state.members().first().filter(|q| q.changes_input()) else {
+            copy::run(cpu, weight, out);
+            return Ok(());
+        };
+        self.change_input(cpu, first, weight, out)?;
+        let mut back = state.members().iter().filter(|q| q.rotates_back());
+        back.try_for_each(|q| self.rotate(cpu, q, out, out))
     }
 
     /// Calls `look` with the weight as the quantizer sees it: after its pre_quant_scale and rotation.
@@ -36,10 +49,18 @@ impl Slot {
         &self,
         look: impl FnOnce(&TensorView) -> Result<()>,
     ) -> Result<()> {
+        self.with_weight_seen_by(&self.state(), look)
+    }
+
+    /// The same for a state that the slot may get.
+    pub(crate) fn with_weight_seen_by(
+        &self,
+        state: &SlotState,
+        look: impl FnOnce(&TensorView) -> Result<()>,
+    ) -> Result<()> {
         let Some(weight) = self.weight() else {
             return Ok(());
         };
-        let state = self.state();
         match state
             .members()
             .first()

@@ -1,0 +1,307 @@
+//! `awq_clip`: for every block of every row the ratio of its largest magnitude, as its amax, that gives the
+//! least error of the block's share of the output; the smallest of equal ones.
+
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::super::algorithm::Run;
+use super::losses::{self, Candidate};
+use super::output_error;
+use super::target::Target;
+use crate::error::{Error, Result};
+use crate::kernels::load_rows::{self, Rows};
+use crate::kernels::{Cpu, quadratic, scaled_difference};
+use crate::model::{Amax, QuantizationError, Quantizer, SlotState};
+use crate::observe::InputSummary;
+use crate::tensor::{DType, TensorView};
+
+/// Rows of the weight that a task takes.
+const ROWS: usize = 32;
+
+/// `state` of the weight, which has its largest magnitudes as amax, with clipped ones, and what that gained;
+/// None when its format has no amax to clip. `factors` are those that the input was just given.
+pub(super) fn run(
+    run: &Run,
+    target: &Target,
+    state: &SlotState,
+    factors: Option<&[f32]>,
+    input: &InputSummary,
+    ratios: &[f32],
+) -> Result<Option<(SlotState, Option<QuantizationError>)>> {
+    let Some(highest) = state.members().first().and_then(|q| q.amax.clone()) else {
+        return Ok(None);
+    };
+    let mut found = None;
+    target.slot.with_weight_seen_by(state, |weight| {
+        found = match target.clip_block() {
+            Some(block) => Some(blocks(
+                run, target, weight, &highest, block, factors, input, ratios,
+            )?),
+            None if target.clips_as_a_whole() => Some(whole(
+                run, target, weight, &highest, factors, input, ratios,
+            )?),
+            None => None,
+        };
+        Ok(())
+    })?;
+    Ok(found.map(|(values, error)| {
+        let amax = Amax::new(values, highest.shape());
+        let mut first = true;
+        let state = state.map(|q| match std::mem::replace(&mut first, false) {
+            true => Arc::new(Quantizer {
+                amax: Some(amax.clone()),
+                ..(**q).clone()
+            }),
+            false => Arc::clone(q),
+        });
+        (state, error)
+    }))
+}
+
+type Found = (Vec<f32>, Option<QuantizationError>);
+
+/// One amax for the tensor: the error is that of the whole output.
+fn whole(
+    run: &Run,
+    target: &Target,
+    weight: &TensorView,
+    highest: &Amax,
+    factors: Option<&[f32]>,
+    input: &InputSummary,
+    ratios: &[f32],
+) -> Result<Found> {
+    let highest = highest.values()[0];
+    // The Gram matrix is of the input before its factors; so errors are taken back there too.
+    let stored = factors.map(|p| stored(p, weight.dtype()));
+    let scaled_gram = stored.map(|p| scaled(&input.gram, target.channels(), &p));
+    let gram = scaled_gram.as_deref().unwrap_or(&input.gram);
+    let candidates: Vec<Candidate> = ratios
+        .iter()
+        .map(|ratio| Candidate {
+            scale: None,
+            inverse: None,
+            amax: Some(vec![highest * ratio]),
+        })
+        .collect();
+    let (errors, energy) = losses::of(run, target, weight, &candidates, gram)?;
+    let best = first_least(&errors);
+    let plain = errors.last().copied().unwrap_or_default();
+    Ok((
+        vec![highest * ratios[best]],
+        output_error(plain, errors[best], energy),
+    ))
+}
+
+fn first_least(errors: &[f64]) -> usize {
+    let mut best = 0;
+    for (i, error) in errors.iter().enumerate() {
+        if *error < errors[best] {
+            best = i;
+        }
+    }
+    best
+}
+
+/// The factors as the tap applies them.
+fn stored(factors: &[f32], dtype: DType) -> Vec<f32> {
+    factors.iter().map(|p| dtype.round(*p)).collect()
+}
+
+/// A Gram matrix of `x * p` from that of `x`.
+fn scaled(gram: &[f32], channels: usize, p: &[f32]) -> Vec<f32> {
+    let mut scaled = gram.to_vec();
+    for (row, a) in scaled.chunks_exact_mut(channels).zip(p) {
+        for (value, b) in row.iter_mut().zip(p) {
+            *value *= a * b;
+        }
+    }
+    scaled
+}
+
+/// The same for its blocks.
+fn scaled_blocks(blocks: &[f32], block: usize, p: &[f32]) -> Vec<f32> {
+    let mut scaled = blocks.to_vec();
+    for (square, p) in scaled.chunks_exact_mut(block * block).zip(p.chunks(block)) {
+        for (row, a) in square.chunks_exact_mut(block).zip(p) {
+            for (value, b) in row.iter_mut().zip(p) {
+                *value *= a * b;
+            }
+        }
+    }
+    scaled
+}
+
+/// One amax for each block, each with an error of its own.
+#[allow(
+    clippy::too_many_arguments,
+    reason = "a search has data, bounds and candidates"
+)]
+fn blocks(
+    run: &Run,
+    target: &Target,
+    weight: &TensorView,
+    highest: &Amax,
+    block: usize,
+    factors: Option<&[f32]>,
+    input: &InputSummary,
+    ratios: &[f32],
+) -> Result<Found> {
+    let stored = factors.map(|p| stored(p, weight.dtype()));
+    let scaled = stored.map(|p| scaled_blocks(&input.blocks, block, &p));
+    let search = Search {
+        target,
+        weight,
+        highest: highest.values(),
+        block,
+        grams: scaled.as_deref().unwrap_or(&input.blocks),
+        ratios,
+    };
+    let tasks = target.rows().div_ceil(ROWS);
+    let values = Mutex::new(highest.values().to_vec());
+    let sums = Mutex::new(vec![[0.0f64; 3]; tasks]);
+    let failure = Mutex::new(None);
+    let next = AtomicUsize::new(0);
+    let alone = Cpu::new(1, run.cpu.isa()).map_err(Error::Internal)?;
+    run.cpu.for_each(run.cpu.num_threads().min(tasks), |_| {
+        let mut work = Work::new(target.channels(), block, ratios.len());
+        loop {
+            let task = next.fetch_add(1, Relaxed);
+            if task >= tasks || run.shared.is_cancelled() {
+                return;
+            }
+            let first = task * ROWS;
+            let count = ROWS.min(target.rows() - first);
+            let per_row = search.blocks_in_a_row();
+            match search.rows(&alone, &mut work, first, count) {
+                Ok(sum) => {
+                    lock(&values)[first * per_row..][..count * per_row]
+                        .copy_from_slice(&work.best[..count * per_row]);
+                    lock(&sums)[task] = sum;
+                }
+                Err(error) => {
+                    lock(&failure).get_or_insert(error);
+                    return;
+                }
+            }
+        }
+    });
+    run.shared.check_cancelled()?;
+    if let Some(error) = lock(&failure).take() {
+        return Err(error);
+    }
+    let (mut plain, mut best, mut energy) = (0.0, 0.0, 0.0);
+    for sum in lock(&sums).iter() {
+        plain += sum[0];
+        best += sum[1];
+        energy += sum[2];
+    }
+    let values = values.into_inner().unwrap_or_else(PoisonError::into_inner);
+    Ok((values, output_error(plain, best, energy)))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+struct Search<'a> {
+    target: &'a Target,
+    weight: &'a TensorView,
+    highest: &'a [f32],
+    block: usize,
+    grams: &'a [f32],
+    ratios: &'a [f32],
+}
+
+/// What a thread works in.
+struct Work {
+    plain: Vec<f32>,
+    rounded: Vec<f32>,
+    loaded: Vec<f32>,
+    /// `[ratios, rows, channels]`.
+    deltas: Vec<f32>,
+    scratch: Vec<f32>,
+    errors: Vec<f64>,
+    /// The amax values that were found.
+    best: Vec<f32>,
+}
+
+impl Work {
+    fn new(channels: usize, block: usize, ratios: usize) -> Self {
+        let m = ratios.max(1) * ROWS;
+        Self {
+            plain: vec![0.0; ROWS * channels],
+            rounded: vec![0.0; ROWS * channels],
+            loaded: vec![0.0; ROWS * channels],
+            deltas: vec![0.0; m * channels],
+            scratch: vec![0.0; quadratic::scratch_len(block, m)],
+            errors: vec![0.0; m],
+            best: vec![0.0; ROWS * channels.div_ceil(block)],
+        }
+    }
+}
+
+impl Search<'_> {
+    fn blocks_in_a_row(&self) -> usize {
+        self.target.channels().div_ceil(self.block)
+    }
+
+    /// Fills `work.best` for some rows; returns the errors unclipped and clipped, and the energy.
+    fn rows(&self, cpu: &Cpu, work: &mut Work, first: usize, count: usize) -> Result<[f64; 3]> {
+        let (channels, per_row) = (self.target.channels(), self.blocks_in_a_row());
+        let len = count * channels;
+        let rows = self.weight.rows(first, count).map_err(Error::Internal)?;
+        let rounded = rows.with_data(&mut work.rounded).map_err(Error::Internal)?;
+        let (plain, loaded) = (&mut work.plain[..len], &mut work.loaded[..len]);
+        load_rows::run(cpu, &rows, Rows::leading(count, channels), 1.0, plain);
+        let highest = &self.highest[first * per_row..][..count * per_row];
+        for (ratio, deltas) in self.ratios.iter().zip(work.deltas.chunks_exact_mut(len)) {
+            let amax = highest.iter().map(|amax| amax * ratio).collect();
+            self.target
+                .quantize_rows(cpu, Some(amax), &rows, &rounded)?;
+            load_rows::run(cpu, &rounded, Rows::leading(count, channels), 1.0, loaded);
+            scaled_difference::run(cpu.isa(), loaded, None, plain, deltas);
+        }
+        let mut sums = [0.0; 3];
+        for k in 0..per_row {
+            let (start, square) = (k * self.block, self.block * self.block);
+            let width = self.block.min(channels - start);
+            let gram = &self.grams[k * square..][..square];
+            let m = self.ratios.len() * count;
+            quadratic::block_rows(
+                gram,
+                self.block,
+                width,
+                &work.deltas[start..m * channels],
+                channels,
+                m,
+                &mut work.scratch,
+                &mut work.errors[..m],
+            );
+            for row in 0..count {
+                let error = |ratio: usize| work.errors[ratio * count + row];
+                let mut best = 0;
+                for ratio in 1..self.ratios.len() {
+                    if error(ratio) < error(best) {
+                        best = ratio;
+                    }
+                }
+                let at = row * per_row + k;
+                work.best[at] = highest[at] * self.ratios[best];
+                sums[0] += error(self.ratios.len() - 1);
+                sums[1] += error(best);
+            }
+            quadratic::block_rows(
+                gram,
+                self.block,
+                width,
+                &plain[start..],
+                channels,
+                count,
+                &mut work.scratch,
+                &mut work.errors[..count],
+            );
+            sums[2] += work.errors[..count].iter().sum::<f64>();
+        }
+        Ok(sums)
+    }
+}

@@ -1,0 +1,160 @@
+//! One pass of the host's forward, with statistics hanging in the slots.
+
+use std::sync::Arc;
+
+use super::Forward;
+use crate::error::{Error, Result};
+use crate::model::{Mode, Model, Observer, Slot};
+use crate::observe::{
+    AbsMax, Gate, Histogram, HistogramStatistic, InputStatistics, Statistic, Tap,
+};
+use crate::plan::{Item, Pass, SlotNeeds};
+
+/// An item with what was seen of it.
+pub(super) struct Seen {
+    /// What was observed.
+    pub item: Item,
+    /// What was collected.
+    pub statistic: Arc<Statistic>,
+    /// Tokens that passed the tap of each of the item's slots.
+    pub tokens: Vec<u64>,
+}
+
+/// Tokens of the first pass, which every further one must repeat.
+#[derive(Default)]
+pub(super) struct Witnesses(Vec<(Item, Vec<u64>)>);
+
+/// Runs the host's forward and collects what the pass asks for.
+pub(super) fn pass(
+    model: &Model,
+    pass: &Pass,
+    witnesses: &mut Witnesses,
+    forward: &mut Forward,
+) -> Result<Vec<Seen>> {
+    let mut watched = Vec::new();
+    for item in &pass.items {
+        watched.push(watch(item.clone(), Arc::new(statistic(item)?)));
+    }
+    let mut counted = Vec::new();
+    for (item, _) in &witnesses.0 {
+        counted.push(watch(item.clone(), Arc::new(Statistic::Count)));
+    }
+    let outcome = run(model, forward);
+    for (item, _) in watched.iter().chain(&counted) {
+        for slot in item.slots() {
+            slot.set_observer(None);
+        }
+    }
+    outcome?;
+    model.shared().check_cancelled()?;
+    if watched
+        .iter()
+        .all(|(_, (gate, _))| gate.tokens().iter().all(|n| *n == 0))
+    {
+        return Err(Error::State(format!(
+            "the forward passed no tokens through the taps of the {} quantizers that wait for them (the first is \
+             `{}`); call mq_layer_input() and the like in it",
+            watched.len(),
+            watched[0].0.slots()[0].name()
+        )));
+    }
+    for ((item, before), (_, (gate, _))) in witnesses.0.iter().zip(&counted) {
+        check_repeats(item, before, &gate.tokens())?;
+    }
+    let seen: Vec<Seen> = watched
+        .into_iter()
+        .map(|(item, (gate, statistic))| Seen {
+            item,
+            statistic,
+            tokens: gate.tokens(),
+        })
+        .collect();
+    for seen in &seen {
+        check_shared(seen)?;
+    }
+    if witnesses.0.is_empty() {
+        let first = seen.iter();
+        witnesses.0 = first.map(|s| (s.item.clone(), s.tokens.clone())).collect();
+    }
+    Ok(seen)
+}
+
+type Watched = (Item, (Arc<Gate>, Arc<Statistic>));
+
+fn watch(item: Item, statistic: Arc<Statistic>) -> Watched {
+    let slots = item.slots();
+    let gate = Arc::new(Gate::new(slots.len()));
+    for (place, slot) in slots.iter().enumerate() {
+        let tap: Arc<dyn Observer> = Arc::new(Tap {
+            gate: Arc::clone(&gate),
+            place,
+            statistic: Arc::clone(&statistic),
+        });
+        slot.set_observer(Some(tap));
+    }
+    (item, (gate, statistic))
+}
+
+/// An empty statistic for an item.
+fn statistic(item: &Item) -> Result<Statistic> {
+    let slot: Arc<Slot> = Arc::clone(&item.slots()[0]);
+    Ok(match item {
+        Item::Slots(_, SlotNeeds::Histogram { num_bins }) => {
+            let histogram = Histogram::new(*num_bins)
+                .map_err(|text| Error::Config(format!("`{}`: {text}", slot.name())))?;
+            let unsigned = slot.state().members().iter().any(|q| q.attributes.unsigned);
+            Statistic::Histogram(HistogramStatistic::new(slot.name(), unsigned, histogram))
+        }
+        Item::Slots(..) => match AbsMax::new(&slot) {
+            Some(absmax) => Statistic::AbsMax(absmax),
+            None => Statistic::Count,
+        },
+        Item::Layers(_, needs) => {
+            let channels = item.channels().unwrap_or(0);
+            Statistic::Input(InputStatistics::new(slot.name(), channels, *needs)?)
+        }
+    })
+}
+
+fn run(model: &Model, forward: &mut Forward) -> Result<()> {
+    model.take_failure();
+    model.set_mode(Mode::Calibrating);
+    let outcome = forward();
+    model.set_mode(Mode::Quantized);
+    // What went wrong in a tap says more than the callback's return value.
+    match model.take_failure() {
+        Some(failure) => Err(failure),
+        None => outcome,
+    }
+}
+
+/// Layers that are said to read the same activation must have seen the same tokens, or none.
+fn check_shared(seen: &Seen) -> Result<()> {
+    let slots = seen.item.slots();
+    let reached = || slots.iter().zip(&seen.tokens).filter(|(_, n)| **n > 0);
+    let Some((first, tokens)) = reached().next() else {
+        return Ok(());
+    };
+    match reached().find(|(_, other)| *other != tokens) {
+        None => Ok(()),
+        Some((slot, other)) => Err(Error::State(format!(
+            "`{}` and `{}` are declared to read the same activation (shared_input_group), but {tokens} and {other} \
+             tokens passed their taps",
+            first.name(),
+            slot.name()
+        ))),
+    }
+}
+
+fn check_repeats(item: &Item, before: &[u64], now: &[u64]) -> Result<()> {
+    let slots = item.slots();
+    let mut pairs = slots.iter().zip(before.iter().zip(now));
+    match pairs.find(|(_, (before, now))| before != now) {
+        None => Ok(()),
+        Some((slot, (before, now))) => Err(Error::State(format!(
+            "`{}`: {before} tokens passed in the first forward, {now} in a later one; a forward must bring the same \
+             data every time",
+            slot.name()
+        ))),
+    }
+}

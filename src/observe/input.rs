@@ -1,0 +1,269 @@
+//! What algorithms want to know of the activations that enter a layer: magnitudes of the channels, and
+//! how the channels move together.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::gate::tokens;
+use crate::error::{Error, Result};
+use crate::kernels::load_rows::{self, Rows};
+use crate::kernels::{Cpu, absmax, channel_stats, gram};
+use crate::model::not_finite;
+use crate::tensor::TensorView;
+
+/// Rows that are gathered before they go into a Gram matrix: enough for a matrix product to run at its
+/// speed, and always the same rows together, however the host cuts a batch into taps.
+const STAGE_ROWS: usize = 256;
+
+/// Which statistics of an input are collected. The magnitudes of the channels always are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct InputNeeds {
+    /// The mean magnitude of each channel.
+    pub mean_abs: bool,
+    /// The whole Gram matrix of the channels.
+    pub gram: bool,
+    /// Its blocks along the diagonal.
+    pub blocks: Option<BlockNeeds>,
+}
+
+/// Blocks along the diagonal of a Gram matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct BlockNeeds {
+    /// Channels in a block; the last one may have fewer.
+    pub block: usize,
+    /// Of a batch with more tokens than this, every (tokens / max_tokens)-th goes in.
+    pub max_tokens: usize,
+}
+
+impl BlockNeeds {
+    /// Floats that the blocks of so many channels take.
+    pub fn len(&self, channels: usize) -> usize {
+        channels.div_ceil(self.block) * self.block * self.block
+    }
+
+    /// Distance between the tokens of a batch that are taken.
+    fn step(&self, tokens: usize) -> usize {
+        (tokens / self.max_tokens).max(1)
+    }
+}
+
+impl InputNeeds {
+    /// Bytes that the statistics of so many channels take.
+    pub fn size_bytes(&self, channels: usize) -> u64 {
+        let floats = |count: usize| (count * size_of::<f32>()) as u64;
+        let doubles = |count: usize| (count * size_of::<f64>()) as u64;
+        let mut bytes = floats(channels) + doubles(2 * channels);
+        if self.gram {
+            bytes += floats(channels * channels) + floats(STAGE_ROWS * channels);
+        }
+        if let Some(blocks) = self.blocks {
+            // A batch gives up to twice the tokens it is asked for.
+            bytes += floats(blocks.len(channels)) + floats(STAGE_ROWS * channels);
+        }
+        bytes
+    }
+}
+
+/// Running statistics of one activation.
+pub struct InputStatistics {
+    /// Of the tap, for messages.
+    name: String,
+    channels: usize,
+    needs: InputNeeds,
+    running: Mutex<Running>,
+}
+
+#[derive(Default)]
+struct Running {
+    tokens: u64,
+    batches: u64,
+    channel_max: Vec<f32>,
+    /// Sums of one batch.
+    batch_sums: Vec<f64>,
+    /// Sum over batches of the mean magnitudes.
+    means: Vec<f64>,
+    /// Rows that wait for the Gram matrix, each divided by the square root of its batch's tokens.
+    stage: Vec<f32>,
+    staged: usize,
+    gram: Vec<f32>,
+    /// Rows that wait for the blocks.
+    block_stage: Vec<f32>,
+    blocks: Vec<f32>,
+}
+
+/// What was collected.
+#[derive(Debug, Default)]
+pub struct InputSummary {
+    /// Tokens seen.
+    pub tokens: u64,
+    /// Taps that had tokens.
+    pub batches: u64,
+    /// Largest magnitude of each channel.
+    pub channel_max: Vec<f32>,
+    /// Mean over the batches of the mean magnitude of each channel; empty if not asked for.
+    pub mean_abs: Vec<f32>,
+    /// `[channels, channels]`, sum over batches of xᵀx / tokens, valid on and above the diagonal; empty if
+    /// not asked for.
+    pub gram: Vec<f32>,
+    /// `[blocks, block, block]`, the same of the sampled tokens; empty if not asked for.
+    pub blocks: Vec<f32>,
+}
+
+impl InputStatistics {
+    /// Nothing seen yet. Errors when there is no memory for it.
+    pub fn new(name: &str, channels: usize, needs: InputNeeds) -> Result<Self> {
+        let gram = if needs.gram { channels * channels } else { 0 };
+        let stage = if needs.gram { STAGE_ROWS * channels } else { 0 };
+        let blocks = needs.blocks.map_or(0, |blocks| blocks.len(channels));
+        let block_stage = needs.blocks.map_or(0, |_| STAGE_ROWS * channels);
+        let running = Running {
+            channel_max: zeros(channels)?,
+            batch_sums: vec![0.0; channels],
+            means: vec![0.0; channels],
+            stage: zeros(stage)?,
+            gram: zeros(gram)?,
+            block_stage: zeros(block_stage)?,
+            blocks: zeros(blocks)?,
+            ..Running::default()
+        };
+        Ok(Self {
+            name: name.to_owned(),
+            channels,
+            needs,
+            running: Mutex::new(running),
+        })
+    }
+
+    /// Adds a batch: `x` is `[..., channels]`. Taps that come at once are taken one after the other.
+    pub fn observe(&self, cpu: &Cpu, x: &TensorView) -> Result<()> {
+        if x.shape().dims().last() != Some(&self.channels) {
+            return Err(Error::InvalidArgument(format!(
+                "`{}`: a tensor of shape {:?}, expected [..., {}]",
+                self.name,
+                x.shape(),
+                self.channels
+            )));
+        }
+        let count = tokens(x.shape()) as usize;
+        if count == 0 {
+            return Ok(());
+        }
+        let running = &mut *self.lock();
+        let sums = self.needs.mean_abs.then_some(&mut running.batch_sums[..]);
+        let mut batch_max = vec![0.0; self.channels];
+        channel_stats::run(cpu, x, self.channels, Some(&mut batch_max), sums);
+        if !absmax::largest(&batch_max).is_finite() {
+            let found = absmax::not_finite(cpu, x).unwrap_or((0, f32::NAN));
+            return Err(not_finite(&self.name, x, found));
+        }
+        for (highest, value) in running.channel_max.iter_mut().zip(&batch_max) {
+            *highest = highest.max(*value);
+        }
+        running.tokens += count as u64;
+        running.batches += 1;
+        if self.needs.mean_abs {
+            for (mean, sum) in running.means.iter_mut().zip(&running.batch_sums) {
+                *mean += sum / count as f64;
+            }
+        }
+        if self.needs.gram {
+            running.add_to_gram(cpu, x, count, self.channels);
+        }
+        if let Some(blocks) = self.needs.blocks {
+            running.add_to_blocks(cpu, x, count, self.channels, blocks);
+        }
+        Ok(())
+    }
+
+    /// What was collected; nothing is left.
+    pub fn take(&self, cpu: &Cpu) -> InputSummary {
+        let mut running = std::mem::take(&mut *self.lock());
+        running.flush(cpu, self.channels);
+        let batches = running.batches.max(1) as f64;
+        let mean = |sum: &f64| (sum / batches) as f32;
+        InputSummary {
+            tokens: running.tokens,
+            batches: running.batches,
+            channel_max: running.channel_max,
+            mean_abs: match self.needs.mean_abs {
+                true => running.means.iter().map(mean).collect(),
+                false => Vec::new(),
+            },
+            gram: running.gram,
+            blocks: running.blocks,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Running> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Running {
+    /// The loss of a layer is the mean over a batch, and batches count alike: a row weighs one over the
+    /// tokens of its batch, so it goes in divided by the root of that.
+    fn add_to_gram(&mut self, cpu: &Cpu, x: &TensorView, count: usize, channels: usize) {
+        let factor = 1.0 / (count as f32).sqrt();
+        let mut first = 0;
+        while first < count {
+            let rows = (STAGE_ROWS - self.staged).min(count - first);
+            let place = &mut self.stage[self.staged * channels..][..rows * channels];
+            let part = Rows {
+                first,
+                step: 1,
+                count: rows,
+                channels,
+            };
+            load_rows::run(cpu, x, part, factor, place);
+            (first, self.staged) = (first + rows, self.staged + rows);
+            if self.staged == STAGE_ROWS {
+                self.flush(cpu, channels);
+            }
+        }
+    }
+
+    fn flush(&mut self, cpu: &Cpu, channels: usize) {
+        if self.staged > 0 {
+            let rows = &self.stage[..self.staged * channels];
+            gram::accumulate(cpu, rows, channels, &mut self.gram);
+            self.staged = 0;
+        }
+    }
+
+    fn add_to_blocks(
+        &mut self,
+        cpu: &Cpu,
+        x: &TensorView,
+        count: usize,
+        channels: usize,
+        needs: BlockNeeds,
+    ) {
+        let step = needs.step(count);
+        let sampled = count.div_ceil(step);
+        let factor = 1.0 / (sampled as f32).sqrt();
+        let mut done = 0;
+        while done < sampled {
+            let rows = STAGE_ROWS.min(sampled - done);
+            let place = &mut self.block_stage[..rows * channels];
+            let part = Rows {
+                first: done * step,
+                step,
+                count: rows,
+                channels,
+            };
+            load_rows::run(cpu, x, part, factor, place);
+            gram::accumulate_blocks(cpu, place, channels, needs.block, &mut self.blocks);
+            done += rows;
+        }
+    }
+}
+
+/// Zeroed floats, or an error instead of the end of the process.
+fn zeros(count: usize) -> Result<Vec<f32>> {
+    let mut values = Vec::new();
+    values.try_reserve_exact(count).map_err(|e| {
+        let bytes = count * size_of::<f32>();
+        Error::OutOfMemory(format!("{bytes} bytes for the statistics of a layer: {e}"))
+    })?;
+    values.resize(count, 0.0);
+    Ok(values)
+}
