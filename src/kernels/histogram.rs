@@ -20,6 +20,7 @@ const COPIES: usize = 4;
 
 /// Elements whose bins are found together, before they are counted one by one.
 const BLOCK: usize = 64;
+const _: () = assert!(BLOCK.is_multiple_of(COPIES));
 
 /// Fewest elements of a task: emptying a thread's counts into the result must not be felt.
 const MIN_TASK: usize = 1 << 18;
@@ -64,8 +65,10 @@ fn empty(slots: &mut [u32], copies: usize, result: &Mutex<(&mut [u64], u64)>) {
     let mut result = result.lock().unwrap_or_else(PoisonError::into_inner);
     let (counts, outside) = &mut *result;
     let targets = counts.iter_mut().chain(std::iter::once(outside));
-    for (target, slot) in targets.zip(slots.chunks_exact(copies)) {
-        *target += slot.iter().map(|count| u64::from(*count)).sum::<u64>();
+    let of_copy = slots.len() / copies;
+    for (i, target) in targets.enumerate() {
+        let counts = slots[i..].iter().step_by(of_copy);
+        *target += counts.map(|count| u64::from(*count)).sum::<u64>();
     }
     slots.fill(0);
 }
@@ -98,7 +101,7 @@ impl Bins {
 
     /// The bin of `x`, or the number of bins when it is in none.
     #[inline(always)]
-    fn slot(&self, x: f32) -> i32 {
+    fn slot(&self, x: f32) -> u32 {
         let magnitude = x.abs();
         let inside = magnitude <= self.last_edge;
         // First the product, then the quotient.
@@ -109,14 +112,14 @@ impl Bins {
         let bin = unsafe { place.to_int_unchecked::<i32>() };
         // The last bin has its right edge too.
         let bin = if bin < count { bin } else { count - 1 };
-        if inside { bin } else { count }
+        (if inside { bin } else { count }) as u32
     }
 }
 
 struct CountLoop<'a, T, const COPIES: usize> {
     values: &'a [T],
     bins: Bins,
-    /// `COPIES` counts for each bin, and for what is in none.
+    /// `COPIES` times one count for each bin and one for what is in none.
     slots: &'a mut [u32],
 }
 
@@ -129,23 +132,27 @@ impl<T: Element, const COPIES: usize> Loop for CountLoop<'_, T, COPIES> {
             bins,
             slots,
         } = self;
-        let slots = slots.as_chunks_mut::<COPIES>().0;
-        assert_eq!(slots.len(), bins.count + 1, "counts");
-        let (mut loaded, mut found) = ([0.0; BLOCK], [0i32; BLOCK]);
+        let of_copy = bins.count + 1;
+        assert_eq!(slots.len(), of_copy * COPIES, "counts");
+        let first = slots.as_mut_ptr();
+        // SAFETY: the first counts of the copies, which there are (asserted).
+        let copies: [_; COPIES] = std::array::from_fn(|i| unsafe { first.add(i * of_copy) });
+        let (mut loaded, mut found) = ([0.0; BLOCK], [0; BLOCK]);
         let (blocks, rest) = values.as_chunks::<BLOCK>();
         for block in blocks {
             T::load_block(block, &mut loaded);
             for (slot, x) in found.iter_mut().zip(&loaded) {
                 *slot = bins.slot(*x);
             }
-            for (i, slot) in found.iter().enumerate() {
-                // SAFETY: `slot` gives 0 to the number of bins, and there is one more (asserted).
-                let slot = unsafe { slots.get_unchecked_mut(*slot as usize) };
-                slot[i % COPIES] += 1;
+            for some in found.as_chunks::<COPIES>().0 {
+                for (copy, slot) in copies.iter().zip(some) {
+                    // SAFETY: `slot` gives 0 to the number of bins; a copy has one count more (asserted).
+                    unsafe { *copy.add(*slot as usize) += 1 };
+                }
             }
         }
         for x in rest {
-            slots[bins.slot(x.load()) as usize][0] += 1;
+            slots[bins.slot(x.load()) as usize] += 1;
         }
     }
 }
