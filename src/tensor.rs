@@ -201,6 +201,12 @@ impl TensorView {
         self.count() * self.dtype.size()
     }
 
+    /// Whether the two share memory.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let (a, b) = (self.data as usize, other.data as usize);
+        a < b + other.size_bytes() && b < a + self.size_bytes()
+    }
+
     /// Checks that a result of `self` may be written to `out`: same dtype and shape, and the memory
     /// either the same or apart.
     pub fn check_out(&self, out: &TensorView) -> Result<(), String> {

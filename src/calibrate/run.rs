@@ -8,7 +8,7 @@ use super::Forward;
 use super::algorithm::{Algorithm, Run, States};
 use super::observe::{self, Seen, Witnesses};
 use super::resume::Journal;
-use super::{coverage, shared_scale};
+use super::{coverage, fused, shared_scale};
 use crate::error::{Error, Result};
 use crate::model::{CalibrationRecord, Model, Progress, Quantizer, Role, Slot, SlotState};
 use crate::observe::{InputSummary, Statistic};
@@ -82,6 +82,7 @@ fn finish(
     if forwarded && !passes.is_empty() {
         coverage::fill(model)?;
     }
+    fused::share(model);
     shared_scale::share(model, &groups);
     journal.begin_refining();
     let weights = model
@@ -104,6 +105,8 @@ fn finish(
         }
         run.shared.check_cancelled()?;
     }
+    // A second look may have told apart what is to be one.
+    fused::share(model);
     coverage::warn_about_unseen(model, passes, forwarded);
     Ok(())
 }

@@ -32,11 +32,20 @@ impl Groups {
             Some(list) => list.iter().filter_map(Value::as_str).collect(),
             None => DEFAULT_PATTERNS.to_vec(),
         };
+        Self::of_patterns(&patterns)
+    }
+
+    fn of_patterns(patterns: &[&str]) -> Self {
         let whole = |pattern: &&str| {
             let mut whole = RegexBuilder::new(&format!("^(?:{pattern})$"));
             whole.unicode(false).build().ok()
         };
         Self(patterns.iter().filter_map(whole).collect())
+    }
+
+    /// The default groups.
+    pub fn by_default() -> Self {
+        Self::of_patterns(&DEFAULT_PATTERNS)
     }
 
     /// What a layer shares its scale by: the rule and the group's name.

@@ -23,6 +23,7 @@ pub mod load_rows;
 pub mod pack;
 mod pieces;
 pub mod quadratic;
+pub mod row_scale;
 pub mod scaled_difference;
 
 pub use cpu::Cpu;
