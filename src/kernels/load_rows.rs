@@ -1,0 +1,143 @@
+//! Loads rows of a tensor as float32, times a factor.
+//!
+//! *Exact*: the same bits on every instruction set and for any number of threads (of a NaN, that it is one).
+
+use super::cpu::Cpu;
+use super::element::{Element, with_element};
+use super::isa::Loop;
+use super::pieces::PIECE;
+use crate::tensor::TensorView;
+
+/// Elements that are converted side by side.
+const LANES: usize = 16;
+
+/// Which rows of a tensor `[.., channels]` to load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rows {
+    /// The first row.
+    pub first: usize,
+    /// Rows from one to the next, at least 1.
+    pub step: usize,
+    /// How many.
+    pub count: usize,
+    /// Length of a row.
+    pub channels: usize,
+}
+
+/// `out[i, j] = x[first + i * step, j] * factor`, one rounding; `out` is `[count, channels]` row-major.
+pub fn run(cpu: &Cpu, x: &TensorView, rows: Rows, factor: f32, out: &mut [f32]) {
+    let Rows {
+        first,
+        step,
+        count,
+        channels,
+    } = rows;
+    assert!(step > 0, "rows that are the same");
+    assert_eq!(out.len(), count * channels, "out");
+    if out.is_empty() {
+        return;
+    }
+    assert!(x.count().is_multiple_of(channels), "rows of {channels}");
+    let last = first + (count - 1) * step;
+    assert!(last < x.count() / channels, "row {last}");
+    let per_task = (PIECE / channels).max(1);
+    let (x, isa) = (*x, cpu.isa());
+    let out = Out(out.as_mut_ptr());
+    with_element!(x.dtype(), T => cpu.for_each(count.div_ceil(per_task), |task| {
+        for i in task * per_task..((task + 1) * per_task).min(count) {
+            // SAFETY: row `first + i * step` lies in the tensor and row i in `out` (asserted); nobody writes
+            // to the tensor (contract of the view), and every row of `out` is written by one task.
+            let (from, to) = unsafe {
+                let from = x.data().cast::<T>().add((first + i * step) * channels);
+                (
+                    std::slice::from_raw_parts(from, channels),
+                    std::slice::from_raw_parts_mut(out.row(i, channels), channels),
+                )
+            };
+            isa.run(LoadLoop { from, factor, to });
+        }
+    }));
+}
+
+/// The result, of which every task has rows of its own.
+struct Out(*mut f32);
+
+// SAFETY: an address; whoever writes through it promises that the row is its own.
+unsafe impl Sync for Out {}
+
+impl Out {
+    fn row(&self, i: usize, channels: usize) -> *mut f32 {
+        self.0.wrapping_add(i * channels)
+    }
+}
+
+struct LoadLoop<'a, T> {
+    from: &'a [T],
+    factor: f32,
+    to: &'a mut [f32],
+}
+
+impl<T: Element> Loop for LoadLoop<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run(self) {
+        let (from, from_rest) = self.from.as_chunks::<LANES>();
+        let (to, to_rest) = self.to.as_chunks_mut::<LANES>();
+        for (to, from) in to.iter_mut().zip(from) {
+            T::load_block(from, to);
+            for value in to {
+                *value *= self.factor;
+            }
+        }
+        for (to, from) in to_rest.iter_mut().zip(from_rest) {
+            *to = from.load() * self.factor;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::half::{Bf16, F16};
+    use crate::kernels::Isa;
+    use crate::tensor::DType;
+
+    #[test]
+    fn every_step_th_row_on_every_instruction_set() {
+        let (rows, channels) = (300, 131);
+        let values: Vec<f32> = (0..rows * channels)
+            .map(|i| (i % 2003) as f32 * 0.37 - 300.0)
+            .collect();
+        let mut halves: Vec<u16> = values.iter().map(|x| F16::from_f32(*x).0).collect();
+        let mut upper: Vec<u16> = values.iter().map(|x| Bf16::from_f32(*x).0).collect();
+        let mut floats = values.clone();
+        let tensors = [
+            (DType::F32, floats.as_mut_ptr().cast::<u8>()),
+            (DType::F16, halves.as_mut_ptr().cast()),
+            (DType::BF16, upper.as_mut_ptr().cast()),
+        ];
+        for (dtype, data) in tensors {
+            // SAFETY: the memory outlives the view and is not used meanwhile.
+            let x = unsafe { TensorView::new(data, dtype, &[3, 100, channels]) }.expect("aligned");
+            let loaded = x.to_f32();
+            for (first, step, count) in [(0, 1, 300), (7, 3, 98), (299, 5, 1), (2, 1, 0)] {
+                for isa in Isa::available() {
+                    let cpu = Cpu::new(3, isa).expect("threads");
+                    let which = Rows {
+                        first,
+                        step,
+                        count,
+                        channels,
+                    };
+                    let mut out = vec![f32::NAN; count * channels];
+                    run(&cpu, &x, which, 0.3, &mut out);
+                    for (at, got) in out.iter().enumerate() {
+                        let row = first + at / channels * step;
+                        let want = loaded[row * channels + at % channels] * 0.3;
+                        assert_eq!(got.to_bits(), want.to_bits(), "{dtype} {isa} {at}");
+                    }
+                }
+            }
+        }
+    }
+}
