@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Measures: mq's kernels against a plain copy, and against PyTorch. `make bench`.
+# Measures: mq's kernels against a plain copy and a product of matrices, and against PyTorch. `make bench`.
 # PyTorch goes into an environment of its own (several gigabytes); MQ_BENCH_TORCH=0 leaves it out.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=target/bench
 mkdir -p "$out"
 
-cargo bench --locked --bench kernels --bench histogram
-parts=("$out/kernels.json" "$out/histogram.json")
+cargo bench --locked --bench kernels --bench histogram --bench gram
+parts=("$out/kernels.json" "$out/histogram.json" "$out/gram.json")
 if [[ ${MQ_BENCH_TORCH:-1} != 0 ]]; then
     venv="$out/venv"
     if [[ ! -x $venv/bin/python ]] || ! "$venv/bin/python" -c 'import torch, ml_dtypes' 2>/dev/null; then

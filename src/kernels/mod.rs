@@ -1,8 +1,10 @@
 //! Operations over tensors, one folder or file each: validate and dispatch, the scalar definition,
 //! and the loops that are compiled for several instruction sets.
 //!
-//! Kernels know nothing of layers. All of them are *exact*: the same bits on every instruction set and
-//! for every number of threads.
+//! Kernels know nothing of layers. They are *exact*, the same bits on every instruction set and for every
+//! number of threads, but for the *reducing* ones: `gram` and `quadratic`, and the sums of
+//! `channel_stats`. Those have the same bits for every number of threads and state the bound of their
+//! error.
 
 pub mod absmax;
 pub mod bias;
