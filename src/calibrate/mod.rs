@@ -1,6 +1,7 @@
 //! Calibration: statistics and weights in, quantizer parameters out. One file per algorithm.
 
 mod max;
+pub mod mse;
 mod shared_scale;
 
 use crate::config::{Algorithm as AlgorithmConfig, Method, QuantizeConfig, support};

@@ -1,8 +1,8 @@
 //! Operations over tensors, one folder or file each: validate and dispatch, the scalar definition,
 //! and the loops that are compiled for several instruction sets.
 //!
-//! Kernels know nothing of layers. All of them are *exact*: the same bits on every instruction set and
-//! for every number of threads.
+//! Kernels know nothing of layers. All of them give the same bits on every instruction set and for every
+//! number of threads, and all but the sums of errors in [`fake_quant`] are *exact*.
 
 pub mod absmax;
 pub mod bias;
