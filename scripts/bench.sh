@@ -6,8 +6,8 @@ cd "$(dirname "$0")/.."
 out=target/bench
 mkdir -p "$out"
 
-cargo bench --locked --bench kernels --bench histogram --bench gram
-parts=("$out/kernels.json" "$out/histogram.json" "$out/gram.json")
+cargo bench --locked --bench kernels --bench histogram --bench gram --bench search
+parts=("$out/kernels.json" "$out/histogram.json" "$out/gram.json" "$out/search.json")
 if [[ ${MQ_BENCH_TORCH:-1} != 0 ]]; then
     venv="$out/venv"
     if [[ ! -x $venv/bin/python ]] || ! "$venv/bin/python" -c 'import torch, ml_dtypes' 2>/dev/null; then

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{awq, histogram, max, smoothquant};
+use super::{awq, histogram, max, mse, smoothquant};
 use crate::config::{Algorithm as AlgorithmConfig, Method, support};
 use crate::error::{Error, Result};
 use crate::kernels::Cpu;
@@ -79,6 +79,7 @@ pub(super) fn of(config: &AlgorithmConfig) -> Result<Box<dyn Algorithm>> {
     let config = config.clone();
     Ok(match config.method {
         Method::Max => Box::new(max::Max { config }),
+        Method::Mse => Box::new(mse::Mse { config }),
         Method::Histogram => Box::new(histogram::algorithm::HistogramAmax { config }),
         Method::SmoothQuant => Box::new(smoothquant::SmoothQuant { config }),
         Method::AwqLite | Method::AwqClip | Method::AwqFull => Box::new(awq::Awq { config }),

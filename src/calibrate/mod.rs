@@ -7,6 +7,7 @@ mod coverage;
 mod fused;
 pub mod histogram;
 mod max;
+pub mod mse;
 mod observe;
 pub(crate) mod rebalance;
 mod resume;

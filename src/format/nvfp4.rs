@@ -29,6 +29,12 @@ pub fn block_scale(amax: f32, global_scale: f32) -> f32 {
     e4m3::round(ratio)
 }
 
+/// The amax of the block scales of a tensor with this amax, whose largest block gets `largest_scale`.
+#[inline(always)]
+pub fn scale_amax(amax: f32, largest_scale: f32) -> f32 {
+    amax * (e4m3::MAX / largest_scale) / ELEMENT_MAX
+}
+
 /// The scale of a block whose amax was calibrated: `amax / 6`, rounded to E4M3 under `scale_amax`.
 #[inline(always)]
 pub fn static_scale(amax: f32, scale_amax: f32) -> f32 {

@@ -80,6 +80,18 @@ impl Cpu {
         }
     }
 
+    /// The results of `task` for 0..`count` in that order, found on all threads.
+    pub(crate) fn map<T: Send>(&self, count: usize, task: impl Fn(usize) -> T + Sync) -> Vec<T> {
+        match &self.threads {
+            Some(Threads {
+                pool: Some(pool), ..
+            }) if count > 1 && self.process == std::process::id() => {
+                pool.install(|| (0..count).into_par_iter().map(&task).collect())
+            }
+            _ => (0..count).map(task).collect(),
+        }
+    }
+
     /// Number of threads `for_each` spreads over.
     pub(crate) fn num_threads(&self) -> usize {
         self.threads.as_ref().map_or(1, |t| t.handles.len())

@@ -70,6 +70,33 @@ impl Grid {
         self.dims[..self.rank - 1].iter().all(|(_, b)| *b == 1)
     }
 
+    /// Number of elements of a block that is not cut short.
+    pub(crate) fn longest_block(&self) -> usize {
+        self.dims().iter().map(|(_, b)| b).product()
+    }
+
+    /// The elements of the block at a position.
+    pub(crate) fn block(&self, position: usize) -> Runs {
+        let (mut rest, mut stride) = (position, 1);
+        let mut runs = Runs {
+            first: 0,
+            len: 0,
+            outer: [(0, 0); MAX_RANK],
+            rank: self.rank - 1,
+        };
+        for (dim, &(n, b)) in self.dims().iter().enumerate().rev() {
+            let start = rest % n.div_ceil(b) * b;
+            rest /= n.div_ceil(b);
+            runs.first += start * stride;
+            match runs.outer[..runs.rank].get_mut(dim) {
+                Some(outer) => *outer = (b.min(n - start), stride),
+                None => runs.len = b.min(n - start),
+            }
+            stride *= n;
+        }
+        runs
+    }
+
     /// Position of the first amax of a row.
     pub(crate) fn first_block_of_row(&self, row: usize) -> usize {
         let (n, b) = self.row();
@@ -80,6 +107,39 @@ impl Grid {
             stride *= n.div_ceil(b);
         }
         position
+    }
+}
+
+/// One block as runs of elements that lie side by side.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Runs {
+    first: usize,
+    len: usize,
+    /// Extent of the block and distance of its indices in every dimension but the innermost.
+    outer: [(usize, usize); MAX_RANK],
+    rank: usize,
+}
+
+impl Runs {
+    /// Number of elements.
+    pub(crate) fn count(&self) -> usize {
+        let runs: usize = self.outer[..self.rank].iter().map(|(n, _)| n).product();
+        runs * self.len
+    }
+
+    /// Elements in a run.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Flat position of the first element of run `i`.
+    pub(crate) fn offset(&self, i: usize) -> usize {
+        let (mut rest, mut offset) = (i, self.first);
+        for (n, stride) in self.outer[..self.rank].iter().rev() {
+            offset += rest % n * stride;
+            rest /= n;
+        }
+        offset
     }
 }
 
@@ -142,6 +202,19 @@ mod tests {
                 prop_assert_eq!(grid.first_block_of_row(flat / n) + flat % n / b, expected);
                 prop_assert!(expected < grid.num_blocks());
             }
+            // The other way round: blocks list their elements, in order, every one once.
+            let mut listed = 0;
+            for position in 0..grid.num_blocks() {
+                let runs = grid.block(position);
+                prop_assert!(runs.count() <= grid.longest_block());
+                for run in 0..runs.count() / runs.len() {
+                    for flat in runs.offset(run)..runs.offset(run) + runs.len() {
+                        prop_assert_eq!(grid.first_block_of_row(flat / n) + flat % n / b, position);
+                        listed += 1;
+                    }
+                }
+            }
+            prop_assert_eq!(listed, count);
         }
     }
 }

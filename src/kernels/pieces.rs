@@ -18,39 +18,79 @@ pub(crate) struct Piece {
     pub first_block: usize,
 }
 
-/// Runs `work` on every piece of `grid`, on all threads.
-pub(crate) fn for_each(cpu: &Cpu, grid: &Grid, work: impl Fn(Piece) + Sync) {
-    let (n, b) = grid.row();
-    let rows = grid.rows();
-    if n == 0 || rows == 0 {
-        return;
+/// How the rows of a grid are cut: decided by the grid alone, not by the number of threads.
+#[derive(Clone, Copy)]
+struct Cut {
+    /// Elements of a row.
+    n: usize,
+    /// Elements of a piece, the last of a row aside.
+    step: usize,
+    pieces_per_row: usize,
+    pieces: usize,
+    pieces_per_task: usize,
+}
+
+impl Cut {
+    fn new(grid: &Grid) -> Self {
+        let (n, b) = grid.row();
+        // A piece holds whole blocks, unless a block alone is larger than a piece.
+        let step = if b >= PIECE { PIECE } else { PIECE / b * b };
+        let pieces_per_row = n.div_ceil(step);
+        let one_row_suffices = n > step || n == 0;
+        Self {
+            n,
+            step,
+            pieces_per_row,
+            pieces: grid.rows() * pieces_per_row,
+            pieces_per_task: if one_row_suffices { 1 } else { PIECE / n },
+        }
     }
-    // A piece holds whole blocks, unless a block alone is larger than a piece.
-    let step = if b >= PIECE { PIECE } else { PIECE / b * b };
-    if n > step {
-        let per_row = n.div_ceil(step);
-        cpu.for_each(rows * per_row, |task| {
-            let (row, start) = (task / per_row, task % per_row * step);
-            work(Piece {
-                offset: row * n + start,
-                len: step.min(n - start),
+
+    fn tasks(self) -> usize {
+        self.pieces.div_ceil(self.pieces_per_task)
+    }
+
+    fn of_task(self, grid: &Grid, task: usize) -> impl Iterator<Item = Piece> {
+        let first = task * self.pieces_per_task;
+        (first..(first + self.pieces_per_task).min(self.pieces)).map(move |piece| {
+            let row = piece / self.pieces_per_row;
+            let start = piece % self.pieces_per_row * self.step;
+            Piece {
+                offset: row * self.n + start,
+                len: self.step.min(self.n - start),
                 start,
                 first_block: grid.first_block_of_row(row),
-            });
-        });
-    } else {
-        let per_task = (PIECE / n).max(1);
-        cpu.for_each(rows.div_ceil(per_task), |task| {
-            for row in task * per_task..((task + 1) * per_task).min(rows) {
-                work(Piece {
-                    offset: row * n,
-                    len: n,
-                    start: 0,
-                    first_block: grid.first_block_of_row(row),
-                });
             }
-        });
+        })
     }
+}
+
+/// Runs `work` on every piece of `grid`, on all threads.
+pub(crate) fn for_each(cpu: &Cpu, grid: &Grid, work: impl Fn(Piece) + Sync) {
+    let cut = Cut::new(grid);
+    cpu.for_each(cut.tasks(), |task| cut.of_task(grid, task).for_each(&work));
+}
+
+/// Adds up what `work` finds in every piece of `grid`, on all threads, always in the same order. The
+/// memory it is given is left from the piece before.
+pub(crate) fn sum<const N: usize>(
+    cpu: &Cpu,
+    grid: &Grid,
+    work: impl Fn(Piece, &mut Vec<f32>) -> [f64; N] + Sync,
+) -> [f64; N] {
+    let cut = Cut::new(grid);
+    let add = |mut sum: [f64; N], found: [f64; N]| {
+        for (sum, found) in sum.iter_mut().zip(found) {
+            *sum += found;
+        }
+        sum
+    };
+    let sums = cpu.map(cut.tasks(), |task| {
+        let mut memory = Vec::new();
+        let pieces = cut.of_task(grid, task);
+        pieces.fold([0.0; N], |sum, piece| add(sum, work(piece, &mut memory)))
+    });
+    sums.into_iter().fold([0.0; N], add)
 }
 
 /// Whether every block lies within one piece.

@@ -5,7 +5,7 @@ use super::bias;
 use super::granularity::Granularity;
 use super::quantizer::{CONSTANT_AMAX, Kind, Quantizer};
 use crate::error::{Error, Result};
-use crate::format::{e4m3, nvfp4};
+use crate::format::nvfp4;
 use crate::kernels::bias::shift;
 use crate::kernels::fake_quant::Format;
 use crate::kernels::{Cpu, absmax, fake_quant, pack};
@@ -172,7 +172,7 @@ pub(super) fn prepare<'a>(
                 return Err(not_finite(name, x, found));
             }
             Step::Round(Format::Nvfp4Static {
-                scale_amax: tensor * (e4m3::MAX / largest_scale) / nvfp4::ELEMENT_MAX,
+                scale_amax: nvfp4::scale_amax(tensor, largest_scale),
             })
         }
         Kind::Nf4 { group } => {

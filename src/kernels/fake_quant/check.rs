@@ -8,7 +8,7 @@ use crate::format::int::IntGrid;
 use crate::kernels::{Cpu, Grid, Isa};
 use crate::tensor::{DType, Shape, TensorView};
 
-const FORMATS: [Format; 14] = [
+pub(super) const FORMATS: [Format; 14] = [
     Format::Mx(MxFormat::E4m3),
     Format::Mx(MxFormat::E5m2),
     Format::Mx(MxFormat::E3m2),
@@ -70,7 +70,7 @@ const EDGES: [f32; 28] = [
 ];
 
 /// Memory for a tensor of any dtype, with a canary before and after it.
-struct Guarded {
+pub(super) struct Guarded {
     memory: Vec<u8>,
     start: usize,
     dtype: DType,
@@ -81,7 +81,7 @@ const CANARY: u8 = 0xa5;
 
 impl Guarded {
     /// `skew` elements off a 64-byte boundary, holding `values` rounded to the dtype.
-    fn new(dtype: DType, shape: &[usize], skew: usize, values: &[f32]) -> Self {
+    pub(super) fn new(dtype: DType, shape: &[usize], skew: usize, values: &[f32]) -> Self {
         let size = dtype.size();
         let mut memory = vec![CANARY; values.len() * size + 256 + skew * size];
         let start = memory.as_ptr().align_offset(64) + 64 + skew * size;
@@ -105,7 +105,7 @@ impl Guarded {
         }
     }
 
-    fn view(&mut self) -> TensorView {
+    pub(super) fn view(&mut self) -> TensorView {
         // SAFETY: the memory holds the elements, and the tests use one view at a time.
         unsafe {
             TensorView::new(
@@ -139,7 +139,7 @@ fn defined(x: &[f32], amax: &[f32], grid: &Grid, dtype: DType, format: Format) -
     y.iter().map(|y| round_to(dtype, *y)).collect()
 }
 
-fn round_to(dtype: DType, value: f32) -> f32 {
+pub(super) fn round_to(dtype: DType, value: f32) -> f32 {
     match dtype {
         DType::F32 => value,
         DType::F16 => F16::from_f32(value).to_f32(),
@@ -233,7 +233,7 @@ fn check(values: &[f32], shape: &[usize], blocks: &[usize], skew: usize) {
     }
 }
 
-fn edges(count: usize) -> Vec<f32> {
+pub(super) fn edges(count: usize) -> Vec<f32> {
     (0..count)
         .map(|i| {
             EDGES[i % EDGES.len()]

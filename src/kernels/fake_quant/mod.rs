@@ -2,11 +2,20 @@
 //!
 //! `scalar` is the definition; the loops here agree with it bit for bit on every instruction set, for
 //! every length and alignment, NaN and infinities included (`check`).
+//!
+//! `error` sums what rounding does to a tensor, `search` finds the amax that does least (`check_error`).
 
 #[cfg(test)]
 mod check;
+#[cfg(test)]
+mod check_error;
+mod error;
 mod loops;
 pub mod scalar;
+mod search;
+
+pub use error::{MAX_REL_ERR, squared_error, squared_error_dynamic};
+pub use search::{Best, Candidates, search};
 
 use super::absmax;
 use super::cpu::Cpu;
@@ -216,26 +225,41 @@ fn dispatch(
         };
         // SAFETY: both tensors are the same memory or apart (asserted), and ours to use (contract of
         // the view).
-        unsafe {
-            match format {
-                Format::Int(grid) => run_piece(isa, from, to, &piece, block, amax, grid),
-                Format::E4m3 => run_piece(isa, from, to, &piece, block, amax, Fp8),
-                Format::Nvfp4 { global_scale } => {
-                    run_piece(isa, from, to, &piece, block, amax, Nvfp4 { global_scale })
-                }
-                Format::Nvfp4Static { scale_amax } => {
-                    run_piece(isa, from, to, &piece, block, amax, Nvfp4Static { scale_amax })
-                }
-                Format::Mx(MxFormat::E4m3) => run_piece(isa, from, to, &piece, block, amax, Mx(E4M3)),
-                Format::Mx(MxFormat::E5m2) => run_piece(isa, from, to, &piece, block, amax, Mx(E5M2)),
-                Format::Mx(MxFormat::E3m2) => run_piece(isa, from, to, &piece, block, amax, Mx(E3M2)),
-                Format::Mx(MxFormat::E2m3) => run_piece(isa, from, to, &piece, block, amax, Mx(E2M3)),
-                Format::Mx(MxFormat::E2m1) => run_piece(isa, from, to, &piece, block, amax, Mx(E2M1)),
-                Format::Mx(MxFormat::E1m2) => run_piece(isa, from, to, &piece, block, amax, Mx(E1M2)),
-                Format::Mx(MxFormat::Int8) => run_piece(isa, from, to, &piece, block, amax, Mx(mx::Int8)),
-            }
-        }
+        unsafe { round_piece(isa, from, to, &piece, block, amax, format) };
     }));
+}
+
+/// # Safety
+/// `x` and `out` hold `piece.len` elements, the same memory or apart.
+unsafe fn round_piece<T: Element>(
+    isa: Isa,
+    x: *const T,
+    out: *mut T,
+    piece: &Piece,
+    block: usize,
+    amax: Amax<'_>,
+    format: Format,
+) {
+    // SAFETY: contract of this function.
+    unsafe {
+        match format {
+            Format::Int(grid) => run_piece(isa, x, out, piece, block, amax, grid),
+            Format::E4m3 => run_piece(isa, x, out, piece, block, amax, Fp8),
+            Format::Nvfp4 { global_scale } => {
+                run_piece(isa, x, out, piece, block, amax, Nvfp4 { global_scale })
+            }
+            Format::Nvfp4Static { scale_amax } => {
+                run_piece(isa, x, out, piece, block, amax, Nvfp4Static { scale_amax })
+            }
+            Format::Mx(MxFormat::E4m3) => run_piece(isa, x, out, piece, block, amax, Mx(E4M3)),
+            Format::Mx(MxFormat::E5m2) => run_piece(isa, x, out, piece, block, amax, Mx(E5M2)),
+            Format::Mx(MxFormat::E3m2) => run_piece(isa, x, out, piece, block, amax, Mx(E3M2)),
+            Format::Mx(MxFormat::E2m3) => run_piece(isa, x, out, piece, block, amax, Mx(E2M3)),
+            Format::Mx(MxFormat::E2m1) => run_piece(isa, x, out, piece, block, amax, Mx(E2M1)),
+            Format::Mx(MxFormat::E1m2) => run_piece(isa, x, out, piece, block, amax, Mx(E1M2)),
+            Format::Mx(MxFormat::Int8) => run_piece(isa, x, out, piece, block, amax, Mx(mx::Int8)),
+        }
+    }
 }
 
 /// # Safety
