@@ -265,3 +265,9 @@ fn awq_clipping_matches() {
     matches("int4_awq_clip", 14, 0, 0, 10);
     matches("int4_awq_full", 28, 14, 0, 10);
 }
+
+#[test]
+fn mse_matches() {
+    matches("int4_mse", 14, 0, 0, 0);
+    matches("int8_mse", 28, 0, 0, 0);
+}

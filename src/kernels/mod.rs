@@ -12,6 +12,7 @@ pub mod channel_scale;
 pub mod channel_stats;
 pub mod copy;
 pub mod cpu;
+pub mod difference;
 mod element;
 pub mod fake_quant;
 pub mod fingerprint;

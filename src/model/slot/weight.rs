@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Scratch, Slot, quantization};
 use crate::error::{Error, Result};
-use crate::kernels::{Cpu, absmax, copy};
+use crate::kernels::{Cpu, absmax, copy, difference};
 use crate::model::{Mode, SlotState};
 use crate::tensor::TensorView;
 
@@ -111,5 +111,26 @@ impl Slot {
         self.quantize(self.shared.context().cpu(), None, &weight, &weight)?;
         self.replace(Arc::new(state.map(|q| Arc::new(q.folded(keep_attributes)))));
         Ok(())
+    }
+
+    /// `|Q(w) - w|^2 / |w|^2` of the weight as the quantizer sees it; None for a weight that is packed, or all
+    /// zero.
+    pub(crate) fn weight_error(&self) -> Result<Option<f64>> {
+        let mut measured = None;
+        let cpu = self.shared.context().cpu();
+        let state = self.state();
+        self.with_seen_weight(|weight| {
+            let mut scratch = Scratch::default();
+            let rounded = scratch.like(weight)?;
+            let mut from = *weight;
+            for q in state.members().iter().filter(|q| q.enabled) {
+                quantization::apply(cpu, q, &self.name, &from, &rounded)?;
+                from = rounded;
+            }
+            let (error, energy) = difference::squared(cpu, &from, weight);
+            measured = (energy > 0.0).then_some(error / energy);
+            Ok(())
+        })?;
+        Ok(measured)
     }
 }

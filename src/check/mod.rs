@@ -1,0 +1,19 @@
+//! The checker: whether what a calibration left can be deployed. It reads, and changes nothing.
+
+mod errors;
+mod problems;
+mod report;
+
+use crate::error::Result;
+use crate::model::Model;
+
+pub use problems::{Kind, Problem, Severity};
+pub use report::{Report, Summary};
+
+/// Checks scales, groups, coverage and names of a quantized model, and measures the error of its quantizers.
+pub fn check(model: &Model) -> Result<Report> {
+    model.check_quantized()?;
+    let problems = problems::find(model);
+    let errors = errors::measure(model)?;
+    Ok(Report::new(model, problems, errors))
+}
