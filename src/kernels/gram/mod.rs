@@ -24,10 +24,12 @@ const SLAB: usize = 1024;
 const COLUMNS_PER_TASK: usize = 256;
 
 /// Bound of an entry's error after one call with `count` rows, times the entry of `|X|ᵀ|X| + |gram|`,
-/// `gram` being what was there. Calls add up: a matrix that began as zeros and got `count` rows each in
-/// `c` calls is within `max_rel_err(count) + (c - 1) u` of its `|X|ᵀ|X|`.
+/// `gram` being what was there.
 ///
-/// An entry is one sum of `count` products of the kind that `gemm` bounds.
+/// An entry is one sum of `count` products of the kind that `gemm` bounds. Further calls only add their
+/// chunks of 256 rows to it: a matrix that began as zeros and got `count` rows in each of c calls is
+/// within `max_rel_err(count) + (c - 1) * ceil(count / 256) * u` of its `|X|ᵀ|X|`, u = 2^-24. Products
+/// below the normal range of float32 lose more.
 pub fn max_rel_err(count: usize) -> f64 {
     gemm::max_rel_err(count)
 }
