@@ -35,7 +35,7 @@ pub fn max_rel_err(count: usize) -> f64 {
 }
 
 /// Bytes that [`accumulate`] allocates with `count` rows of `n` on `threads` threads: a copy of up to
-/// [`SLAB`] rows, and the packing of a product for each thread.
+/// 1024 rows, and the packing of a product for each thread.
 pub fn workspace_bytes(threads: usize, count: usize, n: usize) -> usize {
     let copied = n.div_ceil(TILE) * SLAB.min(count) * APART * size_of::<f32>();
     copied + threads * gemm::workspace_bytes(TILE)
