@@ -186,28 +186,37 @@ impl<T: Element, const MAX: bool, const SUM: bool> ChunkLoop<'_, T, MAX, SUM> {
         }
     }
 
+    /// The same for `L` channels from `at` on, in registers meanwhile.
     #[inline(always)]
     fn add_lanes<const N: usize, const L: usize>(&mut self, rows: [&[T]; N], at: usize) {
+        let (mut highest, mut sums) = ([0u32; L], [0.0f32; L]);
+        if MAX {
+            highest.copy_from_slice(&self.highest[at..at + L]);
+        }
+        if SUM {
+            sums.copy_from_slice(&self.sums[at..at + L]);
+        }
         for row in rows {
-            let Some(block) = row[at..].first_chunk::<L>() else {
-                return;
-            };
-            if let Some(highest) = self.highest.get_mut(at..).filter(|_| MAX)
-                && let Some(highest) = highest.first_chunk_mut::<L>()
-            {
-                for (highest, x) in highest.iter_mut().zip(block) {
+            let mut block = [row[at]; L];
+            block.copy_from_slice(&row[at..at + L]);
+            if MAX {
+                for (highest, x) in highest.iter_mut().zip(&block) {
                     *highest = (*highest).max(x.magnitude());
                 }
             }
-            if let Some(sums) = self.sums.get_mut(at..).filter(|_| SUM)
-                && let Some(sums) = sums.first_chunk_mut::<L>()
-            {
+            if SUM {
                 let mut values = [0.0; L];
-                T::load_block(block, &mut values);
-                for (sum, value) in sums.iter_mut().zip(values) {
+                T::load_block(&block, &mut values);
+                for (sum, value) in sums.iter_mut().zip(&values) {
                     *sum += value.abs();
                 }
             }
+        }
+        if MAX {
+            self.highest[at..at + L].copy_from_slice(&highest);
+        }
+        if SUM {
+            self.sums[at..at + L].copy_from_slice(&sums);
         }
     }
 }
