@@ -49,6 +49,11 @@
 #define MQ_DTYPE_BFLOAT 4
 
 /**
+ * mq_layer_desc.norm_flags: the norm multiplies with `1 + gain`, as Gemma's do.
+ */
+#define MQ_NORM_ADDS_ONE 1
+
+/**
  * A wildcard or filter that selects nothing is no error.
  */
 #define MQ_ALLOW_NO_MATCH 1
@@ -141,7 +146,8 @@ enum mq_status
      */
     MQ_ERR_CALLBACK = 9,
     /**
-     * Threads, or memory for a whole tensor, could not be had. (When a smaller allocation of mq's own fails,
+     * Threads, or memory for a whole tensor, could not be had, or the memory limit of the context is too
+     * low for a calibration (the text says how much it needs). (When a smaller allocation of mq's own fails,
      * the process ends, as it does in Rust programs.)
      */
     MQ_ERR_OUT_OF_MEMORY = 10,
@@ -153,6 +159,10 @@ enum mq_status
      * The model met MQ_ERR_INTERNAL before; only destroying it is possible.
      */
     MQ_ERR_POISONED = 12,
+    /**
+     * The host called mq_cancel(); the model is as it was before the call.
+     */
+    MQ_ERR_CANCELLED = 13,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -276,7 +286,8 @@ typedef struct mq_layer mq_layer;
  * mq_model_find_quantizer(), mq_model_quantizer_count(), mq_model_quantizer_at().
  * Verbs: mq_quantize(), mq_calibrate(), mq_fold_weight(), mq_enable_quantizer(),
  * mq_disable_quantizer(), mq_set_quantizer_attributes(), mq_postprocess_amax(), mq_reset_amax(),
- * mq_compress(), mq_print_quant_summary().
+ * mq_fold_pre_quant_scale(), mq_compress(), mq_plan(), mq_check(), mq_print_quant_summary(). From any thread:
+ * mq_cancel().
  */
 typedef struct mq_model mq_model;
 
@@ -311,6 +322,49 @@ typedef struct mq_log_fn {
 } mq_log_fn;
 
 /**
+ * How far a verb has come.
+ */
+typedef struct mq_progress {
+    /**
+     * "observe": a pass of the host's forward begins or ends; "solve": a layer or quantizer is solved.
+     */
+    const char *phase;
+    /**
+     * The layer or quantizer that was just solved; empty for none.
+     */
+    const char *layer;
+    /**
+     * Steps done of this phase, of the algorithm that is running.
+     */
+    uint64_t done;
+    /**
+     * Steps of this phase.
+     */
+    uint64_t total;
+} mq_progress;
+
+/**
+ * Receives the progress of the verbs of a context's models. Ownership as in mq_log_fn.
+ * Threads: called on the thread of the verb. It must not throw or unwind, and verbs on the same model
+ * answer MQ_ERR_BUSY.
+ */
+typedef struct mq_progress_fn {
+    /**
+     * Handed back unchanged as the first argument.
+     */
+    void *user_data;
+    /**
+     * `progress` is valid during the call. Returns 0 to go on; any other value stops the verb, which
+     * answers MQ_ERR_CALLBACK with the model as it was. NULL: no progress.
+     */
+    int32_t (*progress)(void *user_data, const struct mq_progress *progress);
+    /**
+     * Frees `user_data`; NULL when there is nothing to free.
+     */
+    void (*release)(void *user_data);
+} mq_progress_fn;
+
+/**
  * How a context works. Call mq_context_options_init() before setting fields.
  */
 typedef struct mq_context_options {
@@ -329,6 +383,16 @@ typedef struct mq_context_options {
      * too small to hold it).
      */
     struct mq_log_fn log;
+    /**
+     * Most bytes that the statistics and the work memory of a calibration may take beside the host's own
+     * memory and the scales it results in; 0 (default): no limit. Where one pass of the forward would need
+     * more, there are several (see mq_plan()); the results are the same.
+     */
+    uint64_t memory_limit_bytes;
+    /**
+     * Receives the progress of verbs; default: none. Released as `log`.
+     */
+    struct mq_progress_fn progress;
 } mq_context_options;
 
 /**
@@ -440,6 +504,35 @@ typedef struct mq_layer_desc {
      * Layers of one name read the same activation; NULL: nobody shares this layer's input.
      */
     const char *shared_input_group;
+    /**
+     * Layers of one name are the same projection of the experts of one block: peers, each of which sees part
+     * of the tokens; NULL: no expert. They get one scale for their input, and stand in for one that no
+     * token reached.
+     */
+    const char *expert_group;
+    /**
+     * The gain, `[in]`, of the norm whose output the layer reads, for mq_fold_pre_quant_scale(), which
+     * writes to it; any float dtype. NULL: none. Layers that name the same memory read the same output,
+     * and everybody who reads it must be registered.
+     */
+    const struct mq_tensor *norm_gain;
+    /**
+     * The norm's bias, `[in]`, which is written to likewise; NULL: none.
+     */
+    const struct mq_tensor *norm_bias;
+    /**
+     * Name of the linear layer whose rows can take over what this layer's input is multiplied with: the
+     * input is that layer's output, or a product of it with something, channel by channel. NULL: none.
+     */
+    const char *producer;
+    /**
+     * 0 or MQ_NORM_ADDS_ONE.
+     */
+    uint32_t norm_flags;
+    /**
+     * Must be zero.
+     */
+    uint32_t reserved;
 } mq_layer_desc;
 
 /**
@@ -502,6 +595,69 @@ typedef struct mq_amax_fn {
      */
     void (*release)(void *user_data);
 } mq_amax_fn;
+
+/**
+ * How the calibrations of a model work, beside their algorithm. Call mq_calibration_options_init() before
+ * setting fields. Strings are copied.
+ */
+typedef struct mq_calibration_options {
+    /**
+     * sizeof(mq_calibration_options) in the caller's header. Set by mq_calibration_options_init().
+     */
+    uint32_t struct_size;
+    /**
+     * Must be zero.
+     */
+    uint32_t reserved;
+    /**
+     * A calibration fails with MQ_ERR_STATE when fewer tokens than this pass an enabled quantizer of
+     * activations; the text names those. 0 (default): none is refused, and those that no token reached
+     * are filled: from the other experts of their `expert_group`, else from the layers of their
+     * `shared_input_group` or `fused_group`, else they stay without an amax and quantize dynamically.
+     */
+    uint64_t min_tokens;
+    /**
+     * Path of a file that keeps what a calibration has finished: one that was killed, cancelled or failed
+     * goes on from there when the same verb is called on the same model again. It is removed when the verb
+     * succeeds. NULL (default): none.
+     */
+    const char *resume_file;
+} mq_calibration_options;
+
+/**
+ * What mq_check() found, in numbers. Set `struct_size` to sizeof(mq_check_report) before the call.
+ */
+typedef struct mq_check_report {
+    /**
+     * sizeof(mq_check_report) in the caller's header.
+     */
+    uint32_t struct_size;
+    /**
+     * Problems that make scales wrong: not finite, not positive, or different within a group that is computed
+     * as one; names that lead nowhere.
+     */
+    uint32_t errors;
+    /**
+     * Problems that do not: quantizers that no token reached, a group of one, an amax of zero.
+     */
+    uint32_t warnings;
+    /**
+     * Quantizers of the model; a sequential one counts once.
+     */
+    uint32_t quantizers;
+    /**
+     * Those that are enabled.
+     */
+    uint32_t enabled;
+    /**
+     * Enabled quantizers of activations that no token reached in their calibration.
+     */
+    uint32_t unseen;
+    /**
+     * The fewest tokens that an enabled quantizer of activations saw; UINT64_MAX when none was calibrated.
+     */
+    uint64_t fewest_tokens;
+} mq_check_report;
 
 /**
  * Gives memory for packed weights. Ownership of `user_data`, threads and unwinding as in
@@ -974,6 +1130,120 @@ mq_status mq_print_quant_summary(const struct mq_model *model,
                                  char *buffer,
                                  size_t capacity,
                                  size_t *length);
+
+/**
+ * Fills `options` with the defaults, never writing past `struct_size` bytes.
+ *
+ * @param[out] options      Struct to fill.
+ * @param[in]  struct_size  sizeof(mq_calibration_options) in the caller's header.
+ * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT when `options` is NULL or `struct_size` too small.
+ */
+MQ_API
+mq_status mq_calibration_options_init(struct mq_calibration_options *options,
+                                      uint32_t struct_size);
+
+/**
+ * Sets how the calibrations of a model work from now on.
+ *
+ * @param[in] model    Any model.
+ * @param[in] options  How they work; NULL means the defaults.
+ * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT; MQ_ERR_BUSY.
+ */
+MQ_API
+mq_status mq_model_set_calibration_options(struct mq_model *model,
+                                           const struct mq_calibration_options *options);
+
+/**
+ * What mq_quantize() or mq_calibrate() would do, before anything runs: per pass of the forward which layers,
+ * which statistics, and how many bytes.
+ *
+ * @param[in]  model     Any model with layers, for a configuration; one that went through mq_quantize(), for
+ *                       an algorithm. It stays as it is.
+ * @param[in]  config    What mq_quantize() takes (a preset or an object with "quant_cfg"), or what
+ *                       mq_calibrate() takes (an algorithm, or a list of them).
+ * @param[out] buffer    Receives at most `capacity - 1` bytes of JSON and a NUL; NULL when `capacity` is 0.
+ * @param[in]  capacity  Bytes of `buffer`.
+ * @param[out] length    Length of the whole text without the NUL, also when it did not fit. May be NULL when
+ *                       `buffer` is not.
+ * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT; MQ_ERR_CONFIG and MQ_ERR_UNSUPPORTED as the verbs;
+ *         MQ_ERR_OUT_OF_MEMORY when the context's memory limit is too low for one layer alone (the text says
+ *         what it needs); MQ_ERR_STATE for an algorithm before mq_quantize(); MQ_ERR_BUSY.
+ *
+ * The object: "forwards" (how often the forward runs), "peak_bytes" (the most memory of all passes),
+ * "memory_limit_bytes", "passes" (a list of {"algorithm", "peak_bytes", "statistics_bytes", "workspace_bytes",
+ * "observed": [{"layers" or "quantizers", "channels", "statistics", "bytes"}]}), and "without_data" (weights
+ * that need no pass, by algorithm). Bytes are an upper bound. Quantizers whose amax has a shape of its own count once that shape is
+ * known; histograms whose range grows take more.
+ */
+MQ_API
+mq_status mq_plan(struct mq_model *model,
+                  const char *config,
+                  char *buffer,
+                  size_t capacity,
+                  size_t *length);
+
+/**
+ * Checks whether what a calibration left can be deployed: every scale finite, positive and in range, one
+ * scale for what is computed as one, every quantizer reached by data, every name resolved. Measures the
+ * error of the quantizers. Changes nothing.
+ *
+ * @param[in]  model     Model that went through mq_quantize().
+ * @param[out] result    The numbers; `struct_size` set by the caller. NULL: not wanted. Untouched on failure.
+ * @param[out] buffer    Receives at most `capacity - 1` bytes of JSON and a NUL; NULL when `capacity` is 0.
+ * @param[in]  capacity  Bytes of `buffer`.
+ * @param[out] length    Length of the whole text without the NUL, also when it did not fit. May be NULL when
+ *                       `result` or `buffer` is not.
+ * @return MQ_OK when it could be checked, whatever was found; MQ_ERR_INVALID_ARGUMENT; MQ_ERR_NUMERIC for
+ *         NaN or Inf in a weight; MQ_ERR_STATE before mq_quantize(); MQ_ERR_OUT_OF_MEMORY (it takes a copy
+ *         of the largest weight); MQ_ERR_BUSY.
+ *
+ * The object: the numbers, "problems" (a list of {"severity", "kind", "name", "text"}), and "quantizers" (a list of
+ * {"name", "enabled", "algorithm", "tokens", "filled_from", "error": {"of", "before", "after"}}). An error is
+ * `|quantized - original|^2 / |original|^2` of the tensor itself ("tensor") or of the layer's output over the calibration tokens
+ * ("output"), before (with the largest magnitudes and no factors) and after the calibration.
+ */
+MQ_API
+mq_status mq_check(const struct mq_model *model,
+                   struct mq_check_report *result,
+                   char *buffer,
+                   size_t capacity,
+                   size_t *length);
+
+/**
+ * Moves what SmoothQuant and AWQ multiply activations with into what produces them, so that it costs nothing
+ * at run time: the gain (and bias) of the norm, or the rows (and bias) of the linear layer, that the
+ * mq_layer_desc of the readers names. All registered readers of an activation get the same factors, the mean
+ * of theirs; a weight whose factors change is scaled and calibrated accordingly.
+ *
+ * @param[in]  model   Model that went through mq_quantize(). mq writes to norms and weights of the host's: no
+ *                     tap may run meanwhile.
+ * @param[in]  flags   Must be 0.
+ * @param[out] folded  Number of layers whose input is no longer multiplied. May be NULL. Untouched on failure.
+ * @return MQ_OK, also when nothing was to be folded; MQ_ERR_INVALID_ARGUMENT; MQ_ERR_NOT_FOUND for a producer
+ *         that is no layer; MQ_ERR_STATE before mq_quantize(), for layers of different sizes, and for weights
+ *         that are folded, compressed or shared so that they cannot change any more; MQ_ERR_NUMERIC when a value would leave
+ *         the range of its type; MQ_ERR_BUSY. On failure nothing is changed.
+ *
+ * The weights' own factors (the inverse) stay with their quantizers: mq_layer_weight() applies them, and
+ * mq_fold_weight() or mq_compress() write them down.
+ */
+MQ_API
+mq_status mq_fold_pre_quant_scale(struct mq_model *model,
+                                  uint32_t flags,
+                                  size_t *folded);
+
+/**
+ * Stops the verb that is running on a model, soon: between two layers, between parts of a large layer, and
+ * at the next tap, which answers MQ_ERR_CANCELLED. The verb answers MQ_ERR_CANCELLED, with the model as it
+ * was.
+ *
+ * @param[in] model  Any model; not while or after it is destroyed.
+ * @return MQ_OK, also when no verb is running (the next one is not affected); MQ_ERR_INVALID_ARGUMENT.
+ *
+ * Threads: may be called from any thread, also from a callback of the verb.
+ */
+MQ_API
+mq_status mq_cancel(const struct mq_model *model);
 
 /**
  * Packs weights for real: low-bit codes and scales take the place of the host's weights.

@@ -111,6 +111,36 @@ pub struct mq_log_fn {
     pub release: Option<unsafe extern "C" fn(user_data: *mut c_void)>,
 }
 
+/// How far a verb has come.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct mq_progress {
+    /// "observe": a pass of the host's forward begins or ends; "solve": a layer or quantizer is solved.
+    pub phase: *const c_char,
+    /// The layer or quantizer that was just solved; empty for none.
+    pub layer: *const c_char,
+    /// Steps done of this phase, of the algorithm that is running.
+    pub done: u64,
+    /// Steps of this phase.
+    pub total: u64,
+}
+
+/// Receives the progress of the verbs of a context's models. Ownership as in mq_log_fn.
+/// Threads: called on the thread of the verb. It must not throw or unwind, and verbs on the same model
+/// answer MQ_ERR_BUSY.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct mq_progress_fn {
+    /// Handed back unchanged as the first argument.
+    pub user_data: *mut c_void,
+    /// `progress` is valid during the call. Returns 0 to go on; any other value stops the verb, which
+    /// answers MQ_ERR_CALLBACK with the model as it was. NULL: no progress.
+    pub progress:
+        Option<unsafe extern "C" fn(user_data: *mut c_void, progress: *const mq_progress) -> i32>,
+    /// Frees `user_data`; NULL when there is nothing to free.
+    pub release: Option<unsafe extern "C" fn(user_data: *mut c_void)>,
+}
+
 /// Owns a host's user data and releases it exactly once.
 pub(crate) struct UserData {
     pointer: *mut c_void,
@@ -168,6 +198,7 @@ type Filter = unsafe extern "C" fn(*mut c_void, *const c_char, *mut i32) -> i32;
 type Process = unsafe extern "C" fn(*mut c_void, *const c_char, *mut f32, usize) -> i32;
 type Buffers =
     unsafe extern "C" fn(*mut c_void, *const c_char, *const c_char, usize, *mut *mut c_void) -> i32;
+type Report = unsafe extern "C" fn(*mut c_void, *const mq_progress) -> i32;
 type Log = unsafe extern "C" fn(*mut c_void, i32, *const c_char);
 
 takes!(take_forward, mq_forward_fn, forward, Forward);
@@ -175,6 +206,7 @@ takes!(take_filter, mq_filter_fn, filter, Filter);
 takes!(take_amax, mq_amax_fn, process, Process);
 takes!(take_buffers, mq_buffer_fn, allocate, Buffers);
 takes!(take_log, mq_log_fn, log, Log);
+takes!(take_progress, mq_progress_fn, progress, Report);
 
 fn outcome(what: &'static str, code: i32) -> Result<()> {
     match code {
@@ -281,5 +313,26 @@ impl Taken<Log> {
             // SAFETY: contract of mq_log_fn; the text outlives the call.
             unsafe { log(self.data.pointer(), level as i32, text.as_ptr()) }
         }
+    }
+}
+
+impl Taken<Report> {
+    /// What the host answers; 0 when it wants no progress.
+    pub(crate) fn report(&self, progress: &crate::model::Progress) -> i32 {
+        let (Some(report), Ok(phase), Ok(layer)) = (
+            self.function,
+            CString::new(progress.phase),
+            CString::new(progress.layer),
+        ) else {
+            return 0;
+        };
+        let told = mq_progress {
+            phase: phase.as_ptr(),
+            layer: layer.as_ptr(),
+            done: progress.done,
+            total: progress.total,
+        };
+        // SAFETY: contract of mq_progress_fn; struct and texts outlive the call.
+        unsafe { report(self.data.pointer(), &told) }
     }
 }

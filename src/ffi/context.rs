@@ -4,12 +4,12 @@ use std::ffi::c_char;
 use std::mem::{offset_of, size_of};
 use std::sync::Arc;
 
-use super::callback::{mq_log_fn, mq_log_level, take_log};
+use super::callback::{mq_log_fn, mq_log_level, mq_progress_fn, take_log, take_progress};
 use super::guard::{enter, out};
 use super::options::{self, Versioned};
 use super::status::mq_status;
 use crate::error::{Error, Result};
-use crate::model::{Context, LogLevel};
+use crate::model::{Context, ContextSettings, LogLevel, Progress, ProgressSink};
 
 /// Threads, instruction set and log of the library; models are created on one.
 ///
@@ -33,9 +33,20 @@ pub struct mq_context_options {
     /// context and its models, or at once when mq_context_create() fails (but not when `struct_size` is
     /// too small to hold it).
     pub log: mq_log_fn,
+    /// Most bytes that the statistics and the work memory of a calibration may take beside the host's own
+    /// memory and the scales it results in; 0 (default): no limit. Where one pass of the forward would need
+    /// more, there are several (see mq_plan()); the results are the same.
+    pub memory_limit_bytes: u64,
+    /// Receives the progress of verbs; default: none. Released as `log`.
+    pub progress: mq_progress_fn,
 }
-const _: () = assert!(size_of::<mq_context_options>() == 32);
+const _: () = assert!(size_of::<mq_context_options>() == 64);
 const _: () = assert!(offset_of!(mq_context_options, log) == 8);
+const _: () = assert!(offset_of!(mq_context_options, memory_limit_bytes) == 32);
+const _: () = assert!(offset_of!(mq_context_options, progress) == 40);
+
+/// Size of a struct that has `progress`.
+const PROGRESS_END: usize = 64;
 
 // SAFETY: repr(C); integers, pointers and nullable functions, of which all-zero is valid and
 // anything else is the caller's promise (contract of mq_log_fn).
@@ -49,6 +60,12 @@ unsafe impl Versioned for mq_context_options {
             log: mq_log_fn {
                 user_data: std::ptr::null_mut(),
                 log: None,
+                release: None,
+            },
+            memory_limit_bytes: 0,
+            progress: mq_progress_fn {
+                user_data: std::ptr::null_mut(),
+                progress: None,
                 release: None,
             },
         }
@@ -125,6 +142,13 @@ pub unsafe extern "C" fn mq_context_create(
             }
             _ => None,
         };
+        let progress = match size {
+            PROGRESS_END.. => {
+                // SAFETY: as above.
+                unsafe { take_progress(&raw const (*options).progress) }
+            }
+            _ => None,
+        };
         let options = if options.is_null() {
             mq_context_options::defaults()
         } else {
@@ -143,7 +167,16 @@ pub unsafe extern "C" fn mq_context_create(
             }),
             None => Box::new(|_, _| {}),
         };
-        let created = Context::new(options.num_threads as usize, sink)?;
+        let reporter = progress.map(|progress| {
+            let report = move |step: &Progress| progress.report(step);
+            Box::new(report) as ProgressSink
+        });
+        let created = Context::with(ContextSettings {
+            threads: options.num_threads as usize,
+            memory_limit_bytes: options.memory_limit_bytes,
+            log: sink,
+            progress: reporter,
+        })?;
         *context = Box::into_raw(Box::new(mq_context {
             context: Arc::new(created),
         }));

@@ -6,6 +6,7 @@
 // `@param[in]` is Doxygen's, for the header.
 #![allow(rustdoc::broken_intra_doc_links, rustdoc::private_intra_doc_links)]
 
+pub mod calibration;
 pub mod callback;
 pub mod compress;
 pub mod context;

@@ -11,8 +11,9 @@ use super::options::{self, Versioned};
 use super::status::mq_status;
 use super::tap::{LayerHandle, QuantizerHandle, mq_layer, mq_quantizer};
 use super::tensor::{mq_tensor, view_or_null};
+use super::verb::check_flags;
 use crate::error::{Error, Result};
-use crate::model::{Layer, LayerKind, LayerSpec, Model, Shared, Slot};
+use crate::model::{Layer, LayerKind, LayerSpec, Model, Norm, Shared, Slot};
 
 /// The host's model as mq knows it: names, borrowed tensors and quantizers.
 ///
@@ -26,10 +27,11 @@ use crate::model::{Layer, LayerKind, LayerSpec, Model, Shared, Slot};
 /// mq_model_find_quantizer(), mq_model_quantizer_count(), mq_model_quantizer_at().
 /// Verbs: mq_quantize(), mq_calibrate(), mq_fold_weight(), mq_enable_quantizer(),
 /// mq_disable_quantizer(), mq_set_quantizer_attributes(), mq_postprocess_amax(), mq_reset_amax(),
-/// mq_compress(), mq_print_quant_summary().
+/// mq_fold_pre_quant_scale(), mq_compress(), mq_plan(), mq_check(), mq_print_quant_summary(). From any thread:
+/// mq_cancel().
 pub struct mq_model {
     inner: Mutex<Model>,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     handles: Mutex<Handles>,
 }
 
@@ -96,10 +98,32 @@ pub struct mq_layer_desc {
     pub fused_group: *const c_char,
     /// Layers of one name read the same activation; NULL: nobody shares this layer's input.
     pub shared_input_group: *const c_char,
+    /// Layers of one name are the same projection of the experts of one block: peers, each of which sees part
+    /// of the tokens; NULL: no expert. They get one scale for their input, and stand in for one that no
+    /// token reached.
+    pub expert_group: *const c_char,
+    /// The gain, `[in]`, of the norm whose output the layer reads, for mq_fold_pre_quant_scale(), which
+    /// writes to it; any float dtype. NULL: none. Layers that name the same memory read the same output,
+    /// and everybody who reads it must be registered.
+    pub norm_gain: *const mq_tensor,
+    /// The norm's bias, `[in]`, which is written to likewise; NULL: none.
+    pub norm_bias: *const mq_tensor,
+    /// Name of the linear layer whose rows can take over what this layer's input is multiplied with: the
+    /// input is that layer's output, or a product of it with something, channel by channel. NULL: none.
+    pub producer: *const c_char,
+    /// 0 or MQ_NORM_ADDS_ONE.
+    pub norm_flags: u32,
+    /// Must be zero.
+    pub reserved: u32,
 }
-const _: () = assert!(size_of::<mq_layer_desc>() == 56);
+const _: () = assert!(size_of::<mq_layer_desc>() == 96);
 const _: () = assert!(offset_of!(mq_layer_desc, name) == 8);
 const _: () = assert!(offset_of!(mq_layer_desc, shared_input_group) == 48);
+const _: () = assert!(offset_of!(mq_layer_desc, expert_group) == 56);
+const _: () = assert!(offset_of!(mq_layer_desc, norm_flags) == 88);
+
+/// mq_layer_desc.norm_flags: the norm multiplies with `1 + gain`, as Gemma's do.
+pub const MQ_NORM_ADDS_ONE: u32 = 1;
 
 // SAFETY: repr(C); integers and pointers, of which all-zero is valid and anything else is the
 // caller's promise (contract of mq_layer_desc).
@@ -116,6 +140,12 @@ unsafe impl Versioned for mq_layer_desc {
             bias: std::ptr::null(),
             fused_group: std::ptr::null(),
             shared_input_group: std::ptr::null(),
+            expert_group: std::ptr::null(),
+            norm_gain: std::ptr::null(),
+            norm_bias: std::ptr::null(),
+            producer: std::ptr::null(),
+            norm_flags: 0,
+            reserved: 0,
         }
     }
 }
@@ -137,6 +167,31 @@ fn layer_kind(code: i32) -> Result<LayerKind> {
             )));
         }
     })
+}
+
+/// The norm a layer reads.
+///
+/// # Safety
+/// The contract of mq_layer_desc.
+unsafe fn norm(desc: &mq_layer_desc) -> Result<Option<Norm>> {
+    check_flags(desc.norm_flags, MQ_NORM_ADDS_ONE)?;
+    // SAFETY: contract above.
+    let (gain, bias) = unsafe {
+        (
+            view_or_null(desc.norm_gain, "desc.norm_gain")?,
+            view_or_null(desc.norm_bias, "desc.norm_bias")?,
+        )
+    };
+    match (gain, bias) {
+        (None, Some(_)) => Err(Error::InvalidArgument(
+            "desc.norm_bias is set, but desc.norm_gain is NULL".into(),
+        )),
+        (gain, bias) => Ok(gain.map(|gain| Norm {
+            gain,
+            bias,
+            adds_one: desc.norm_flags & MQ_NORM_ADDS_ONE != 0,
+        })),
+    }
 }
 
 /// Creates an empty model.
@@ -232,9 +287,10 @@ pub unsafe extern "C" fn mq_model_add_layer(
                     "desc.shared_input_group",
                 )?
                 .map(str::to_owned),
-                expert_group: None,
-                norm: None,
-                producer: None,
+                expert_group: guard::text_or_null(desc.expert_group, "desc.expert_group")?
+                    .map(str::to_owned),
+                norm: norm(&desc)?,
+                producer: guard::text_or_null(desc.producer, "desc.producer")?.map(str::to_owned),
             };
             let added = inner.add_layer(spec)?;
             let address = handle.keep_layer(added)?;

@@ -28,6 +28,17 @@ const ROWS: usize = 4;
 /// Floats of the chunks in work, unless a few chunks are more.
 const WORKING: usize = 1 << 18;
 
+/// Bytes that [`run`] allocates at most for the largest magnitudes, and for the sums too if they are wanted.
+pub fn workspace_bytes(channels: usize, sums: bool) -> usize {
+    let results = 1 + usize::from(sums);
+    results * in_work(channels) * channels * size_of::<f32>()
+}
+
+/// Chunks whose results are held at a time.
+fn in_work(channels: usize) -> usize {
+    (WORKING / channels.max(1)).clamp(16, 1024)
+}
+
 /// Writes, for `x` of `[.., channels]`, the largest magnitude of each channel to `amax` and the sum of its
 /// magnitudes to `sums`, each if wanted. Without rows they are zero.
 ///
@@ -72,7 +83,7 @@ fn pass<T: Element, const MAX: bool, const SUM: bool>(
 ) {
     let (rows, x, isa) = (x.count() / channels, *x, cpu.isa());
     let chunks = rows.div_ceil(CHUNK);
-    let in_work = (WORKING / channels).clamp(16, 1024).min(chunks);
+    let in_work = in_work(channels).min(chunks);
     let bands = channels.div_ceil(BAND);
     let mut highest = vec![0u32; if MAX { in_work * channels } else { 0 }];
     let mut partial = vec![0.0f32; if SUM { in_work * channels } else { 0 }];

@@ -12,7 +12,10 @@ use crate::tensor::TensorView;
 
 /// Rows that are gathered before they go into a Gram matrix: enough for a matrix product to run at its
 /// speed, and always the same rows together, however the host cuts a batch into taps.
-const STAGE_ROWS: usize = 256;
+const STAGE_ROWS: usize = 512;
+
+/// Rows that are gathered for the blocks.
+const BLOCK_ROWS: usize = 128;
 
 /// Which statistics of an input are collected. The magnitudes of the channels always are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -56,10 +59,21 @@ impl InputNeeds {
             bytes += floats(channels * channels) + floats(STAGE_ROWS * channels);
         }
         if let Some(blocks) = self.blocks {
-            // A batch gives up to twice the tokens it is asked for.
-            bytes += floats(blocks.len(channels)) + floats(STAGE_ROWS * channels);
+            bytes += floats(blocks.len(channels)) + floats(BLOCK_ROWS * channels);
         }
         bytes
+    }
+
+    /// Bytes that a tap takes while it observes so many channels.
+    pub fn transient_bytes(&self, channels: usize, threads: usize) -> u64 {
+        let mut bytes = channel_stats::workspace_bytes(channels, self.mean_abs);
+        if self.gram {
+            bytes = bytes.max(gram::workspace_bytes(threads, STAGE_ROWS, channels));
+        }
+        if self.blocks.is_some() {
+            bytes = bytes.max(gram::blocks_workspace_bytes(threads));
+        }
+        (bytes + channels * size_of::<f32>()) as u64
     }
 }
 
@@ -114,7 +128,7 @@ impl InputStatistics {
         let gram = if needs.gram { channels * channels } else { 0 };
         let stage = if needs.gram { STAGE_ROWS * channels } else { 0 };
         let blocks = needs.blocks.map_or(0, |blocks| blocks.len(channels));
-        let block_stage = needs.blocks.map_or(0, |_| STAGE_ROWS * channels);
+        let block_stage = needs.blocks.map_or(0, |_| BLOCK_ROWS * channels);
         let running = Running {
             channel_max: zeros(channels)?,
             batch_sums: vec![0.0; channels],
@@ -242,7 +256,7 @@ impl Running {
         let factor = 1.0 / (sampled as f32).sqrt();
         let mut done = 0;
         while done < sampled {
-            let rows = STAGE_ROWS.min(sampled - done);
+            let rows = BLOCK_ROWS.min(sampled - done);
             let place = &mut self.block_stage[..rows * channels];
             let part = Rows {
                 first: done * step,

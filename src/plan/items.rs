@@ -59,6 +59,16 @@ impl Item {
     }
 }
 
+impl Item {
+    /// Bytes that a tap of it takes while it observes.
+    pub fn transient_bytes(&self, threads: usize) -> u64 {
+        match self {
+            Self::Slots(..) => 0,
+            Self::Layers(_, needs) => needs.transient_bytes(self.channels().unwrap_or(0), threads),
+        }
+    }
+}
+
 /// Names, locks and pointers.
 fn small(slots: &[Arc<Slot>]) -> u64 {
     512 * slots.len() as u64

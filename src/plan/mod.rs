@@ -31,7 +31,7 @@ pub struct Pass {
     pub items: Vec<Item>,
     /// Bytes of all statistics.
     pub statistics_bytes: u64,
-    /// Bytes to work with afterwards.
+    /// Bytes to work with, in a tap or afterwards.
     pub workspace_bytes: u64,
 }
 
@@ -56,13 +56,16 @@ impl Plan {
         let items = items::Items::new(model, algorithm)?;
         let threads = model.context().cpu().num_threads();
         let limit = model.context().memory_limit_bytes().unwrap_or(u64::MAX);
-        let workspace = |item: &Item| match item {
-            Item::Slots(..) => 0,
-            Item::Layers(layers, _) => layers
-                .iter()
-                .map(|layer| algorithm.workspace_bytes(layer, threads))
-                .max()
-                .unwrap_or(0),
+        let workspace = |item: &Item| {
+            let solving = match item {
+                Item::Slots(..) => 0,
+                Item::Layers(layers, _) => layers
+                    .iter()
+                    .map(|layer| algorithm.workspace_bytes(layer, threads))
+                    .max()
+                    .unwrap_or(0),
+            };
+            solving.max(item.transient_bytes(threads))
         };
         let mut plan = Self {
             weights: items.weights,

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 /// Only the boundary is parsed, in reading order: nothing internal can leak into the header.
-const FILES: [&str; 10] = [
+const FILES: [&str; 11] = [
     "status",
     "guard",
     "context",
@@ -12,6 +12,7 @@ const FILES: [&str; 10] = [
     "model",
     "tap",
     "verb",
+    "calibration",
     "compress",
     "quantizer",
 ];
