@@ -5,7 +5,8 @@ can do without. Prints a table, writes its rows as JSON. Run by `make bench`. In
 forward passes of the host over as many sequences:
 
   beyond  wall time less one forward pass, measured right before and after
-  inside  of mq: what was measured in its taps and in the verb outside the forward passes
+  inside  of mq: what was measured in its taps and in the verb outside the forward passes, and
+          one for each pass after the first
   cpu     the same as CPU time of the process: of mq inside, of the reference beyond
   MiB     peak of resident memory above that before the call, the host's forward included
 """

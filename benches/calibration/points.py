@@ -27,7 +27,9 @@ class Turn:
         return getattr(self.whole, clock) - getattr(self.forward, clock)
 
     def inside(self, clock):
-        return getattr(self.taps, clock) + getattr(self.solving, clock)
+        """The same without the noise of the forward pass; each pass after the first counts."""
+        more = max(0, self.passes - 1) * getattr(self.forward, clock)
+        return getattr(self.taps, clock) + getattr(self.solving, clock) + more
 
 
 @dataclass
