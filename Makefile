@@ -15,7 +15,7 @@ demo: library
 test: setup library
 	scripts/test.sh
 
-## Ratios against a plain copy, a product of matrices and PyTorch; target/bench/report.json.
+## Ratios against a plain copy, a product of matrices, PyTorch and the reference; target/bench/report.json.
 bench: library
 	scripts/bench.sh
 

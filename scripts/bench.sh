@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Measures: mq's kernels against a plain copy and a product of matrices, and against PyTorch. `make bench`.
-# PyTorch goes into an environment of its own (several gigabytes); MQ_BENCH_TORCH=0 leaves it out.
+# Measures: mq's kernels against a plain copy, a product of matrices and PyTorch, its calibration against NVIDIA
+# Model Optimizer. `make bench`. Both get an environment of their own (several gigabytes each):
+# MQ_BENCH_TORCH=0 and MQ_BENCH_REFERENCE=0 leave them out.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=target/bench
@@ -8,15 +9,26 @@ mkdir -p "$out"
 
 cargo bench --locked --bench kernels --bench histogram --bench gram --bench search
 parts=("$out/kernels.json" "$out/histogram.json" "$out/gram.json" "$out/search.json")
-if [[ ${MQ_BENCH_TORCH:-1} != 0 ]]; then
-    venv="$out/venv"
-    if [[ ! -x $venv/bin/python ]] || ! "$venv/bin/python" -c 'import torch, ml_dtypes' 2>/dev/null; then
-        python3 -m venv "$venv"
-        "$venv/bin/pip" install --quiet --disable-pip-version-check -r benches/requirements.txt
+export PYTHONPATH=bindings/python MQ_LIBRARY=target/release/libmq.so PYTHONUNBUFFERED=1
+
+# environment FOLDER REQUIREMENTS MODULES: makes it unless these modules import.
+environment() {
+    if [[ ! -x $1/bin/python ]] || ! "$1/bin/python" -W ignore -c "import $3" 2>/dev/null; then
+        python3 -m venv "$1"
+        "$1/bin/pip" install --quiet --disable-pip-version-check -r "$2"
     fi
-    PYTHONPATH=bindings/python MQ_LIBRARY=target/release/libmq.so \
-        "$venv/bin/python" benches/torch_compare.py "$out/torch.json"
+}
+
+if [[ ${MQ_BENCH_TORCH:-1} != 0 ]]; then
+    environment "$out/venv" benches/requirements.txt torch,ml_dtypes
+    "$out/venv/bin/python" benches/torch_compare.py "$out/torch.json"
     parts+=("$out/torch.json")
+fi
+if [[ ${MQ_BENCH_REFERENCE:-1} != 0 ]]; then
+    environment "$out/venv-reference" benches/calibration/requirements.txt \
+        modelopt.torch.quantization
+    "$out/venv-reference/bin/python" -W ignore benches/calibration "$out/calibration.json"
+    parts+=("$out/calibration.json")
 fi
 python3 - "$out/report.json" "${parts[@]}" <<'PY'
 import json
