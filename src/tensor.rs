@@ -144,6 +144,16 @@ impl TensorView {
         Ok(Self { data, dtype, shape })
     }
 
+    /// A float32 view over memory of the library's own, which outlives its use. Errors when it is too small.
+    pub(crate) fn over(memory: &mut [f32], extents: &[usize]) -> Result<Self, String> {
+        let empty = Self {
+            data: std::ptr::null_mut(),
+            dtype: DType::F32,
+            shape: Shape::new(extents)?,
+        };
+        empty.with_data(memory)
+    }
+
     /// A view of the same dtype and shape over other memory. Errors when it is too small.
     pub fn with_data(&self, memory: &mut [f32]) -> Result<Self, String> {
         if size_of_val(memory) < self.size_bytes() {

@@ -12,6 +12,7 @@ mod observe;
 pub(crate) mod rebalance;
 mod resume;
 mod run;
+mod sample_error;
 mod shared_scale;
 mod smoothquant;
 

@@ -6,7 +6,7 @@ use super::Forward;
 use crate::error::{Error, Result};
 use crate::model::{Mode, Model, Observer, Slot};
 use crate::observe::{
-    AbsMax, Gate, Histogram, HistogramStatistic, InputStatistics, Statistic, Tap,
+    AbsMax, Gate, Histogram, HistogramStatistic, InputStatistics, Sample, Statistic, Tap,
 };
 use crate::plan::{Item, Pass, SlotNeeds};
 
@@ -18,6 +18,8 @@ pub(super) struct Seen {
     pub statistic: Arc<Statistic>,
     /// Tokens that passed the tap of each of the item's slots.
     pub tokens: Vec<u64>,
+    /// Some of them.
+    pub sample: Arc<Sample>,
 }
 
 /// Tokens of the first pass, which every further one must repeat.
@@ -33,40 +35,37 @@ pub(super) fn pass(
 ) -> Result<Vec<Seen>> {
     let mut watched = Vec::new();
     for item in &pass.items {
-        watched.push(watch(item.clone(), Arc::new(statistic(item)?)));
+        watched.push(Watched::new(item.clone(), statistic(item)?));
     }
-    let mut counted = Vec::new();
-    for (item, _) in &witnesses.0 {
-        counted.push(watch(item.clone(), Arc::new(Statistic::Count)));
-    }
+    let counts = |(item, _): &(Item, Vec<u64>)| Watched::new(item.clone(), Statistic::Count);
+    let counted: Vec<Watched> = witnesses.0.iter().map(counts).collect();
     let outcome = run(model, forward);
-    for (item, _) in watched.iter().chain(&counted) {
-        for slot in item.slots() {
-            slot.set_observer(None);
-        }
+    for watched in watched.iter().chain(&counted) {
+        watched.leave();
     }
     outcome?;
     model.shared().check_cancelled()?;
     if watched
         .iter()
-        .all(|(_, (gate, _))| gate.tokens().iter().all(|n| *n == 0))
+        .all(|w| w.gate.tokens().iter().all(|n| *n == 0))
     {
         return Err(Error::State(format!(
             "the forward passed no tokens through the taps of the {} quantizers that wait for them (the first is \
              `{}`); call mq_layer_input() and the like in it",
             watched.len(),
-            watched[0].0.slots()[0].name()
+            watched[0].item.slots()[0].name()
         )));
     }
-    for ((item, before), (_, (gate, _))) in witnesses.0.iter().zip(&counted) {
-        check_repeats(item, before, &gate.tokens())?;
+    for ((item, before), counted) in witnesses.0.iter().zip(&counted) {
+        check_repeats(item, before, &counted.gate.tokens())?;
     }
     let seen: Vec<Seen> = watched
         .into_iter()
-        .map(|(item, (gate, statistic))| Seen {
-            item,
-            statistic,
-            tokens: gate.tokens(),
+        .map(|watched| Seen {
+            item: watched.item,
+            statistic: watched.statistic,
+            tokens: watched.gate.tokens(),
+            sample: watched.sample,
         })
         .collect();
     for seen in &seen {
@@ -79,20 +78,41 @@ pub(super) fn pass(
     Ok(seen)
 }
 
-type Watched = (Item, (Arc<Gate>, Arc<Statistic>));
+/// An item whose slots have taps.
+struct Watched {
+    item: Item,
+    gate: Arc<Gate>,
+    statistic: Arc<Statistic>,
+    sample: Arc<Sample>,
+}
 
-fn watch(item: Item, statistic: Arc<Statistic>) -> Watched {
-    let slots = item.slots();
-    let gate = Arc::new(Gate::new(slots.len()));
-    for (place, slot) in slots.iter().enumerate() {
-        let tap: Arc<dyn Observer> = Arc::new(Tap {
-            gate: Arc::clone(&gate),
-            place,
-            statistic: Arc::clone(&statistic),
-        });
-        slot.set_observer(Some(tap));
+impl Watched {
+    fn new(item: Item, statistic: Statistic) -> Self {
+        let slots = item.slots();
+        let watched = Self {
+            item,
+            gate: Arc::new(Gate::new(slots.len())),
+            statistic: Arc::new(statistic),
+            sample: Arc::default(),
+        };
+        for (place, slot) in slots.iter().enumerate() {
+            let tap: Arc<dyn Observer> = Arc::new(Tap {
+                gate: Arc::clone(&watched.gate),
+                place,
+                statistic: Arc::clone(&watched.statistic),
+                sample: Arc::clone(&watched.sample),
+            });
+            slot.set_observer(Some(tap));
+        }
+        watched
     }
-    (item, (gate, statistic))
+
+    /// Takes the taps away.
+    fn leave(&self) {
+        for slot in self.item.slots() {
+            slot.set_observer(None);
+        }
+    }
 }
 
 /// An empty statistic for an item.

@@ -8,6 +8,7 @@ use super::Forward;
 use super::algorithm::{Algorithm, Run, States};
 use super::observe::{self, Seen, Witnesses};
 use super::resume::Journal;
+use super::sample_error::SampleError;
 use super::{coverage, fused, shared_scale};
 use crate::error::{Error, Result};
 use crate::model::{CalibrationRecord, Model, Progress, Quantizer, Role, Slot, SlotState};
@@ -122,6 +123,12 @@ fn solve(run: &Run, algorithm: &dyn Algorithm, seen: &Seen) -> Result<States> {
         if is_there { most } else { 0 }
     };
     let mut states = States::new();
+    let (rows, channels) = seen.sample.take();
+    let mut sample = SampleError {
+        run,
+        rows,
+        channels,
+    };
     match (&seen.item, &*seen.statistic) {
         (Item::Slots(slots, _), statistic) => {
             for slot in slots {
@@ -132,6 +139,7 @@ fn solve(run: &Run, algorithm: &dyn Algorithm, seen: &Seen) -> Result<States> {
                     Statistic::Count | Statistic::Input(_) => None,
                 };
                 let state = state.unwrap_or_else(|| (*slot.state()).clone());
+                let state = sample.noted(slot, state);
                 let state = recorded(&state, method, Some(tokens(slot)));
                 states.push((Arc::clone(slot), state));
             }
@@ -141,6 +149,7 @@ fn solve(run: &Run, algorithm: &dyn Algorithm, seen: &Seen) -> Result<States> {
             for layer in layers {
                 run.shared.check_cancelled()?;
                 for (slot, state) in algorithm.solve_layer(run, layer, &summary)? {
+                    let state = sample.noted(&slot, state);
                     let state = recorded(&state, method, Some(summary.tokens));
                     states.push((slot, state));
                 }

@@ -4,10 +4,12 @@ mod absmax;
 mod gate;
 mod histogram;
 mod input;
+mod sample;
 mod tap;
 
 pub use absmax::{AbsMax, Collected};
 pub use gate::Gate;
 pub use histogram::Histogram;
 pub use input::{BlockNeeds, InputNeeds, InputStatistics, InputSummary};
+pub use sample::Sample;
 pub use tap::{HistogramStatistic, Statistic, Tap};

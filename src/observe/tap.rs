@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::gate::{Gate, tokens};
-use super::{AbsMax, Histogram, InputStatistics};
+use super::{AbsMax, Histogram, InputStatistics, Sample};
 use crate::error::Result;
 use crate::kernels::{Cpu, absmax};
 use crate::model::{Observer, negative, not_finite};
@@ -69,6 +69,8 @@ pub struct Tap {
     pub place: usize,
     /// What is collected.
     pub statistic: Arc<Statistic>,
+    /// Some of the tokens.
+    pub sample: Arc<Sample>,
 }
 
 impl Observer for Tap {
@@ -77,10 +79,14 @@ impl Observer for Tap {
             return Ok(());
         }
         match &*self.statistic {
-            Statistic::Count => Ok(()),
-            Statistic::AbsMax(absmax) => absmax.observe(cpu, member, x),
-            Statistic::Histogram(histogram) => histogram.observe(cpu, x),
-            Statistic::Input(input) => input.observe(cpu, x),
+            Statistic::Count => return Ok(()),
+            Statistic::AbsMax(absmax) => absmax.observe(cpu, member, x)?,
+            Statistic::Histogram(histogram) => histogram.observe(cpu, x)?,
+            Statistic::Input(input) => input.observe(cpu, x)?,
         }
+        if member.is_none() {
+            self.sample.add(cpu, x);
+        }
+        Ok(())
     }
 }

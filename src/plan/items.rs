@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::needs::{Planned, SlotNeeds};
 use crate::error::Result;
 use crate::model::{Layer, Model, Role, Slot};
-use crate::observe::{Histogram, InputNeeds};
+use crate::observe::{Histogram, InputNeeds, Sample};
 
 /// Something to observe: one activation, and everybody who has use for its statistics.
 #[derive(Clone)]
@@ -40,7 +40,7 @@ impl Item {
     /// Bytes of its statistics.
     pub fn statistics_bytes(&self) -> u64 {
         let channels = self.channels().unwrap_or(0);
-        match self {
+        let statistic = match self {
             Self::Slots(slots, SlotNeeds::Histogram { num_bins }) => {
                 Histogram::planned_bytes(*num_bins) + small(slots)
             }
@@ -54,17 +54,20 @@ impl Item {
                 // The running value, that of a batch, and the merged one.
                 (3 * kept * size_of::<f32>()) as u64 + small(slots)
             }
-            Self::Layers(_, needs) => needs.size_bytes(channels) + 4096,
-        }
+            Self::Layers(layers, needs) => needs.size_bytes(channels) + 512 * layers.len() as u64,
+        };
+        statistic + Sample::size_bytes(channels)
     }
 }
 
 impl Item {
     /// Bytes that a tap of it takes while it observes.
     pub fn transient_bytes(&self, threads: usize) -> u64 {
+        let channels = self.channels().unwrap_or(0);
         match self {
-            Self::Slots(..) => 0,
-            Self::Layers(_, needs) => needs.transient_bytes(self.channels().unwrap_or(0), threads),
+            // The error is measured on two copies of the sample.
+            Self::Slots(..) => 2 * Sample::size_bytes(channels),
+            Self::Layers(_, needs) => needs.transient_bytes(channels, threads),
         }
     }
 }
