@@ -18,6 +18,7 @@ int main(void) {
     test_selection();
     test_amax_verbs();
     test_quantizer();
+    test_calibration();
     test_compress();
     test_callbacks();
     test_release();
