@@ -19,6 +19,8 @@ int main(void) {
     test_amax_verbs();
     test_quantizer();
     test_calibration();
+    test_progress();
+    test_resume();
     test_compress();
     test_callbacks();
     test_release();

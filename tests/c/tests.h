@@ -17,6 +17,8 @@ void test_selection(void);
 void test_amax_verbs(void);
 void test_quantizer(void);
 void test_calibration(void);
+void test_progress(void);
+void test_resume(void);
 void test_compress(void);
 void test_callbacks(void);
 void test_release(void);
