@@ -21,6 +21,9 @@ int main(void) {
     test_calibration();
     test_progress();
     test_resume();
+    test_plan();
+    test_check();
+    test_fold_pqs();
     test_compress();
     test_callbacks();
     test_release();
