@@ -35,10 +35,24 @@ class Error : public std::runtime_error {
     mq_status status_;
 };
 
+namespace detail {
+
+/// What a progress callback threw on this thread, on its way to the verb that called it.
+inline std::exception_ptr &thrown_by_progress() noexcept {
+    thread_local std::exception_ptr thrown;
+    return thrown;
+}
+
+} // namespace detail
+
 /// Throws the calling thread's last error unless `status` is MQ_OK.
 inline void check(mq_status status) {
-    if (status != MQ_OK)
-        throw Error(status, mq_last_error_message());
+    if (status == MQ_OK)
+        return;
+    const std::exception_ptr thrown = std::exchange(detail::thrown_by_progress(), nullptr);
+    if (thrown && status == MQ_ERR_CALLBACK) // it caused the status
+        std::rethrow_exception(thrown);
+    throw Error(status, mq_last_error_message());
 }
 
 /// Version of the library that is loaded, as MQ_VERSION is that of the header.
@@ -196,12 +210,13 @@ inline const char *or_null(const std::string &text) noexcept {
     return text.empty() ? nullptr : text.c_str();
 }
 
-/// Calls a callback: one that returns nothing goes on, an int or mq_status other than 0 stops.
+/// Calls a callback: one that returns nothing goes on; true, or an int or mq_status other than 0,
+/// stops.
 template <class Function, class... Args> int32_t outcome(Function &function, Args... args) {
     using Result = std::invoke_result_t<Function &, Args...>;
     static_assert(std::is_void_v<Result> || std::is_same_v<Result, int32_t> ||
-                      std::is_same_v<Result, mq_status>,
-                  "a callback returns nothing, or an int or mq_status that is 0 to go on");
+                      std::is_same_v<Result, mq_status> || std::is_same_v<Result, bool>,
+                  "a callback returns nothing, or a bool, int or mq_status that is 0 to go on");
     if constexpr (std::is_void_v<Result>) {
         std::invoke(function, args...);
         return 0;
@@ -271,10 +286,43 @@ using if_predicate = std::enable_if_t<std::is_invocable_r_v<bool, Function &, co
 /// Receives a log line. What it throws is dropped: a log line cannot stop a call.
 using Log = std::function<void(mq_log_level level, std::string_view text)>;
 
+/// How far a verb has come, as mq_progress; valid during the callback.
+struct Progress {
+    std::string_view phase; ///< "observe" or "solve"
+    std::string_view layer; ///< the layer or quantizer that was just solved; empty for none
+    uint64_t done;          ///< steps of this phase
+    uint64_t total;
+};
+
+/// Receives progress, on the thread of the verb: any callable that takes a `const Progress &` and
+/// returns nothing, or true (or an int other than 0) to stop the verb with MQ_ERR_CALLBACK. What it
+/// throws stops the verb too, and reaches the verb's caller with its own type.
+class OnProgress {
+  public:
+    OnProgress() = default;
+    OnProgress(std::nullptr_t) noexcept {}
+
+    template <class Function,
+              class = std::enable_if_t<!std::is_same_v<std::decay_t<Function>, OnProgress> &&
+                                       std::is_invocable_v<Function &, const Progress &>>>
+    OnProgress(Function &&function)
+        : call_([f = std::forward<Function>(function)](const Progress &progress) mutable {
+              return detail::outcome<decltype(f), const Progress &>(f, progress);
+          }) {}
+
+    explicit operator bool() const noexcept { return static_cast<bool>(call_); }
+    int32_t operator()(const Progress &progress) const { return call_(progress); }
+
+  private:
+    std::function<int32_t(const Progress &)> call_;
+};
+
 /// How a Context works; the defaults are those of mq_context_options.
 struct ContextOptions {
     uint32_t num_threads = 0;
     Log log = nullptr;
+    uint64_t memory_limit_bytes = 0; ///< of statistics and work memory; 0: no limit
+    OnProgress progress = nullptr;
 };
 
 /// Threads and log of the library.
@@ -288,8 +336,12 @@ class Context {
         mq_context_options raw;
         check(mq_context_options_init(&raw, sizeof raw));
         raw.num_threads = options.num_threads;
+        raw.memory_limit_bytes = options.memory_limit_bytes;
+        // What is in `raw` is released by mq, also when creation fails.
+        std::unique_ptr<OnProgress> progress;
+        if (options.progress)
+            progress = std::make_unique<OnProgress>(std::move(options.progress));
         if (options.log) {
-            // Released by mq, also when creation fails.
             raw.log.user_data = new Log(std::move(options.log));
             raw.log.log = [](void *data, int32_t level, const char *text) {
                 try {
@@ -298,6 +350,20 @@ class Context {
                 }
             };
             raw.log.release = [](void *data) { delete static_cast<Log *>(data); };
+        }
+        if (progress) {
+            raw.progress.user_data = progress.release();
+            raw.progress.progress = [](void *data, const mq_progress *told) -> int32_t {
+                try {
+                    detail::thrown_by_progress() = nullptr;
+                    const Progress step{told->phase, told->layer, told->done, told->total};
+                    return (*static_cast<OnProgress *>(data))(step);
+                } catch (...) {
+                    detail::thrown_by_progress() = std::current_exception();
+                    return -1;
+                }
+            };
+            raw.progress.release = [](void *data) { delete static_cast<OnProgress *>(data); };
         }
         mq_context *context = nullptr;
         check(mq_context_create(&raw, &context));
@@ -430,6 +496,30 @@ struct LayerDesc {
     std::string class_name = {};
     std::string fused_group = {};
     std::string shared_input_group = {};
+    std::string expert_group = {};
+    /// What Model::fold_pre_quant_scale() may write to: the norm before the layer, or the layer of
+    /// that name.
+    std::optional<TensorRef> norm_gain = std::nullopt;
+    std::optional<TensorRef> norm_bias = std::nullopt;
+    bool norm_adds_one = false;
+    std::string producer = {};
+};
+
+/// How the calibrations of a Model work; the defaults are those of mq_calibration_options.
+struct CalibrationOptions {
+    uint64_t min_tokens = 0; ///< fewer that pass an enabled quantizer of activations: MQ_ERR_STATE
+    std::string resume_file = {}; ///< keeps what a calibration has finished; empty: none
+};
+
+/// What Model::check() found, as mq_check_report and the JSON of mq_check().
+struct CheckReport {
+    uint32_t errors = 0;     ///< problems that make scales wrong
+    uint32_t warnings = 0;   ///< problems that do not
+    uint32_t quantizers = 0; ///< of the model
+    uint32_t enabled = 0;
+    uint32_t unseen = 0;                   ///< enabled ones of activations that no token reached
+    std::optional<uint64_t> fewest_tokens; ///< that one of those saw; none: nothing was calibrated
+    std::string json;                      ///< the numbers, every problem and every quantizer
 };
 
 /// The host's model as mq knows it.
@@ -441,13 +531,13 @@ class Model {
   public:
     explicit Model(const Context &context) {
         mq_model *model = nullptr;
-        check(mq_model_create(context.get(), &model));
+        mq::check(mq_model_create(context.get(), &model));
         model_.reset(model);
     }
 
     Layer add_layer(const LayerDesc &desc) {
         mq_layer_desc raw;
-        check(mq_layer_desc_init(&raw, sizeof raw));
+        mq::check(mq_layer_desc_init(&raw, sizeof raw));
         raw.kind = desc.kind;
         raw.name = desc.name.c_str();
         raw.class_name = detail::or_null(desc.class_name);
@@ -455,8 +545,13 @@ class Model {
         raw.bias = desc.bias ? desc.bias->get() : nullptr;
         raw.fused_group = detail::or_null(desc.fused_group);
         raw.shared_input_group = detail::or_null(desc.shared_input_group);
+        raw.expert_group = detail::or_null(desc.expert_group);
+        raw.norm_gain = desc.norm_gain ? desc.norm_gain->get() : nullptr;
+        raw.norm_bias = desc.norm_bias ? desc.norm_bias->get() : nullptr;
+        raw.producer = detail::or_null(desc.producer);
+        raw.norm_flags = desc.norm_adds_one ? MQ_NORM_ADDS_ONE : 0;
         mq_layer *layer = nullptr;
-        check(mq_model_add_layer(get(), &raw, &layer));
+        mq::check(mq_model_add_layer(get(), &raw, &layer));
         return Layer(layer);
     }
 
@@ -471,37 +566,40 @@ class Model {
 
     Quantizer add_quantizer(const std::string &name, const std::string &class_name = {}) {
         mq_quantizer *quantizer = nullptr;
-        check(mq_model_add_quantizer(get(), name.c_str(), detail::or_null(class_name), &quantizer));
+        mq::check(
+            mq_model_add_quantizer(get(), name.c_str(), detail::or_null(class_name), &quantizer));
         return Quantizer(quantizer);
     }
 
     Layer find_layer(const std::string &name) const {
         mq_layer *layer = nullptr;
-        check(mq_model_find_layer(get(), name.c_str(), &layer));
+        mq::check(mq_model_find_layer(get(), name.c_str(), &layer));
         return Layer(layer);
     }
 
     Quantizer find_quantizer(const std::string &name) const {
         mq_quantizer *quantizer = nullptr;
-        check(mq_model_find_quantizer(get(), name.c_str(), &quantizer));
+        mq::check(mq_model_find_quantizer(get(), name.c_str(), &quantizer));
         return Quantizer(quantizer);
     }
 
     /// Every quantizer, in registration order.
     std::vector<Quantizer> quantizers() const {
         size_t count = 0;
-        check(mq_model_quantizer_count(get(), &count));
+        mq::check(mq_model_quantizer_count(get(), &count));
         std::vector<Quantizer> all;
         for (size_t i = 0; i < count; ++i) {
             mq_quantizer *quantizer = nullptr;
-            check(mq_model_quantizer_at(get(), i, &quantizer));
+            mq::check(mq_model_quantizer_at(get(), i, &quantizer));
             all.emplace_back(quantizer);
         }
         return all;
     }
 
     /// Weights are calibrated; activation quantizers stay dynamic.
-    void quantize(const std::string &config) { check(mq_quantize(get(), config.c_str(), nullptr)); }
+    void quantize(const std::string &config) {
+        mq::check(mq_quantize(get(), config.c_str(), nullptr));
+    }
 
     /// `forward()` runs the calibration set and calls the taps.
     template <class Forward> void quantize(const std::string &config, Forward &&forward) {
@@ -509,21 +607,65 @@ class Model {
     }
 
     void calibrate(const std::string &algorithm) {
-        check(mq_calibrate(get(), algorithm.c_str(), nullptr));
+        mq::check(mq_calibrate(get(), algorithm.c_str(), nullptr));
     }
 
     template <class Forward> void calibrate(const std::string &algorithm, Forward &&forward) {
         detail::with_forward(forward, mq_calibrate, get(), algorithm.c_str());
     }
 
-    void fold_weight(uint32_t flags = 0) { check(mq_fold_weight(get(), flags)); }
+    /// Sets how the calibrations work from now on.
+    void set_calibration_options(const CalibrationOptions &options) {
+        mq_calibration_options raw;
+        mq::check(mq_calibration_options_init(&raw, sizeof raw));
+        raw.min_tokens = options.min_tokens;
+        raw.resume_file = detail::or_null(options.resume_file);
+        mq::check(mq_model_set_calibration_options(get(), &raw));
+    }
+
+    /// JSON: what quantize() of a configuration, or calibrate() of an algorithm, would do.
+    std::string plan(const std::string &config) const {
+        return detail::copied_text(mq_plan, get(), config.c_str());
+    }
+
+    /// Checks whether what a calibration left can be deployed. Changes nothing.
+    CheckReport check() const {
+        size_t quantizers = 0;
+        mq::check(mq_model_quantizer_count(get(), &quantizers));
+        mq_check_report raw{};
+        raw.struct_size = sizeof raw;
+        std::string text;
+        size_t length = 4096 + 512 * quantizers; // asking for it would check everything twice
+        do {
+            text.resize(length);
+            mq::check(mq_check(get(), &raw, text.data(), text.size() + 1, &length));
+        } while (length > text.size());
+        text.resize(length);
+        CheckReport report{raw.errors, raw.warnings, raw.quantizers, raw.enabled,
+                           raw.unseen, std::nullopt, std::move(text)};
+        if (raw.fewest_tokens != UINT64_MAX)
+            report.fewest_tokens = raw.fewest_tokens;
+        return report;
+    }
+
+    /// Moves what activations are multiplied with into the norms and layers that LayerDesc names.
+    /// Returns the number of layers whose input is no longer multiplied.
+    size_t fold_pre_quant_scale(uint32_t flags = 0) {
+        return detail::matched_by(mq_fold_pre_quant_scale, get(), flags);
+    }
+
+    /// Stops the calibration that is running, which throws MQ_ERR_CANCELLED. From any thread, also
+    /// inside a callback.
+    void cancel() const { mq::check(mq_cancel(get())); }
+
+    void fold_weight(uint32_t flags = 0) { mq::check(mq_fold_weight(get(), flags)); }
 
     // Packs weights into memory of mq's; the host may then free its own. `config` as in
     // mq_compress(), empty for all. Returns how many were packed.
     size_t compress(const std::string &config = {}, uint32_t flags = 0) {
         const char *text = config.empty() ? nullptr : config.c_str();
         size_t matched = 0;
-        check(mq_compress(get(), text, nullptr, flags, &matched));
+        mq::check(mq_compress(get(), text, nullptr, flags, &matched));
         return matched;
     }
 

@@ -41,7 +41,7 @@ pub(super) fn run(
     };
     let shared = model.shared();
     let run = Run::new(&shared);
-    let mut steps = Steps::new(&run, &plan);
+    let mut steps = Steps::new(&run, &plan, forward.is_some());
     for slot in &plan.weights {
         if let Some(state) = algorithm.solve_weight(&run, slot)? {
             let state = recorded(&state, method, None);
@@ -184,8 +184,9 @@ struct Steps<'a> {
 }
 
 impl<'a> Steps<'a> {
-    fn new(run: &'a Run<'a>, plan: &Plan) -> Self {
-        let observed = plan.passes.iter().map(|pass| pass.items.len());
+    fn new(run: &'a Run<'a>, plan: &Plan, forwarded: bool) -> Self {
+        let passes = plan.passes.iter().filter(|_| forwarded);
+        let observed = passes.map(|pass| pass.items.len());
         let total = plan.weights.len() + observed.sum::<usize>();
         Self {
             run,

@@ -175,6 +175,12 @@ fn layer_kind(code: i32) -> Result<LayerKind> {
 /// The contract of mq_layer_desc.
 unsafe fn norm(desc: &mq_layer_desc) -> Result<Option<Norm>> {
     check_flags(desc.norm_flags, MQ_NORM_ADDS_ONE)?;
+    if desc.reserved != 0 {
+        return Err(Error::InvalidArgument(format!(
+            "mq_layer_desc: reserved is {}, expected 0",
+            desc.reserved
+        )));
+    }
     // SAFETY: contract above.
     let (gain, bias) = unsafe {
         (

@@ -18,6 +18,12 @@ int main(void) {
     test_selection();
     test_amax_verbs();
     test_quantizer();
+    test_calibration();
+    test_progress();
+    test_resume();
+    test_plan();
+    test_check();
+    test_fold_pqs();
     test_compress();
     test_callbacks();
     test_release();

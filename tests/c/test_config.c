@@ -83,9 +83,10 @@ static const struct bad configs[] = {
     {"{'quant_cfg': [{'quantizer_name': '*', 'cfg': {'num_bits': 8}}], 'algorithm': 'svdquant'}",
      MQ_ERR_UNSUPPORTED,
      {"svdquant", NULL, NULL}},
+    /* a histogram, but no algorithm that reads an amax from it */
     {WEIGHTS("{'num_bits': 8, 'calibrator': 'histogram'}"),
-     MQ_ERR_UNSUPPORTED,
-     {"histogram", NULL, NULL}},
+     MQ_ERR_CONFIG,
+     {"fc.weight_quantizer", "histogram", "amax_method"}},
 };
 
 static const struct bad algorithms[] = {

@@ -5,6 +5,9 @@
 #include "fixture.h"
 #include "tests.h"
 
+/* sizeof(mq_context_options) when it ended with the log. */
+enum { FIRST_SIZE = 32 };
+
 struct log {
     int lines, released, bad;
 };
@@ -44,11 +47,12 @@ static void every_status_has_its_name(void) {
         "MQ_ERR_OUT_OF_MEMORY",
         "MQ_ERR_INTERNAL",
         "MQ_ERR_POISONED",
+        "MQ_ERR_CANCELLED",
     };
     for (int32_t i = 0; i < (int32_t)(sizeof names / sizeof *names); i++) {
         CHECK(strcmp(mq_status_name(i), names[i]) == 0);
     }
-    CHECK(strcmp(mq_status_name(13), "unknown status") == 0);
+    CHECK(strcmp(mq_status_name(14), "unknown status") == 0);
     CHECK(strcmp(mq_status_name(-1), "unknown status") == 0);
     CHECK(strcmp(mq_status_name(INT32_MIN), "unknown status") == 0);
 }
@@ -74,14 +78,19 @@ static void options_init_stays_within_the_size(void) {
     CHECK(room.options.struct_size == sizeof room.options && room.options.num_threads == 0);
     CHECK(room.options.log.log == NULL && room.options.log.user_data == NULL &&
           room.options.log.release == NULL);
+    CHECK(room.options.memory_limit_bytes == 0 && room.options.progress.progress == NULL &&
+          room.options.progress.user_data == NULL && room.options.progress.release == NULL);
     for (size_t i = 0; i < sizeof room.canary; i++) {
         CHECK(room.canary[i] == 0xAB);
     }
     CHECK_STATUS(mq_context_options_init(NULL, sizeof room.options), MQ_ERR_INVALID_ARGUMENT);
     CHECK_STATUS(mq_context_options_init(&room.options, 0), MQ_ERR_INVALID_ARGUMENT);
     CHECK_STATUS(mq_context_options_init(&room.options, 4), MQ_ERR_INVALID_ARGUMENT);
-    CHECK_STATUS(mq_context_options_init(&room.options, sizeof room.options - 1),
-                 MQ_ERR_INVALID_ARGUMENT);
+    CHECK_STATUS(mq_context_options_init(&room.options, FIRST_SIZE - 1), MQ_ERR_INVALID_ARGUMENT);
+    memset(&room, 0xAB, sizeof room);
+    CHECK_STATUS(mq_context_options_init(&room.options, FIRST_SIZE), MQ_OK);
+    CHECK(room.options.struct_size == FIRST_SIZE && room.options.log.release == NULL);
+    CHECK(((unsigned char *)&room.options)[FIRST_SIZE] == 0xAB);
 }
 
 static void options_of_an_older_or_newer_header(void) {
@@ -90,6 +99,12 @@ static void options_of_an_older_or_newer_header(void) {
         uint64_t future;
     } newer;
     mq_context *context = NULL;
+    CHECK(sizeof(mq_context_options) == 64);
+    CHECK_STATUS(mq_context_options_init(&newer.known, FIRST_SIZE), MQ_OK);
+    memset((unsigned char *)&newer + FIRST_SIZE, 0xAB, sizeof newer - FIRST_SIZE); /* not read */
+    CHECK_STATUS(mq_context_create(&newer.known, &context), MQ_OK);
+    mq_context_destroy(context);
+    context = NULL;
     CHECK_STATUS(mq_context_options_init(&newer.known, sizeof newer), MQ_OK);
     CHECK(newer.known.struct_size == sizeof newer && newer.future == 0);
     CHECK_STATUS(mq_context_create(&newer.known, &context), MQ_OK);
@@ -194,6 +209,39 @@ static void a_log_may_lack_its_parts(void) {
     CHECK(log.released == 1);
 }
 
+static int32_t no_progress(void *user_data, const mq_progress *progress) {
+    (void)user_data, (void)progress;
+    return 0;
+}
+
+static void progress_is_released_as_the_log_is(void) {
+    struct log log = {0, 0, 0}, told = {0, 0, 0};
+    mq_context_options options = options_with(&log);
+    mq_context *context = NULL;
+    mq_model *model = NULL;
+    options.progress.user_data = &told;
+    options.progress.release = log_release; /* and no function: no progress */
+    CHECK_STATUS(mq_context_create(&options, NULL), MQ_ERR_INVALID_ARGUMENT);
+    CHECK(log.released == 1 && told.released == 1);
+    options.progress.progress = no_progress;
+    options.num_threads = 1025;
+    CHECK_STATUS(mq_context_create(&options, &context), MQ_ERR_INVALID_ARGUMENT);
+    CHECK(log.released == 2 && told.released == 2);
+
+    options.num_threads = 1;
+    CHECK_STATUS(mq_context_create(&options, &context), MQ_OK);
+    CHECK_STATUS(mq_model_create(context, &model), MQ_OK);
+    mq_context_destroy(context);
+    CHECK(log.released == 2 && told.released == 2);
+    CHECK_STATUS(mq_model_destroy(model), MQ_OK);
+    CHECK(log.released == 3 && told.released == 3);
+
+    options.struct_size = FIRST_SIZE; /* of an older header: there is none */
+    CHECK_STATUS(mq_context_create(&options, &context), MQ_OK);
+    mq_context_destroy(context);
+    CHECK(log.released == 4 && told.released == 3);
+}
+
 void test_context(void) {
     every_status_has_its_name();
     last_error_is_empty_first_and_kept_by_success();
@@ -204,5 +252,6 @@ void test_context(void) {
     log_outlives_the_context_while_a_model_lives();
     log_is_released_when_creation_fails();
     a_log_may_lack_its_parts();
+    progress_is_released_as_the_log_is();
     mq_context_destroy(NULL);
 }

@@ -5,6 +5,9 @@
 #include "fixture.h"
 #include "tests.h"
 
+/* sizeof(mq_layer_desc) when it ended with shared_input_group. */
+enum { FIRST_SIZE = 56 };
+
 static float values[64];
 
 static mq_layer_desc desc_of(const char *name, int32_t kind, const mq_tensor *weight) {
@@ -36,12 +39,19 @@ static void desc_init_stays_within_the_size(void) {
     CHECK(room.desc.name == NULL && room.desc.class_name == NULL && room.desc.weight == NULL);
     CHECK(room.desc.bias == NULL && room.desc.fused_group == NULL &&
           room.desc.shared_input_group == NULL);
+    CHECK(room.desc.expert_group == NULL && room.desc.norm_gain == NULL &&
+          room.desc.norm_bias == NULL && room.desc.producer == NULL && room.desc.norm_flags == 0 &&
+          room.desc.reserved == 0);
     for (size_t i = 0; i < sizeof room.canary; i++) {
         CHECK(room.canary[i] == 0xAB);
     }
     CHECK_STATUS(mq_layer_desc_init(NULL, sizeof room.desc), MQ_ERR_INVALID_ARGUMENT);
     CHECK_STATUS(mq_layer_desc_init(&room.desc, 0), MQ_ERR_INVALID_ARGUMENT);
-    CHECK_STATUS(mq_layer_desc_init(&room.desc, sizeof room.desc - 1), MQ_ERR_INVALID_ARGUMENT);
+    CHECK_STATUS(mq_layer_desc_init(&room.desc, FIRST_SIZE - 1), MQ_ERR_INVALID_ARGUMENT);
+    memset(&room, 0xAB, sizeof room);
+    CHECK_STATUS(mq_layer_desc_init(&room.desc, FIRST_SIZE), MQ_OK);
+    CHECK(room.desc.struct_size == FIRST_SIZE && room.desc.shared_input_group == NULL);
+    CHECK(((unsigned char *)&room.desc)[FIRST_SIZE] == 0xAB);
 }
 
 static void desc_of_an_older_or_newer_header(struct fixture *fixture) {
@@ -52,6 +62,13 @@ static void desc_of_an_older_or_newer_header(struct fixture *fixture) {
     newer.known.struct_size = 8;
     CHECK_STATUS(mq_model_add_layer(fixture->model, &newer.known, NULL), MQ_ERR_INVALID_ARGUMENT);
     CHECK_SAYS("struct_size");
+    CHECK(sizeof(mq_layer_desc) == 96);
+    newer.known.name = "older";
+    newer.known.struct_size = FIRST_SIZE;
+    newer.known.norm_flags = 0xABABABAB; /* not read */
+    CHECK_STATUS(mq_model_add_layer(fixture->model, &newer.known, NULL), MQ_OK);
+    newer.known.name = "sized";
+    newer.known.norm_flags = 0;
     newer.known.struct_size = sizeof newer;
     newer.future = 1;
     CHECK_STATUS(mq_model_add_layer(fixture->model, &newer.known, NULL), MQ_ERR_INVALID_ARGUMENT);

@@ -16,6 +16,10 @@ static int32_t forward_ok(void *user_data) {
     (void)user_data;
     return 0;
 }
+static int32_t forward_taps(void *user_data) {
+    struct fixture *fixture = user_data;
+    return mq_layer_input(fixture->layer, F32(fixture->x, ROWS, IN), NULL);
+}
 static int32_t forward_stops(void *user_data) {
     (void)user_data;
     return 5;
@@ -72,6 +76,7 @@ static const char int4[] = "{\"num_bits\": 4}";
 
 static void passes_are_released(struct fixture *fixture) {
     mq_model *model = fixture->model, *empty = NULL;
+    const mq_forward_fn tapping = {fixture, forward_taps, count_release};
     CHECK_STATUS(mq_model_create(fixture->context, &empty), MQ_OK);
     RELEASES(mq_quantize(NULL, INT8, &good_pass), MQ_ERR_INVALID_ARGUMENT);
     RELEASES(mq_quantize(model, NULL, &good_pass), MQ_ERR_INVALID_ARGUMENT);
@@ -84,14 +89,15 @@ static void passes_are_released(struct fixture *fixture) {
     RELEASES(mq_calibrate(model, "max", &good_pass), MQ_ERR_STATE);
     RELEASES(mq_quantize(model, INT8, &bad_pass), MQ_ERR_CALLBACK);
     RELEASES(mq_quantize(model, "INT4_BLOCKWISE_WEIGHT_ONLY_CFG", &good_pass), MQ_OK);
-    RELEASES(mq_quantize(model, INT8, &good_pass), MQ_OK);
+    RELEASES(mq_quantize(model, INT8, &good_pass), MQ_ERR_STATE); /* it brings no tokens */
+    RELEASES(mq_quantize(model, INT8, &tapping), MQ_OK);
     RELEASES(mq_calibrate(NULL, "max", &good_pass), MQ_ERR_INVALID_ARGUMENT);
     RELEASES(mq_calibrate(model, "maxx", &good_pass), MQ_ERR_CONFIG);
     RELEASES(mq_calibrate(model, "svdquant", &good_pass), MQ_ERR_UNSUPPORTED);
     RELEASES(mq_calibrate(model, "max", &no_pass), MQ_ERR_INVALID_ARGUMENT);
     RELEASES(mq_calibrate(model, "max", &bad_pass), MQ_ERR_CALLBACK);
     RELEASES(mq_calibrate(model, NULL, &good_pass), MQ_OK);
-    RELEASES(mq_calibrate(model, "max", &good_pass), MQ_OK);
+    RELEASES(mq_calibrate(model, "max", &tapping), MQ_OK);
     CHECK_STATUS(mq_model_destroy(empty), MQ_OK);
 }
 
@@ -146,7 +152,7 @@ static void before_quantize_they_are_released_too(struct fixture *fixture) {
 
 /* Inside a callback every one of them is refused, and released. */
 static int32_t calls_them_all(void *user_data) {
-    mq_model *model = user_data;
+    mq_model *model = ((struct fixture *)user_data)->model;
     RELEASES(mq_quantize(model, INT8, &good_pass), MQ_ERR_BUSY);
     RELEASES(mq_calibrate(model, "max", &good_pass), MQ_ERR_BUSY);
     RELEASES(mq_enable_quantizer_if(model, &all, 0, NULL), MQ_ERR_BUSY);
@@ -154,11 +160,11 @@ static int32_t calls_them_all(void *user_data) {
     RELEASES(mq_set_quantizer_attributes_if(model, &all, int4, 0, NULL), MQ_ERR_BUSY);
     RELEASES(mq_postprocess_amax(model, "*", &good_process, 0, NULL), MQ_ERR_BUSY);
     released = 0;
-    return 0;
+    return forward_taps(user_data);
 }
 
 static void inside_a_callback_they_are_released_too(struct fixture *fixture) {
-    mq_forward_fn forward = {fixture->model, calls_them_all, count_release};
+    mq_forward_fn forward = {fixture, calls_them_all, count_release};
     RELEASES(mq_calibrate(fixture->model, "max", &forward), MQ_OK);
 }
 

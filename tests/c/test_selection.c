@@ -291,7 +291,7 @@ static void bad_attributes_change_nothing(void) {
         {"{'num_bitz': 4}", MQ_ERR_CONFIG, "num_bits"},
         {"{'num_bits': -4}", MQ_ERR_CONFIG, "-4"},
         {"{'axis': 0, 'block_sizes': {'-1': 2}}", MQ_ERR_CONFIG, "block_sizes"},
-        {"{'calibrator': 'histogram'}", MQ_ERR_UNSUPPORTED, "histogram"},
+        {"{'calibrator': 'histogramm'}", MQ_ERR_CONFIG, "histogramm"},
         {"{'num_bits': 9}", MQ_ERR_UNSUPPORTED, "9"},
     };
     static const uint32_t flags[] = {0, MQ_REPLACE_ATTRIBUTES};

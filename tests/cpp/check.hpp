@@ -28,6 +28,7 @@ void check_true(bool holds, const char *text, const char *file, int line);
 void test_tensors();
 void test_model();
 void test_callbacks();
+void test_calibration();
 void test_lifetime();
 void test_second_unit(const mq::Context &from_first_unit);
 

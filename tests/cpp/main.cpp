@@ -21,6 +21,7 @@ int main() {
         test_tensors();
         test_model();
         test_callbacks();
+        test_calibration();
         test_lifetime();
         test_second_unit(mq::Context());
     } catch (const std::exception &error) {

@@ -28,7 +28,11 @@ struct Host {
 };
 
 int passes_by_pointer;
-void pass_by_pointer() { passes_by_pointer++; }
+const Host *host_of_pointer;
+void pass_by_pointer() {
+    passes_by_pointer++;
+    host_of_pointer->tap();
+}
 
 void a_pass_is_any_callable() {
     Host host;
@@ -37,18 +41,20 @@ void a_pass_is_any_callable() {
     host.model.quantize("INT8_DEFAULT_CFG", [&] { // C code in a callback: its status is an answer
         return mq_layer_input(host.fc.get(), mq::tensor(host.x.data(), {1, 2}), nullptr);
     });
+    host_of_pointer = &host;
     host.model.calibrate("max", pass_by_pointer);
     host.model.calibrate("max", &pass_by_pointer);
     CHECK(passes_by_pointer == 2);
     int calls = 0;
-    std::function<void()> function = [&] { calls++; };
+    std::function<void()> function = [&] { calls++, host.tap(); };
     host.model.calibrate("max", function);
-    const auto constant = [&calls] { calls++; };
+    const auto constant = [&calls, &host] { calls++, host.tap(); };
     host.model.calibrate("max", constant);
     struct {
+        const Host &host;
         int calls = 0;
-        void operator()() { calls++; }
-    } object;
+        void operator()() { calls++, host.tap(); }
+    } object{host};
     host.model.calibrate("max", object);
     CHECK(calls == 2 && object.calls == 1); // not a copy of it
 }
@@ -155,6 +161,7 @@ void the_model_is_busy_inside() {
         } catch (const mq::Error &error) {
             inside = error.status();
         }
+        host.tap();
     });
     CHECK(inside == MQ_ERR_BUSY);
     CHECK_THROWS(host.model.calibrate("max", [&] { host.model.calibrate("max"); }), MQ_ERR_BUSY);

@@ -87,12 +87,16 @@ def test_an_exception_in_an_amax_function_changes_nothing():
 
 
 def test_the_forward_loop_takes_the_model_or_nothing():
-    seen = []
+    class Seen(list):
+        def append(self, value):
+            super().append(value)
+            forward_loop(model)  # a calibration without tokens is refused
 
     class Loop:
         def __call__(self, model):
             seen.append(model)
 
+    seen = Seen()
     loops = [seen.append, lambda: seen.append(None), lambda model: seen.append(model), Loop()]
     loops.append(lambda model=None: seen.append(model))
     loops.append(functools.partial(lambda text: seen.append(text), "bound"))
@@ -154,6 +158,7 @@ def test_a_verb_inside_a_callback_is_busy():
             with pytest.raises(mq.BusyError) as caught:
                 verb()
             seen.append(caught.value.status_name)
+        forward_loop(model)
 
     model.quantize(INT8, loop)
     assert seen == ["MQ_ERR_BUSY"] * 4
@@ -162,7 +167,13 @@ def test_a_verb_inside_a_callback_is_busy():
 def test_another_model_may_be_used_inside_a_callback():
     outer, _ = two_layers()
     inner, _ = two_layers()
-    outer.quantize(INT8, lambda: inner.quantize(INT8, forward_loop))
+
+    def loop(outer):
+        inner.quantize(INT8, forward_loop)
+        forward_loop(outer)
+
+    outer.quantize(INT8, loop)
+    assert outer.quantizer("a.input_quantizer").amax == inner.quantizer("a.input_quantizer").amax
     assert inner.quantizer("a.input_quantizer").amax is not None
 
 

@@ -40,8 +40,8 @@ def test_a_wrong_key_is_quoted_with_its_path():
 
 def test_what_this_version_cannot_do_is_named():
     model, _ = two_layers()
-    with pytest.raises(mq.UnsupportedError, match="smoothquant") as caught:
-        model.quantize("INT8_SMOOTHQUANT_CFG")
+    with pytest.raises(mq.UnsupportedError, match="SVDQUANT") as caught:
+        model.quantize("NVFP4_SVDQUANT_DEFAULT_CFG")
     assert isinstance(caught.value, NotImplementedError)
 
 

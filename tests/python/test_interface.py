@@ -20,8 +20,12 @@ STRUCTS = {
     "mq_amax_fn": interface.AmaxFn,
     "mq_buffer_fn": interface.BufferFn,
     "mq_log_fn": interface.LogFn,
+    "mq_progress": interface.Progress,
+    "mq_progress_fn": interface.ProgressFn,
     "mq_context_options": interface.ContextOptions,
     "mq_layer_desc": interface.LayerDesc,
+    "mq_calibration_options": interface.CalibrationOptions,
+    "mq_check_report": interface.CheckReport,
 }
 SCALARS = {
     "mq_status": ct.c_int32,
@@ -101,7 +105,7 @@ def test_enumerations_and_constants_are_those_of_the_header():
     assert enumerators("mq_log_level")["MQ_LOG_WARNING"] == interface.LOG_WARNING
     defines = dict(re.findall(r"#define MQ_(\w+) (\d+)\n", CODE))
     named = ["MAX_RANK", "DEVICE_CPU", "ALLOW_NO_MATCH", "REPLACE_ATTRIBUTES", "SUMMARY_TEXT"]
-    for name in [*named, "SUMMARY_JSON", "FOLD_KEEP_ATTRIBUTES"]:
+    for name in [*named, "SUMMARY_JSON", "FOLD_KEEP_ATTRIBUTES", "NORM_ADDS_ONE"]:
         assert getattr(interface, name) == int(defines[name])
     ieee, brain = int(defines["DTYPE_FLOAT"]), int(defines["DTYPE_BFLOAT"])
     assert interface.DTYPES["float32"] == (ieee, 32)

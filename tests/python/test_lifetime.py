@@ -159,9 +159,9 @@ def test_models_may_outlive_the_interpreters_shutdown():
     program = """
 import numpy as np
 import mq
-model = mq.Model(log=print)
-model.add_linear("a", np.ones((2, 2), np.float32))
-model.quantize("INT8_DEFAULT_CFG", lambda: None)
+model = mq.Model(log=print, progress=print)
+layer = model.add_linear("a", np.ones((2, 2), np.float32))
+model.quantize("INT8_DEFAULT_CFG", lambda: layer.input(np.ones((2, 2), np.float32)))
 mq.kept = model
 """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

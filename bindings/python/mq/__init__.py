@@ -15,6 +15,7 @@ from .configuration import preset, presets
 from .errors import (
     AlreadyExistsError,
     BusyError,
+    CancelledError,
     ConfigError,
     InvalidArgumentError,
     MqError,
@@ -28,10 +29,13 @@ from .errors import (
 from .layer import Layer
 from .model import Model
 from .quantizer import Quantizer
+from .report import CheckReport, Progress
 
 __all__ = [
     "AlreadyExistsError",
     "BusyError",
+    "CancelledError",
+    "CheckReport",
     "ConfigError",
     "InvalidArgumentError",
     "Layer",
@@ -40,6 +44,7 @@ __all__ = [
     "NotFoundError",
     "NumericError",
     "OutOfMemoryError",
+    "Progress",
     "Quantizer",
     "StateError",
     "Status",

@@ -21,7 +21,7 @@ def _shared_context() -> int:
     global _context
     with _lock:
         if _context is None:
-            _context, _ = _lib.create_context(0, None)
+            _context, _ = _lib.create_context(0)
         return _context
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from . import _lib
 from ._lib import interface as abi
 from .errors import BusyError, StateError, Status
+from .report import Progress
 
 
 class ModelHandle:
@@ -19,12 +20,18 @@ class ModelHandle:
     one destroys the model. The arrays that the library borrows live here too.
     """
 
-    def __init__(self, threads: int, log: Callable[[int, str], object] | None) -> None:
+    def __init__(
+        self,
+        threads: int,
+        log: Callable[[int, str], object] | None,
+        memory_limit: int,
+        progress: Callable[[Progress], object] | None,
+    ) -> None:
         self._model: int | None = None
         self._lock = threading.Lock()
         self._calls = 0
         self._borrowed: list[np.ndarray] = []
-        context, self._log = _lib.create_context(threads, log)
+        context, self._options = _lib.create_context(threads, log, memory_limit, progress)
         try:
             self._model = _lib.handle_from(abi.mq_model_create, context)
         finally:

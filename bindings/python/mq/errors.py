@@ -21,6 +21,7 @@ class Status(enum.IntEnum):
     MQ_ERR_OUT_OF_MEMORY = 10
     MQ_ERR_INTERNAL = 11
     MQ_ERR_POISONED = 12
+    MQ_ERR_CANCELLED = 13
 
 
 class MqError(RuntimeError):
@@ -78,7 +79,11 @@ class BusyError(MqError):
 
 
 class OutOfMemoryError(MqError, MemoryError):
-    """MQ_ERR_OUT_OF_MEMORY: memory could not be allocated."""
+    """MQ_ERR_OUT_OF_MEMORY: memory could not be had, or `memory_limit` is too low for a layer."""
+
+
+class CancelledError(MqError):
+    """MQ_ERR_CANCELLED: `Model.cancel` was called; the model is as it was before the call."""
 
 
 _CLASSES: dict[int, type[MqError]] = {
@@ -91,6 +96,7 @@ _CLASSES: dict[int, type[MqError]] = {
     Status.MQ_ERR_NUMERIC: NumericError,
     Status.MQ_ERR_BUSY: BusyError,
     Status.MQ_ERR_OUT_OF_MEMORY: OutOfMemoryError,
+    Status.MQ_ERR_CANCELLED: CancelledError,
 }
 
 

@@ -19,7 +19,7 @@ class Layer:
     forward loop.
     """
 
-    __slots__ = ("_bias", "_handle", "_owner", "_weight", "kind", "name")
+    __slots__ = ("_bias", "_handle", "_owner", "_producer", "_weight", "kind", "name")
 
     def __init__(
         self,
@@ -29,11 +29,13 @@ class Layer:
         name: str,
         weight: np.ndarray | None,
         bias: np.ndarray | None,
+        producer: str | None,
     ) -> None:
         self._owner = owner
         self._handle = handle
         self._weight = weight
         self._bias = bias
+        self._producer = producer
         #: What it computes, such as "linear".
         self.kind = kind
         #: The dotted name, such as "model.layers.0.self_attn.q_proj".

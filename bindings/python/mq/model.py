@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
-from . import _lib, callbacks, configuration
+from . import _lib, callbacks, configuration, tensors
 from ._lib import interface as abi
 from .registry import Registry
+from .report import CheckReport
 
 
 class Model(Registry):
@@ -25,6 +27,14 @@ class Model(Registry):
         log: called with a level of the `logging` module and one line of text, on the thread of the
             call that has something to say; `logging.getLogger("mq").log` fits. What it raises goes
             to `sys.unraisablehook`.
+        memory_limit: most bytes that the statistics and the work memory of a calibration may take,
+            beside the caller's arrays and the scales it results in; None: no limit. Where one pass
+            of the forward loop would need more, there are several (see `plan`), which must bring
+            the same data; the results are the same.
+        progress: called with a `Progress`, on the thread of `quantize` or `calibrate`, when a pass
+            of the forward loop begins or ends and when a layer is solved. A true value stops the
+            verb, which raises MqError (MQ_ERR_CALLBACK); so does an exception, which the verb
+            raises unchanged.
     """
 
     def quantize(
@@ -49,7 +59,12 @@ class Model(Registry):
             ConfigError: the configuration is not valid, or nothing matches it.
             UnsupportedError: names a preset, format or algorithm that this version lacks.
             NumericError: NaN or Inf, with the name of the layer.
-            Whatever `forward_loop` raises, unchanged.
+            InvalidArgumentError: no `forward_loop`, but an algorithm that needs one.
+            StateError: no tokens passed the taps, a later pass brought others than the first, fewer
+                than `min_tokens`, or a resume file that is of something else (`set_calibration`).
+            OutOfMemoryError: `memory_limit` is too low for one layer alone; says what it needs.
+            CancelledError: `cancel` was called.
+            Whatever `forward_loop` or `progress` raises, unchanged.
         """
         callback = callbacks.forward(forward_loop, self)
         with self._owner as model:
@@ -75,6 +90,106 @@ class Model(Registry):
         with self._owner as model:
             _lib.call(abi.mq_calibrate, model, configuration.to_json(algorithm), callback)
         return self
+
+    def set_calibration(
+        self, min_tokens: int = 0, resume_file: str | os.PathLike[str] | None = None
+    ) -> None:
+        """Sets how `quantize` and `calibrate` work from now on.
+
+        Args:
+            min_tokens: they raise StateError when fewer tokens pass an enabled quantizer of
+                activations; its text names those. 0: none is refused, and those that no token
+                reached are filled: from the other experts of their `expert_group`, else from the
+                layers of their `shared_input_group` or `fused_group`, else they stay without an
+                amax and quantize dynamically.
+            resume_file: path of a file that keeps what a calibration has finished: one that was
+                killed, cancelled or failed goes on from there when the same verb is called on the
+                same model again. It is removed when the verb succeeds. None: no file.
+
+        Raises:
+            BusyError: inside a verb.
+        """
+        if not 0 <= min_tokens < 2**64:
+            raise ValueError(f"min_tokens is {min_tokens}, expected 0 or more")
+        path = None if resume_file is None else os.fsdecode(resume_file)
+        with self._owner as model:
+            _lib.set_calibration_options(model, min_tokens, path)
+
+    def plan(self, config: configuration.Config | configuration.Algorithm) -> dict[str, Any]:
+        """What `quantize` or `calibrate` would do, before anything runs.
+
+        Args:
+            config: what `quantize` takes, or (after it) what `calibrate` takes.
+
+        Returns:
+            {"forwards": how often the forward loop runs, "peak_bytes": the most memory of all
+            passes, "memory_limit_bytes", "passes": a list of {"algorithm", "peak_bytes",
+            "statistics_bytes", "workspace_bytes", "observed": [{"layers" or "quantizers",
+            "channels", "statistics", "bytes"}]}, "without_data": weights that need no pass, by
+            algorithm}. Bytes are an upper bound.
+
+        Raises:
+            ConfigError, UnsupportedError: as the verbs.
+            OutOfMemoryError: `memory_limit` is too low for one layer alone; says what it needs.
+            StateError: an algorithm before `quantize`.
+        """
+        with self._owner as model:
+            text = _lib.text_from(abi.mq_plan, model, configuration.to_json(config))
+        plan: dict[str, Any] = json.loads(text)
+        return plan
+
+    def check(self) -> CheckReport:
+        """Checks whether what a calibration left can be deployed; changes nothing.
+
+        Every scale finite, positive and in range, one scale for what is computed as one, every
+        quantizer reached by data, every name resolved. Also measures the error of the quantizers,
+        which takes as long as quantizing every weight once.
+
+        Raises:
+            StateError: before `quantize`. NumericError: NaN or Inf in a weight.
+        """
+        with self._owner as model:
+            count = _lib.size_from(abi.mq_model_quantizer_count, model)
+            room = 4096 + 512 * count  # asking for the length would check everything twice
+            text = _lib.text_from(abi.mq_check, model, None, capacity=room)
+        return CheckReport.from_json(text)
+
+    def fold_pre_quant_scale(self) -> int:
+        """Moves what activations are multiplied with into what produces them.
+
+        SmoothQuant and AWQ give activations factors (`Quantizer.pre_quant_scale`). They are written
+        into the registered arrays of the norm, or the weight and bias of the producer, that
+        `add_layer` named; afterwards they cost nothing. All registered readers of an activation get
+        the same factors, the mean of theirs; a weight whose factors change is scaled and calibrated
+        accordingly. No tap may run meanwhile.
+
+        Returns:
+            How many layers no longer multiply their input; 0: there was nothing to fold.
+
+        Raises:
+            StateError: before `quantize`; for layers of different sizes; for weights that are
+                folded, compressed or shared, so that they cannot change any more.
+            NotFoundError: a producer that is no layer.
+            NumericError: a value would leave the range of its dtype.
+            ValueError: the bias of a producer is read-only. Nothing changes then.
+        """
+        for layer in self._layers.values():
+            source = self._layers.get(layer._producer or "")
+            if source is not None and source._bias is not None:
+                what = f"the bias of {source.name}"
+                tensors.check_writable(source._bias, what, "fold_pre_quant_scale")
+        with self._owner as model:
+            return _lib.size_from(abi.mq_fold_pre_quant_scale, model, 0)
+
+    def cancel(self) -> None:
+        """Stops the `quantize` or `calibrate` that is running: it raises CancelledError.
+
+        Soon: between two layers, between parts of a large layer, and at the next tap. The model is
+        then as it was before. May be called from any thread, also in a callback. When nothing is
+        running, nothing happens.
+        """
+        with self._owner as model:
+            _lib.call(abi.mq_cancel, model)
 
     def fold_weight(self, keep_attrs: bool = False) -> None:
         """Writes the fake-quantized weights into the registered arrays; disables their quantizers.

@@ -11,6 +11,7 @@ from ._handle import ModelHandle
 from ._lib import interface as abi
 from .layer import Layer
 from .quantizer import Quantizer
+from .report import Progress
 from .tensors import Array
 
 R = TypeVar("R", bound="Registry")
@@ -19,10 +20,23 @@ R = TypeVar("R", bound="Registry")
 class Registry:
     """Registration, look-up and lifetime of a `Model`."""
 
-    def __init__(self, threads: int = 0, log: Callable[[int, str], object] | None = None) -> None:
+    def __init__(
+        self,
+        threads: int = 0,
+        log: Callable[[int, str], object] | None = None,
+        *,
+        memory_limit: int | None = None,
+        progress: Callable[[Progress], object] | None = None,
+    ) -> None:
         if not 0 <= threads <= 1024:
             raise ValueError(f"threads is {threads}, expected 0 to 1024")
-        self._owner = ModelHandle(threads, log)
+        if memory_limit is not None and not 1 <= memory_limit < 2**64:
+            raise ValueError(
+                f"memory_limit is {memory_limit}, expected bytes, or None for no limit"
+            )
+        if progress is not None and not callable(progress):
+            raise TypeError(f"progress is a {type(progress).__name__}, expected a function")
+        self._owner = ModelHandle(threads, log, memory_limit or 0, progress)
         self._layers: dict[str, Layer] = {}
 
     def __enter__(self: R) -> R:
@@ -52,6 +66,11 @@ class Registry:
         class_name: str | None = None,
         fused_group: str | None = None,
         shared_input_group: str | None = None,
+        expert_group: str | None = None,
+        norm: Array | None = None,
+        norm_bias: Array | None = None,
+        norm_adds_one: bool = False,
+        producer: str | None = None,
     ) -> Layer:
         """Registers a linear layer; `add_layer` with kind "linear" and weight `[out, in]`."""
         return self.add_layer(
@@ -62,6 +81,11 @@ class Registry:
             class_name=class_name,
             fused_group=fused_group,
             shared_input_group=shared_input_group,
+            expert_group=expert_group,
+            norm=norm,
+            norm_bias=norm_bias,
+            norm_adds_one=norm_adds_one,
+            producer=producer,
         )
 
     def add_layer(
@@ -74,6 +98,11 @@ class Registry:
         class_name: str | None = None,
         fused_group: str | None = None,
         shared_input_group: str | None = None,
+        expert_group: str | None = None,
+        norm: Array | None = None,
+        norm_bias: Array | None = None,
+        norm_adds_one: bool = False,
+        producer: str | None = None,
     ) -> Layer:
         """Registers a layer, and creates its input, output and weight quantizers.
 
@@ -85,37 +114,57 @@ class Registry:
                 kind: `[out, in]`, `[out, in / groups, *kernel]`, `[in, out / groups, *kernel]` when
                 transposed, `[rows, dim]` for an embedding. It is borrowed, not copied: it is kept
                 alive, and `fold_weight` writes into it. Only "generic" may do without.
-            bias: `[out]`, borrowed likewise; never written to.
+            bias: `[out]`, borrowed likewise; only `fold_pre_quant_scale` writes to it, when the
+                layer is the `producer` of another.
             class_name: class that a configuration may select by; default: that of the kind, such as
                 "nn.Linear".
             fused_group: layers of one name are fused by the runtime (q, k, v; gate, up).
             shared_input_group: layers of one name read the same activation.
+            expert_group: layers of one name are the same projection of the experts of one block,
+                each of which sees part of the tokens. They get one scale for their input, and stand
+                in for one that no token reached.
+            norm: the gain, `[in]`, of the norm whose output a linear layer reads; borrowed and
+                writable like the weight, for `fold_pre_quant_scale`. Layers with the same array
+                read the same output, and everybody who reads it must be registered.
+            norm_bias: the norm's bias, `[in]`, likewise.
+            norm_adds_one: the norm multiplies with `1 + gain`.
+            producer: name of the linear layer whose rows can take over what this layer's input is
+                multiplied with: the input is that layer's output, or a product of it with
+                something, channel by channel. Not together with `norm`.
 
         Raises:
             TypeError: not a numpy array, or another dtype.
-            ValueError: not C-contiguous or not writable; InvalidArgumentError: wrong rank.
+            ValueError: not C-contiguous or not writable.
+            InvalidArgumentError: a wrong rank or shape; a norm or producer of a layer that is not
+                linear, or both.
             AlreadyExistsError: the name is taken.
             StateError: after `quantize`.
         """
         if kind not in abi.LAYER_KINDS:
             raise ValueError(f"kind is {kind!r}, expected one of {', '.join(abi.LAYER_KINDS)}")
         if weight is not None:
-            weight = tensors.registered(weight, f"the weight of {name}", writable=True)
+            weight = tensors.registered(weight, f"the weight of {name}", written_by="fold_weight")
         if bias is not None:
-            bias = tensors.registered(bias, f"the bias of {name}", writable=False)
+            bias = tensors.registered(bias, f"the bias of {name}", written_by=None)
+        verb = "fold_pre_quant_scale"
+        if norm is not None:
+            norm = tensors.registered(norm, f"the norm of {name}", written_by=verb)
+        if norm_bias is not None:
+            norm_bias = tensors.registered(norm_bias, f"the norm_bias of {name}", written_by=verb)
+        arrays = {"weight": weight, "bias": bias, "norm_gain": norm, "norm_bias": norm_bias}
+        names = {
+            "name": name,
+            "class_name": class_name,
+            "fused_group": fused_group,
+            "shared_input_group": shared_input_group,
+            "expert_group": expert_group,
+            "producer": producer,
+        }
+        flags = abi.NORM_ADDS_ONE if norm_adds_one else 0
         with self._owner as model:
-            handle = _lib.add_layer(
-                model,
-                abi.LAYER_KINDS[kind],
-                name,
-                weight,
-                bias,
-                class_name,
-                fused_group,
-                shared_input_group,
-            )
-            self._owner.borrow(weight, bias)
-        layer = Layer(self._owner, handle, kind, name, weight, bias)
+            handle = _lib.add_layer(model, abi.LAYER_KINDS[kind], arrays, names, flags)
+            self._owner.borrow(*arrays.values())
+        layer = Layer(self._owner, handle, kind, name, weight, bias, producer)
         self._layers[name] = layer
         return layer
 

@@ -32,12 +32,18 @@ def _checked_layout(array: np.ndarray, what: str) -> np.ndarray:
     return array
 
 
-def registered(array: object, what: str, *, writable: bool) -> np.ndarray:
-    """An array that the library borrows as it is: never copied."""
+def registered(array: object, what: str, *, written_by: str | None) -> np.ndarray:
+    """An array that the library borrows as it is: never copied. `written_by` names a verb."""
     checked = _checked_layout(_checked_dtype(array, what), what)
-    if writable and not checked.flags.writeable:
-        raise ValueError(f"{what} is read-only, but fold_weight() writes to it; pass a copy")
+    if written_by is not None:
+        check_writable(checked, what, written_by)
     return checked
+
+
+def check_writable(array: np.ndarray, what: str, written_by: str) -> None:
+    """Refuses an array that a verb must not write to."""
+    if not array.flags.writeable:
+        raise ValueError(f"{what} is read-only, but {written_by}() writes to it; pass a copy")
 
 
 def activation(array: object, what: str) -> np.ndarray:

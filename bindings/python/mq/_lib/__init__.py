@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import ctypes as ct
 import logging
+import threading
 from typing import Any, Callable
 
 import numpy as np
 
 from ..errors import error_for
+from ..report import Progress
 from . import interface as abi
+
+#: What the progress callback of a context raised, on its way to the verb of the same thread.
+_raised = threading.local()
 
 
 class Callback:
@@ -91,6 +96,9 @@ def call(function: Any, *arguments: Any) -> None:
         if isinstance(value, Callback) and value.errors:
             raise value.errors.pop()
     if status:
+        raised = vars(_raised).pop("error", None)
+        if raised is not None:
+            raise raised
         raise error_for(status, abi.mq_last_error_message().decode(errors="replace"))
 
 
@@ -115,9 +123,11 @@ def flag_from(function: Any, *arguments: Any) -> bool:
     return bool(_out(ct.c_int32, function, *arguments))
 
 
-def text_from(function: Any, *arguments: Any) -> str:
-    """The text that a function copies to its last parameters: buffer, capacity, length."""
-    capacity = 1024
+def text_from(function: Any, *arguments: Any, capacity: int = 1024) -> str:
+    """The text that a function copies to its last parameters: buffer, capacity, length.
+
+    One that is longer than `capacity` takes a second call.
+    """
     while True:
         buffer, length = ct.create_string_buffer(capacity), ct.c_size_t()
         call(function, *arguments, buffer, capacity, ct.byref(length))
@@ -148,15 +158,21 @@ def pre_quant_scale_of(quantizer: int) -> np.ndarray | None:
     return _floats_from(abi.mq_quantizer_pre_quant_scale, quantizer)
 
 
-def create_context(threads: int, log: Callable[[int, str], object] | None) -> tuple[int, object]:
+def create_context(
+    threads: int,
+    log: Callable[[int, str], object] | None = None,
+    memory_limit: int = 0,
+    progress: Callable[[Progress], object] | None = None,
+) -> tuple[int, object]:
     """A context, and what must stay alive until it and its models are destroyed.
 
     `log(level, text)` gets a level of the logging module; what it raises goes to
-    `sys.unraisablehook`.
+    `sys.unraisablehook`. What `progress` raises stops the verb; `call` re-raises it.
     """
     options = abi.ContextOptions()
     call(abi.mq_context_options_init, options, ct.sizeof(options))
     options.num_threads = threads
+    options.memory_limit_bytes = memory_limit
     if log is not None:
         function = log
 
@@ -165,24 +181,49 @@ def create_context(threads: int, log: Callable[[int, str], object] | None) -> tu
             function(severity, text.decode(errors="replace"))
 
         options.log = abi.LogFn(None, abi.LOG(write), abi.RELEASE())
+    if progress is not None:
+        options.progress = _progress(progress)
     return handle_from(abi.mq_context_create, options), options
+
+
+def _progress(progress: Callable[[Progress], object]) -> abi.ProgressFn:
+    def report(_user_data: object, told: Any) -> int:
+        step = told.contents
+        phase, layer = step.phase.decode(), step.layer.decode()
+        try:
+            return int(bool(progress(Progress(phase, layer, step.done, step.total))))
+        except BaseException as error:
+            _raised.error = error
+            return 1
+
+    return abi.ProgressFn(None, abi.PROGRESS(report), abi.RELEASE())
+
+
+def set_calibration_options(model: int, min_tokens: int, resume_file: str | None) -> None:
+    """Sets how the calibrations of a model work; the library copies the path."""
+    options = abi.CalibrationOptions()
+    call(abi.mq_calibration_options_init, options, ct.sizeof(options))
+    options.min_tokens, options.resume_file = min_tokens, _encoded(resume_file)
+    call(abi.mq_model_set_calibration_options, model, options)
 
 
 def add_layer(
     model: int,
     kind: int,
-    name: str,
-    weight: np.ndarray | None,
-    bias: np.ndarray | None,
-    class_name: str | None,
-    fused_group: str | None,
-    shared_input_group: str | None,
+    arrays: dict[str, np.ndarray | None],
+    names: dict[str, str | None],
+    flags: int,
 ) -> int:
-    """Registers a layer; the caller keeps the arrays alive until the model is destroyed."""
+    """Registers a layer; the caller keeps the arrays alive until the model is destroyed.
+
+    `arrays` and `names` go to the members of mq_layer_desc of that name.
+    """
     desc = abi.LayerDesc()
     call(abi.mq_layer_desc_init, desc, ct.sizeof(desc))
-    desc.kind, desc.name, desc.class_name = kind, _encoded(name), _encoded(class_name)
-    views = [_tensor(array) for array in (weight, bias)]
-    desc.weight, desc.bias = [None if view is None else ct.pointer(view) for view in views]
-    desc.fused_group, desc.shared_input_group = _encoded(fused_group), _encoded(shared_input_group)
+    desc.kind, desc.norm_flags = kind, flags
+    for member, text in names.items():
+        setattr(desc, member, _encoded(text))
+    for member, array in arrays.items():
+        view = _tensor(array)
+        setattr(desc, member, None if view is None else ct.pointer(view))
     return handle_from(abi.mq_model_add_layer, model, desc)

@@ -18,6 +18,7 @@ DEVICE_CPU = 1
 #: numpy's name of a dtype -> DLPack's code and bits.
 DTYPES = {"float32": (2, 32), "float16": (2, 16), "bfloat16": (4, 16)}
 MAX_RANK = 8
+NORM_ADDS_ONE = 1
 ALLOW_NO_MATCH = 1
 REPLACE_ATTRIBUTES = 2
 FOLD_KEEP_ATTRIBUTES = 1
@@ -69,6 +70,18 @@ ALLOCATE = ct.CFUNCTYPE(
     ct.c_size_t,
     ct.POINTER(ct.c_void_p),
 )
+
+
+class Progress(ct.Structure):
+    _fields_ = [
+        ("phase", ct.c_char_p),
+        ("layer", ct.c_char_p),
+        ("done", ct.c_uint64),
+        ("total", ct.c_uint64),
+    ]
+
+
+PROGRESS = ct.CFUNCTYPE(ct.c_int32, ct.c_void_p, ct.POINTER(Progress))
 LOG = ct.CFUNCTYPE(None, ct.c_void_p, ct.c_int32, ct.c_char_p)
 RELEASE = ct.CFUNCTYPE(None, ct.c_void_p)
 
@@ -93,8 +106,18 @@ class LogFn(ct.Structure):
     _fields_ = [("user_data", ct.c_void_p), ("log", LOG), ("release", RELEASE)]
 
 
+class ProgressFn(ct.Structure):
+    _fields_ = [("user_data", ct.c_void_p), ("progress", PROGRESS), ("release", RELEASE)]
+
+
 class ContextOptions(ct.Structure):
-    _fields_ = [("struct_size", ct.c_uint32), ("num_threads", ct.c_uint32), ("log", LogFn)]
+    _fields_ = [
+        ("struct_size", ct.c_uint32),
+        ("num_threads", ct.c_uint32),
+        ("log", LogFn),
+        ("memory_limit_bytes", ct.c_uint64),
+        ("progress", ProgressFn),
+    ]
 
 
 class LayerDesc(ct.Structure):
@@ -107,6 +130,33 @@ class LayerDesc(ct.Structure):
         ("bias", ct.POINTER(Tensor)),
         ("fused_group", ct.c_char_p),
         ("shared_input_group", ct.c_char_p),
+        ("expert_group", ct.c_char_p),
+        ("norm_gain", ct.POINTER(Tensor)),
+        ("norm_bias", ct.POINTER(Tensor)),
+        ("producer", ct.c_char_p),
+        ("norm_flags", ct.c_uint32),
+        ("reserved", ct.c_uint32),
+    ]
+
+
+class CalibrationOptions(ct.Structure):
+    _fields_ = [
+        ("struct_size", ct.c_uint32),
+        ("reserved", ct.c_uint32),
+        ("min_tokens", ct.c_uint64),
+        ("resume_file", ct.c_char_p),
+    ]
+
+
+class CheckReport(ct.Structure):
+    _fields_ = [
+        ("struct_size", ct.c_uint32),
+        ("errors", ct.c_uint32),
+        ("warnings", ct.c_uint32),
+        ("quantizers", ct.c_uint32),
+        ("enabled", ct.c_uint32),
+        ("unseen", ct.c_uint32),
+        ("fewest_tokens", ct.c_uint64),
     ]
 
 
@@ -143,6 +193,7 @@ _Text, _Int, _Flags, _Size = ct.c_char_p, ct.c_int32, ct.c_uint32, ct.c_size_t
 _HandleOut, _IntOut, _SizeOut = ct.POINTER(Handle), ct.POINTER(ct.c_int32), ct.POINTER(ct.c_size_t)
 _TensorIn, _Floats = ct.POINTER(Tensor), ct.POINTER(ct.c_float)
 _Options, _Desc = ct.POINTER(ContextOptions), ct.POINTER(LayerDesc)
+_Calibration, _Report = ct.POINTER(CalibrationOptions), ct.POINTER(CheckReport)
 _Forward, _Filter, _Amax = ct.POINTER(ForwardFn), ct.POINTER(FilterFn), ct.POINTER(AmaxFn)
 _TEXT_OUT = (_Text, _Size, _SizeOut)
 
@@ -182,6 +233,14 @@ mq_set_quantizer_attributes_if = _declare(
 mq_postprocess_amax = _declare("mq_postprocess_amax", Handle, _Text, _Amax, _Flags, _SizeOut)
 mq_reset_amax = _declare("mq_reset_amax", Handle, _Text, _Flags, _SizeOut)
 mq_print_quant_summary = _declare("mq_print_quant_summary", Handle, _Int, *_TEXT_OUT)
+mq_calibration_options_init = _declare("mq_calibration_options_init", _Calibration, ct.c_uint32)
+mq_model_set_calibration_options = _declare(
+    "mq_model_set_calibration_options", Handle, _Calibration
+)
+mq_plan = _declare("mq_plan", Handle, _Text, *_TEXT_OUT)
+mq_check = _declare("mq_check", Handle, _Report, *_TEXT_OUT)
+mq_fold_pre_quant_scale = _declare("mq_fold_pre_quant_scale", Handle, _Flags, _SizeOut)
+mq_cancel = _declare("mq_cancel", Handle)
 mq_quantizer_name = _declare("mq_quantizer_name", Handle, *_TEXT_OUT)
 mq_quantizer_is_enabled = _declare("mq_quantizer_is_enabled", Handle, _IntOut)
 mq_quantizer_attributes = _declare("mq_quantizer_attributes", Handle, *_TEXT_OUT)
