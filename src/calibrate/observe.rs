@@ -8,7 +8,7 @@ use crate::model::{Mode, Model, Observer, Slot};
 use crate::observe::{
     AbsMax, Gate, Histogram, HistogramStatistic, InputStatistics, Statistic, Tap,
 };
-use crate::plan::{Item, Pass, SlotNeeds};
+use crate::plan::{Item, Plan, SlotNeeds};
 
 /// An item with what was seen of it.
 pub(super) struct Seen {
@@ -20,37 +20,34 @@ pub(super) struct Seen {
     pub tokens: Vec<u64>,
 }
 
-/// Tokens of the first pass, which every further one must repeat.
+/// Tokens that passed the taps of every item in the first pass, which every further one must repeat.
 #[derive(Default)]
-pub(super) struct Witnesses(Vec<(Item, Vec<u64>)>);
+pub(super) struct Witnesses(Vec<Vec<u64>>);
 
-/// Runs the host's forward and collects what the pass asks for.
+/// Runs the host's forward and collects what a pass of the plan asks for. What others ask for is only counted.
 pub(super) fn pass(
     model: &Model,
-    pass: &Pass,
+    plan: &Plan,
+    pass: usize,
     witnesses: &mut Witnesses,
     forward: &mut Forward,
 ) -> Result<Vec<Seen>> {
     let mut watched = Vec::new();
-    for item in &pass.items {
+    for item in &plan.passes[pass].items {
         watched.push(watch(item.clone(), Arc::new(statistic(item)?)));
     }
-    let mut counted = Vec::new();
-    for (item, _) in &witnesses.0 {
-        counted.push(watch(item.clone(), Arc::new(Statistic::Count)));
-    }
+    let mine = watched.len();
+    let others = plan.passes.iter().enumerate().filter(|(i, _)| *i != pass);
+    let others = others.flat_map(|(_, pass)| &pass.items).chain(&plan.done);
+    watched.extend(others.map(|item| watch(item.clone(), Arc::new(Statistic::Count))));
     let outcome = run(model, forward);
-    for (item, _) in watched.iter().chain(&counted) {
-        for slot in item.slots() {
-            slot.set_observer(None);
-        }
+    for slot in watched.iter().flat_map(|(item, _)| item.slots()) {
+        slot.set_observer(None);
     }
     outcome?;
     model.shared().check_cancelled()?;
-    if watched
-        .iter()
-        .all(|(_, (gate, _))| gate.tokens().iter().all(|n| *n == 0))
-    {
+    let reached = |(_, (gate, _)): &Watched| gate.tokens().iter().any(|n| *n > 0);
+    if !watched.iter().any(reached) {
         return Err(Error::State(format!(
             "the forward passed no tokens through the taps of the {} quantizers that wait for them (the first is \
              `{}`); call mq_layer_input() and the like in it",
@@ -58,25 +55,42 @@ pub(super) fn pass(
             watched[0].0.slots()[0].name()
         )));
     }
-    for ((item, before), (_, (gate, _))) in witnesses.0.iter().zip(&counted) {
-        check_repeats(item, before, &gate.tokens())?;
-    }
-    let seen: Vec<Seen> = watched
-        .into_iter()
-        .map(|(item, (gate, statistic))| Seen {
+    witnesses.check(plan, pass, &watched)?;
+    let mut seen = Vec::new();
+    for (item, (gate, statistic)) in watched.into_iter().take(mine) {
+        let tokens = gate.tokens();
+        let one = Seen {
             item,
             statistic,
-            tokens: gate.tokens(),
-        })
-        .collect();
-    for seen in &seen {
-        check_shared(seen)?;
-    }
-    if witnesses.0.is_empty() {
-        let first = seen.iter();
-        witnesses.0 = first.map(|s| (s.item.clone(), s.tokens.clone())).collect();
+            tokens,
+        };
+        check_shared(&one)?;
+        seen.push(one);
     }
     Ok(seen)
+}
+
+impl Witnesses {
+    /// Compares with the first pass, in the order of the plan's items; remembers, if this is the first.
+    fn check(&mut self, plan: &Plan, pass: usize, watched: &[Watched]) -> Result<()> {
+        let before: usize = plan.passes[..pass]
+            .iter()
+            .map(|pass| pass.items.len())
+            .sum();
+        let mine = plan.passes[pass].items.len();
+        // Those of the pass come first among the watched.
+        let mut in_order: Vec<&Watched> = watched[mine..].iter().collect();
+        in_order.splice(before..before, &watched[..mine]);
+        let now = in_order.iter().map(|(_, (gate, _))| gate.tokens());
+        if self.0.is_empty() {
+            self.0 = now.collect();
+            return Ok(());
+        }
+        let pairs = in_order.iter().zip(self.0.iter().zip(now));
+        pairs
+            .into_iter()
+            .try_for_each(|((item, _), (before, now))| check_repeats(item, before, &now))
+    }
 }
 
 type Watched = (Item, (Arc<Gate>, Arc<Statistic>));
