@@ -54,6 +54,9 @@ pub fn fold_pre_quant_scale(model: &mut Model) -> Result<usize> {
                 Producer::Layer(layer) => rebalance::scale_rows(model, layer, factors)?,
             }
         }
+        if folded > 0 {
+            rebalance::share(model);
+        }
         Ok(folded)
     })
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::model::{Amax, CalibrationRecord, Layer, Model, Quantizer, Slot, SlotState};
-use crate::plan::Pass;
+use crate::plan::Plan;
 
 /// Fills what can be filled. Errors when the host asked for more tokens than a layer saw.
 pub(super) fn fill(model: &Model) -> Result<()> {
@@ -141,9 +141,8 @@ fn refuse(model: &Model) -> Result<()> {
 }
 
 /// Tells of quantizers that stayed without an amax.
-pub(super) fn warn_about_unseen(model: &Model, passes: &[Pass], forwarded: bool) {
-    let items = passes.iter().flat_map(|pass| &pass.items);
-    let slots: Vec<Arc<Slot>> = items.flat_map(|item| item.slots()).collect();
+pub(super) fn warn_about_unseen(model: &Model, plan: &Plan, forwarded: bool) {
+    let slots: Vec<Arc<Slot>> = plan.items().flat_map(|item| item.slots()).collect();
     let is_without = |slot: &&Arc<Slot>| {
         let state = slot.state();
         let mut members = state.members().iter();

@@ -8,7 +8,7 @@ use crate::model::{Mode, Model, Observer, Slot};
 use crate::observe::{
     AbsMax, Gate, Histogram, HistogramStatistic, InputStatistics, Sample, Statistic, Tap,
 };
-use crate::plan::{Item, Pass, SlotNeeds};
+use crate::plan::{Item, Pass, Plan, SlotNeeds};
 
 /// An item with what was seen of it.
 pub(super) struct Seen {
@@ -22,33 +22,34 @@ pub(super) struct Seen {
     pub sample: Arc<Sample>,
 }
 
-/// Tokens of the first pass, which every further one must repeat.
+/// Tokens that passed the taps of every item in the first pass, which every further one must repeat.
 #[derive(Default)]
-pub(super) struct Witnesses(Vec<(Item, Vec<u64>)>);
+pub(super) struct Witnesses(Vec<Vec<u64>>);
 
-/// Runs the host's forward and collects what the pass asks for.
+/// Runs the host's forward and collects what a pass of the plan asks for. What others ask for is only counted.
 pub(super) fn pass(
     model: &Model,
-    pass: &Pass,
+    plan: &Plan,
+    pass: usize,
     witnesses: &mut Witnesses,
     forward: &mut Forward,
 ) -> Result<Vec<Seen>> {
     let mut watched = Vec::new();
-    for item in &pass.items {
+    for item in &plan.passes[pass].items {
         watched.push(Watched::new(item.clone(), statistic(item)?));
     }
-    let counts = |(item, _): &(Item, Vec<u64>)| Watched::new(item.clone(), Statistic::Count);
-    let counted: Vec<Watched> = witnesses.0.iter().map(counts).collect();
+    let mine = watched.len();
+    let others = plan.passes.iter().enumerate().filter(|(i, _)| *i != pass);
+    let others = others.flat_map(|(_, pass)| &pass.items).chain(&plan.done);
+    watched.extend(others.map(|item| Watched::new(item.clone(), Statistic::Count)));
     let outcome = run(model, forward);
-    for watched in watched.iter().chain(&counted) {
+    for watched in &watched {
         watched.leave();
     }
     outcome?;
     model.shared().check_cancelled()?;
-    if watched
-        .iter()
-        .all(|w| w.gate.tokens().iter().all(|n| *n == 0))
-    {
+    let reached = |watched: &Watched| watched.gate.tokens().iter().any(|n| *n > 0);
+    if !watched.iter().any(reached) {
         return Err(Error::State(format!(
             "the forward passed no tokens through the taps of the {} quantizers that wait for them (the first is \
              `{}`); call mq_layer_input() and the like in it",
@@ -56,26 +57,38 @@ pub(super) fn pass(
             watched[0].item.slots()[0].name()
         )));
     }
-    for ((item, before), counted) in witnesses.0.iter().zip(&counted) {
-        check_repeats(item, before, &counted.gate.tokens())?;
-    }
-    let seen: Vec<Seen> = watched
-        .into_iter()
-        .map(|watched| Seen {
+    witnesses.check(plan, pass, &watched)?;
+    let mut seen = Vec::new();
+    for watched in watched.into_iter().take(mine) {
+        let one = Seen {
             item: watched.item,
             statistic: watched.statistic,
             tokens: watched.gate.tokens(),
             sample: watched.sample,
-        })
-        .collect();
-    for seen in &seen {
-        check_shared(seen)?;
-    }
-    if witnesses.0.is_empty() {
-        let first = seen.iter();
-        witnesses.0 = first.map(|s| (s.item.clone(), s.tokens.clone())).collect();
+        };
+        check_shared(&one)?;
+        seen.push(one);
     }
     Ok(seen)
+}
+
+impl Witnesses {
+    /// Compares with the first pass, in the order of the plan's items; remembers, if this is the first.
+    fn check(&mut self, plan: &Plan, pass: usize, watched: &[Watched]) -> Result<()> {
+        let items = |pass: &Pass| pass.items.len();
+        let before: usize = plan.passes[..pass].iter().map(items).sum();
+        let mine = items(&plan.passes[pass]);
+        // Those of the pass come first among the watched.
+        let mut in_order: Vec<&Watched> = watched[mine..].iter().collect();
+        in_order.splice(before..before, &watched[..mine]);
+        let now = in_order.iter().map(|watched| watched.gate.tokens());
+        if self.0.is_empty() {
+            self.0 = now.collect();
+            return Ok(());
+        }
+        let mut pairs = in_order.iter().zip(self.0.iter().zip(now));
+        pairs.try_for_each(|(watched, (before, now))| check_repeats(&watched.item, before, &now))
+    }
 }
 
 /// An item whose slots have taps.

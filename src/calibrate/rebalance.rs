@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use super::balance::tensor_amax;
-use super::max;
 use super::shared_scale::{self, Groups};
+use super::{fused, max};
 use crate::error::Result;
 use crate::kernels::{Cpu, row_scale};
 use crate::model::{Amax, Layer, Model, Quantizer, Slot, SlotState};
@@ -62,6 +62,12 @@ pub(crate) fn readers(model: &Model, readers: &[Arc<Layer>], factors: &[f32]) ->
         slot.replace(Arc::new(shared));
     }
     Ok(())
+}
+
+/// Makes the scales of fused layers one again, after weights have changed.
+pub(crate) fn share(model: &Model) {
+    fused::share(model);
+    shared_scale::share(model, &Groups::by_default());
 }
 
 /// The weight's state when the input's factors change from `before` to `after`.
@@ -200,7 +206,6 @@ pub(crate) fn scale_rows(model: &Model, layer: &Layer, factors: &[f32]) -> Resul
     if let (Some(old), Some(new)) = (old, new) {
         let settled = settled(&before);
         slot.replace(Arc::new(in_proportion(&before, &old, &new, &settled)));
-        shared_scale::share(model, &Groups::by_default());
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ use super::{coverage, fused, shared_scale};
 use crate::error::{Error, Result};
 use crate::model::{CalibrationRecord, Model, Progress, Quantizer, Role, Slot, SlotState};
 use crate::observe::{InputSummary, Statistic};
-use crate::plan::{Item, Pass, Plan};
+use crate::plan::{Item, Plan};
 
 /// Runs one algorithm. On failure the caller restores a snapshot.
 pub(super) fn run(
@@ -51,9 +51,9 @@ pub(super) fn run(
     }
     if let Some(forward) = forward {
         let mut witnesses = Witnesses::default();
-        for (i, pass) in plan.passes.iter().enumerate() {
+        for i in 0..plan.passes.len() {
             steps.observing(i, plan.passes.len())?;
-            let seen = observe::pass(model, pass, &mut witnesses, forward)?;
+            let seen = observe::pass(model, &plan, i, &mut witnesses, forward)?;
             steps.observing(i + 1, plan.passes.len())?;
             for seen in seen {
                 let solved = solve(&run, algorithm, &seen)?;
@@ -66,8 +66,7 @@ pub(super) fn run(
     for (slot, state) in states {
         slot.replace(Arc::new(state));
     }
-    let passes = &plan.passes;
-    finish(model, algorithm, &run, journal, passes, forward.is_some())
+    finish(model, algorithm, &run, journal, &plan, forward.is_some())
 }
 
 /// What comes after the states are known: shared scales, second looks, quantizers no token reached.
@@ -76,11 +75,11 @@ fn finish(
     algorithm: &dyn Algorithm,
     run: &Run,
     journal: &mut Journal,
-    passes: &[Pass],
+    plan: &Plan,
     forwarded: bool,
 ) -> Result<()> {
     let groups = shared_scale::Groups::of(algorithm.config());
-    if forwarded && !passes.is_empty() {
+    if forwarded && plan.items().next().is_some() {
         coverage::fill(model)?;
     }
     fused::share(model);
@@ -108,7 +107,7 @@ fn finish(
     }
     // A second look may have told apart what is to be one.
     fused::share(model);
-    coverage::warn_about_unseen(model, passes, forwarded);
+    coverage::warn_about_unseen(model, plan, forwarded);
     Ok(())
 }
 

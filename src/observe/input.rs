@@ -111,7 +111,7 @@ pub struct InputSummary {
     pub tokens: u64,
     /// Taps that had tokens.
     pub batches: u64,
-    /// Largest magnitude of each channel.
+    /// Largest magnitude of each channel; empty when no token passed.
     pub channel_max: Vec<f32>,
     /// Mean over the batches of the mean magnitude of each channel; empty if not asked for.
     pub mean_abs: Vec<f32>,
@@ -197,7 +197,11 @@ impl InputStatistics {
         InputSummary {
             tokens: running.tokens,
             batches: running.batches,
-            channel_max: running.channel_max,
+            // A largest magnitude of zero is something else than none.
+            channel_max: match running.tokens {
+                0 => Vec::new(),
+                _ => running.channel_max,
+            },
             mean_abs: match self.needs.mean_abs {
                 true => running.means.iter().map(mean).collect(),
                 false => Vec::new(),

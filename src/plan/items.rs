@@ -29,6 +29,16 @@ impl Item {
         }
     }
 
+    /// The quantizers that get their state from it.
+    pub fn treated(&self) -> Vec<Arc<Slot>> {
+        let mut slots = self.slots();
+        if let Self::Layers(layers, _) = self {
+            let weights = layers.iter().filter_map(|layer| layer.weight_slot());
+            slots.extend(weights.cloned());
+        }
+        slots
+    }
+
     /// Channels of the activation, where they are known.
     pub fn channels(&self) -> Option<usize> {
         match self {

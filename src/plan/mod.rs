@@ -21,6 +21,8 @@ pub struct Plan {
     pub weights: Vec<Arc<Slot>>,
     /// One for each time the host's forward runs.
     pub passes: Vec<Pass>,
+    /// What needs no pass, for it is done already.
+    pub done: Vec<Item>,
     /// Memory for the weights alone.
     pub weights_bytes: u64,
 }
@@ -45,7 +47,7 @@ impl Pass {
 impl Plan {
     /// The plan of `algorithm` for `model`, without what is `done` already. Items go into a pass in the order
     /// of registration until the memory limit of the context is reached; then the next pass begins. Errors
-    /// when one item alone does not fit.
+    /// when one item alone does not fit, with the bytes that the largest one needs.
     pub fn new(
         model: &Model,
         algorithm: &dyn Planned,
@@ -70,23 +72,30 @@ impl Plan {
         let mut plan = Self {
             weights: items.weights,
             passes: Vec::new(),
+            done: Vec::new(),
             weights_bytes: 0,
         };
         plan.weights.retain(|slot| !done(slot));
-        for item in items.observed {
-            if item.slots().iter().all(|slot| done(slot)) {
-                continue;
-            }
-            let (statistics, workspace) = (item.statistics_bytes(), workspace(&item));
+        let is_done = |item: &Item| item.treated().iter().all(|slot| done(slot));
+        let (finished, waiting): (Vec<Item>, _) = items.observed.into_iter().partition(is_done);
+        plan.done = finished;
+        let sized = |item: Item| (item.statistics_bytes(), workspace(&item), item);
+        let waiting: Vec<(u64, u64, Item)> = waiting.into_iter().map(sized).collect();
+        let largest = waiting
+            .iter()
+            .max_by_key(|(statistics, workspace, _)| statistics + workspace);
+        if let Some((statistics, workspace, item)) = largest
+            && statistics + workspace > limit
+        {
             let needed = statistics + workspace;
-            if needed > limit {
-                return Err(Error::OutOfMemory(format!(
-                    "`{}` needs {needed} bytes for {}, but the context's memory_limit_bytes is {limit}; set it to \
-                     {needed} or more",
-                    item.slots()[0].name(),
-                    algorithm.config().method,
-                )));
-            }
+            return Err(Error::OutOfMemory(format!(
+                "`{}` needs {needed} bytes for {}, but the context's memory_limit_bytes is {limit}; set it to {needed} \
+                 or more",
+                item.slots()[0].name(),
+                algorithm.config().method,
+            )));
+        }
+        for (statistics, workspace, item) in waiting {
             match plan.passes.last_mut() {
                 Some(pass)
                     if pass.statistics_bytes + statistics + pass.workspace_bytes.max(workspace)
@@ -104,6 +113,12 @@ impl Plan {
             }
         }
         Ok(plan)
+    }
+
+    /// Everything that taps bring, of all passes, and what is done already.
+    pub fn items(&self) -> impl Iterator<Item = &Item> {
+        let passes = self.passes.iter().flat_map(|pass| &pass.items);
+        passes.chain(&self.done)
     }
 
     /// How often the host's forward must run.

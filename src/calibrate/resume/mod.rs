@@ -54,8 +54,9 @@ impl Journal {
         file.read_to_end(&mut bytes).map_err(failed)?;
         let mut header = MAGIC.to_vec();
         header.extend(fingerprint_of(model, algorithms).to_le_bytes());
-        // A file shorter than its header never got as far as a record.
-        let good = if bytes.len() < header.len() && header.starts_with(&bytes) {
+        // A file that is no longer than its header never got as far as a record, whatever it was of.
+        let is_ours = bytes.starts_with(MAGIC) || MAGIC.starts_with(&bytes);
+        let good = if bytes.len() <= header.len() && is_ours {
             file.seek(SeekFrom::Start(0)).map_err(failed)?;
             file.write_all(&header).map_err(failed)?;
             header.len()

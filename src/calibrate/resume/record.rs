@@ -79,9 +79,10 @@ fn member(q: &Quantizer, values: &mut Vec<f32>) -> Value {
     fields.insert("per_tensor".to_owned(), q.attributes.axis.is_none().into());
     fields.insert("static_blocks".to_owned(), q.has_static_block_scale.into());
     if let Some(record) = &q.record {
-        let error = record
-            .error
-            .map(|e| json!({"of": e.of.name(), "before": e.before, "after": e.after}));
+        // As bits: not every decimal comes back as the number that it was.
+        let error = record.error.map(
+            |e| json!({"of": e.of.name(), "before": e.before.to_bits(), "after": e.after.to_bits()}),
+        );
         let record =
             json!({"algorithm": record.algorithm, "tokens": record.tokens, "error": error});
         fields.insert("record".to_owned(), record);
@@ -198,8 +199,8 @@ fn record(kept: &Value) -> Option<CalibrationRecord> {
     let error = error["of"].as_str().and_then(of).and_then(|of| {
         Some(QuantizationError {
             of,
-            before: error["before"].as_f64()?,
-            after: error["after"].as_f64()?,
+            before: f64::from_bits(error["before"].as_u64()?),
+            after: f64::from_bits(error["after"].as_u64()?),
         })
     });
     Some(CalibrationRecord {
