@@ -1,15 +1,15 @@
 //! `awq_clip`: for every block of every row the ratio of its largest magnitude, as its amax, that gives the
 //! least error of the block's share of the output; the smallest of equal ones.
 
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use super::super::algorithm::Run;
+use super::by_rows::{Rows, by_rows};
 use super::losses::{self, Candidate};
 use super::output_error;
 use super::target::Target;
 use crate::error::{Error, Result};
-use crate::kernels::load_rows::{self, Rows};
+use crate::kernels::load_rows;
 use crate::kernels::{Cpu, quadratic, scaled_difference};
 use crate::model::{Amax, QuantizationError, Quantizer, SlotState};
 use crate::observe::InputSummary;
@@ -156,51 +156,31 @@ fn blocks(
         grams: scaled.as_deref().unwrap_or(&input.blocks),
         ratios,
     };
-    let tasks = target.rows().div_ceil(ROWS);
-    let values = Mutex::new(highest.values().to_vec());
-    let sums = Mutex::new(vec![[0.0f64; 3]; tasks]);
-    let failure = Mutex::new(None);
-    let next = AtomicUsize::new(0);
-    let alone = Cpu::new(1, run.cpu.isa()).map_err(Error::Internal)?;
-    run.cpu.for_each(run.cpu.num_threads().min(tasks), |_| {
-        let mut work = Work::new(target.channels(), block, ratios.len());
-        loop {
-            let task = next.fetch_add(1, Relaxed);
-            if task >= tasks || run.shared.is_cancelled() {
-                return;
-            }
-            let first = task * ROWS;
-            let count = ROWS.min(target.rows() - first);
-            let per_row = search.blocks_in_a_row();
-            match search.rows(&alone, &mut work, first, count) {
-                Ok(sum) => {
-                    lock(&values)[first * per_row..][..count * per_row]
-                        .copy_from_slice(&work.best[..count * per_row]);
-                    lock(&sums)[task] = sum;
-                }
-                Err(error) => {
-                    lock(&failure).get_or_insert(error);
-                    return;
-                }
-            }
-        }
-    });
-    run.shared.check_cancelled()?;
-    if let Some(error) = lock(&failure).take() {
-        return Err(error);
-    }
+    let found = by_rows(
+        run,
+        target.rows(),
+        ROWS,
+        || Work::new(target.channels(), block, ratios.len()),
+        |cpu, work, rows| search.rows(cpu, work, rows),
+    )?;
+    let mut values = Vec::with_capacity(highest.values().len());
     let (mut plain, mut best, mut energy) = (0.0, 0.0, 0.0);
-    for sum in lock(&sums).iter() {
-        plain += sum[0];
-        best += sum[1];
-        energy += sum[2];
+    for rows in found {
+        values.extend(rows.amax);
+        plain += rows.plain;
+        best += rows.best;
+        energy += rows.energy;
     }
-    let values = values.into_inner().unwrap_or_else(PoisonError::into_inner);
     Ok((values, output_error(plain, best, energy)))
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+/// What was found for some rows.
+struct Clipped {
+    amax: Vec<f32>,
+    /// Squared errors: unclipped, as clipped; and the output itself.
+    plain: f64,
+    best: f64,
+    energy: f64,
 }
 
 struct Search<'a> {
@@ -221,8 +201,6 @@ struct Work {
     deltas: Vec<f32>,
     scratch: Vec<f32>,
     errors: Vec<f64>,
-    /// The amax values that were found.
-    best: Vec<f32>,
 }
 
 impl Work {
@@ -235,7 +213,6 @@ impl Work {
             deltas: vec![0.0; m * channels],
             scratch: vec![0.0; quadratic::scratch_len(block, m)],
             errors: vec![0.0; m],
-            best: vec![0.0; ROWS * channels.div_ceil(block)],
         }
     }
 }
@@ -245,23 +222,40 @@ impl Search<'_> {
         self.target.channels().div_ceil(self.block)
     }
 
-    /// Fills `work.best` for some rows; returns the errors unclipped and clipped, and the energy.
-    fn rows(&self, cpu: &Cpu, work: &mut Work, first: usize, count: usize) -> Result<[f64; 3]> {
+    /// The amax of least error for every block of some rows.
+    fn rows(&self, cpu: &Cpu, work: &mut Work, (first, count): Rows) -> Result<Clipped> {
         let (channels, per_row) = (self.target.channels(), self.blocks_in_a_row());
         let len = count * channels;
         let rows = self.weight.rows(first, count).map_err(Error::Internal)?;
         let rounded = rows.with_data(&mut work.rounded).map_err(Error::Internal)?;
         let (plain, loaded) = (&mut work.plain[..len], &mut work.loaded[..len]);
-        load_rows::run(cpu, &rows, Rows::leading(count, channels), 1.0, plain);
+        load_rows::run(
+            cpu,
+            &rows,
+            load_rows::Rows::leading(count, channels),
+            1.0,
+            plain,
+        );
         let highest = &self.highest[first * per_row..][..count * per_row];
         for (ratio, deltas) in self.ratios.iter().zip(work.deltas.chunks_exact_mut(len)) {
             let amax = highest.iter().map(|amax| amax * ratio).collect();
             self.target
                 .quantize_rows(cpu, Some(amax), &rows, &rounded)?;
-            load_rows::run(cpu, &rounded, Rows::leading(count, channels), 1.0, loaded);
+            load_rows::run(
+                cpu,
+                &rounded,
+                load_rows::Rows::leading(count, channels),
+                1.0,
+                loaded,
+            );
             scaled_difference::run(cpu.isa(), loaded, None, plain, deltas);
         }
-        let mut sums = [0.0; 3];
+        let mut found = Clipped {
+            amax: vec![0.0; count * per_row],
+            plain: 0.0,
+            best: 0.0,
+            energy: 0.0,
+        };
         for k in 0..per_row {
             let (start, square) = (k * self.block, self.block * self.block);
             let width = self.block.min(channels - start);
@@ -286,9 +280,9 @@ impl Search<'_> {
                     }
                 }
                 let at = row * per_row + k;
-                work.best[at] = highest[at] * self.ratios[best];
-                sums[0] += error(self.ratios.len() - 1);
-                sums[1] += error(best);
+                found.amax[at] = highest[at] * self.ratios[best];
+                found.plain += error(self.ratios.len() - 1);
+                found.best += error(best);
             }
             quadratic::block_rows(
                 gram,
@@ -300,8 +294,8 @@ impl Search<'_> {
                 &mut work.scratch,
                 &mut work.errors[..count],
             );
-            sums[2] += work.errors[..count].iter().sum::<f64>();
+            found.energy += work.errors[..count].iter().sum::<f64>();
         }
-        Ok(sums)
+        Ok(found)
     }
 }

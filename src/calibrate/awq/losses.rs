@@ -4,14 +4,11 @@
 //! all their errors from one quadratic form. Partial sums are added in the order of the rows, so that the
 //! result has the same bits for every number of threads.
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-
 use super::super::algorithm::Run;
+use super::by_rows::{Rows, by_rows};
 use super::target::{Reach, Target};
 use crate::error::{Error, Result};
-use crate::kernels::load_rows::{self, Rows};
+use crate::kernels::load_rows;
 use crate::kernels::{Cpu, channel_scale, quadratic, scaled_difference};
 use crate::tensor::TensorView;
 
@@ -68,48 +65,22 @@ pub(super) fn of(
     gram: &[f32],
 ) -> Result<(Vec<f64>, f64)> {
     let per_task = rows_per_task(target);
-    let tasks = target.rows().div_ceil(per_task);
+    let sums = by_rows(
+        run,
+        target.rows(),
+        per_task,
+        || Work::new(target, candidates.len(), per_task),
+        |cpu, work, rows| work.rows(cpu, target, seen, candidates, gram, rows),
+    )?;
     // One more for the output itself.
-    let columns = candidates.len() + 1;
-    let partial = Mutex::new(vec![0.0f64; tasks * columns]);
-    let failure = Mutex::new(None);
-    let next = AtomicUsize::new(0);
-    let threads = run.cpu.num_threads().min(tasks);
-    let alone = Cpu::new(1, run.cpu.isa()).map_err(Error::Internal)?;
-    run.cpu.for_each(threads, |_| {
-        let mut work = Work::new(target, candidates.len(), per_task);
-        loop {
-            let task = next.fetch_add(1, Relaxed);
-            if task >= tasks || run.shared.is_cancelled() {
-                return;
-            }
-            let first = task * per_task;
-            let count = per_task.min(target.rows() - first);
-            match work.rows(&alone, target, seen, candidates, gram, (first, count)) {
-                Ok(sums) => lock(&partial)[task * columns..][..columns].copy_from_slice(&sums),
-                Err(error) => {
-                    lock(&failure).get_or_insert(error);
-                    return;
-                }
-            }
-        }
-    });
-    run.shared.check_cancelled()?;
-    if let Some(error) = lock(&failure).take() {
-        return Err(error);
-    }
-    let mut totals = vec![0.0; columns];
-    for sums in lock(&partial).chunks_exact(columns) {
+    let mut totals = vec![0.0; candidates.len() + 1];
+    for sums in &sums {
         for (total, sum) in totals.iter_mut().zip(sums) {
             *total += sum;
         }
     }
     let energy = totals.pop().unwrap_or_default();
     Ok((totals, energy))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What a thread works in.
@@ -148,14 +119,20 @@ impl Work {
         seen: &TensorView,
         candidates: &[Candidate],
         gram: &[f32],
-        (first, count): (usize, usize),
+        (first, count): Rows,
     ) -> Result<Vec<f64>> {
         let channels = target.channels();
         let len = count * channels;
         let rows = seen.rows(first, count).map_err(Error::Internal)?;
         let rounded = rows.with_data(&mut self.rounded).map_err(Error::Internal)?;
         let plain = &mut self.plain[..len];
-        load_rows::run(cpu, &rows, Rows::leading(count, channels), 1.0, plain);
+        load_rows::run(
+            cpu,
+            &rows,
+            load_rows::Rows::leading(count, channels),
+            1.0,
+            plain,
+        );
         for (candidate, deltas) in candidates.iter().zip(self.deltas.chunks_exact_mut(len)) {
             let from = match &candidate.scale {
                 Some(scale) => {
@@ -166,7 +143,13 @@ impl Work {
             };
             target.quantize_rows(cpu, candidate.amax.clone(), from, &rounded)?;
             let loaded = &mut self.loaded[..len];
-            load_rows::run(cpu, &rounded, Rows::leading(count, channels), 1.0, loaded);
+            load_rows::run(
+                cpu,
+                &rounded,
+                load_rows::Rows::leading(count, channels),
+                1.0,
+                loaded,
+            );
             let inverse = candidate.inverse.as_deref();
             scaled_difference::run(cpu.isa(), loaded, inverse, plain, deltas);
         }

@@ -4,6 +4,7 @@
 //! error of any candidate weight is a quadratic form: for `y = x Wᵀ` and a weight that is off by Δ, the
 //! squared error over the calibration tokens is `tr(Δ G Δᵀ)`, `G = Σ xᵀx`.
 
+mod by_rows;
 mod candidates;
 mod clip;
 mod lite;
