@@ -69,7 +69,7 @@ fn a_calibration_that_was_stopped_goes_on_and_ends_the_same() {
             second.outcome.as_ref().expect(&what);
             assert_same(&second.states, &whole.states, &what);
             // A pass is done when all of it is solved; what is left of one may go with the next.
-            let (finished, is_boundary) = progress[stop_at];
+            let (finished, is_boundary) = *progress.get(stop_at).expect("a solve");
             let rest = whole.forwards - finished;
             assert!(
                 second.forwards <= rest,
