@@ -29,6 +29,14 @@ impl Item {
         }
     }
 
+    /// Name of its first tap.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Slots(slots, _) => slots[0].name(),
+            Self::Layers(layers, _) => layers[0].input_slot().name(),
+        }
+    }
+
     /// The quantizers that get their state from it.
     pub fn treated(&self) -> Vec<Arc<Slot>> {
         let mut slots = self.slots();
@@ -51,8 +59,8 @@ impl Item {
     pub fn statistics_bytes(&self) -> u64 {
         let channels = self.channels().unwrap_or(0);
         match self {
-            Self::Slots(slots, SlotNeeds::Histogram { num_bins }) => {
-                Histogram::planned_bytes(*num_bins) + small(slots)
+            Self::Slots(slots, SlotNeeds::Histogram { .. }) => {
+                Histogram::most_bytes() + small(slots)
             }
             Self::Slots(slots, _) => {
                 // One value for each channel at most; what depends on a shape yet unseen is not known.
@@ -73,7 +81,9 @@ impl Item {
     /// Bytes that a tap of it takes while it observes.
     pub fn transient_bytes(&self, threads: usize) -> u64 {
         match self {
-            Self::Slots(..) => 0,
+            Self::Slots(_, SlotNeeds::Histogram { .. }) => Histogram::transient_bytes(threads),
+            // A row for each thread; a scaled copy of a batch, of a size yet unseen, is not known.
+            Self::Slots(..) => (threads * self.channels().unwrap_or(0) * size_of::<f32>()) as u64,
             Self::Layers(_, needs) => needs.transient_bytes(self.channels().unwrap_or(0), threads),
         }
     }
