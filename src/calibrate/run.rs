@@ -22,11 +22,7 @@ pub(super) fn run(
     forward: &mut Option<Forward>,
 ) -> Result<()> {
     let method = algorithm.config().method.name();
-    if algorithm.needs_forward() && forward.is_none() {
-        return Err(Error::InvalidArgument(format!(
-            "forward is NULL, but {method} needs a pass over calibration data"
-        )));
-    }
+    check_forward(algorithm, forward.is_some())?;
     algorithm.prepare(model);
     let mut states = journal.restore(model)?;
     let plan = {
@@ -66,6 +62,17 @@ pub(super) fn run(
         slot.replace(Arc::new(state));
     }
     finish(model, algorithm, &run, journal, &plan, forward.is_some())
+}
+
+/// Refuses to start without the forward that an algorithm needs.
+pub(super) fn check_forward(algorithm: &dyn Algorithm, is_there: bool) -> Result<()> {
+    match algorithm.needs_forward() && !is_there {
+        false => Ok(()),
+        true => Err(Error::InvalidArgument(format!(
+            "forward is NULL, but {} needs a pass over calibration data",
+            algorithm.config().method
+        ))),
+    }
 }
 
 /// What comes after the states are known: shared scales, second looks, quantizers no token reached.
