@@ -12,6 +12,7 @@ use stack::{
     context, of_values, pass, three_layers as parts,
 };
 
+const NF4: &str = r#"{"num_bits": 4, "block_sizes": {"-1": 16, "scale_bits": 8, "scale_block_sizes": {"-1": 8}}}"#;
 const SMOOTHQUANT: &str = r#"{"method": "smoothquant", "alpha": 0.5}"#;
 
 /// An algorithm with formats that it fits.
@@ -269,7 +270,6 @@ fn layers_that_share_an_input_see_the_same_tokens() {
 
 #[test]
 fn an_algorithm_that_does_not_fit_a_format_names_the_quantizer() {
-    let nf4 = r#"{"num_bits": 4, "block_sizes": {"-1": 16, "scale_bits": 8, "scale_block_sizes": {"-1": 8}}}"#;
     let nvfp4_static = NVFP4.replace("dynamic", "static");
     let awq = [
         r#""awq_lite""#,
@@ -279,7 +279,7 @@ fn an_algorithm_that_does_not_fit_a_format_names_the_quantizer() {
     ];
     let both_axes = r#"{"num_bits": 8, "axis": [0, 1]}"#;
     for algorithm in awq {
-        for weight in [nf4, &nvfp4_static, both_axes] {
+        for weight in [NF4, &nvfp4_static, both_axes] {
             let error = refused(parts, &config(weight, "", algorithm), algorithm);
             assert!(
                 matches!(&error, Error::Config(text) if text.contains("`a.weight_quantizer`")),
@@ -309,4 +309,22 @@ fn an_algorithm_that_does_not_fit_a_format_names_the_quantizer() {
         matches!(&error, Error::Config(text) if text.contains("only one channel to smooth")),
         "{error}"
     );
+}
+
+#[test]
+fn what_a_later_algorithm_cannot_do_is_said_before_the_first_one_runs() {
+    let config = config(NF4, INT8, r#"["max", "awq_lite"]"#);
+    let mut misfit = stack(1, parts());
+    let error = misfit.quantize(&config).expect_err("AWQ of NF4");
+    assert!(matches!(&error, Error::Config(_)), "{error}");
+    assert_eq!(misfit.forwards, 0);
+    let list = r#"["max", "awq_lite"]"#;
+    let config = stack::config(INT4_BLOCKS, INT8, list);
+    let mut small = Stack::new(context(1, 100_000).0, parts());
+    let error = small.quantize(&config).expect_err("too little for AWQ");
+    assert!(
+        matches!(&error, Error::OutOfMemory(text) if text.contains("awq_lite")),
+        "{error}"
+    );
+    assert_eq!(small.forwards, 0);
 }

@@ -40,7 +40,7 @@ fn a_calibration_that_was_stopped_goes_on_and_ends_the_same() {
         whole.outcome.as_ref().expect(algorithm);
         assert!(whole.forwards >= 2, "{algorithm}: {}", whole.forwards);
         let progress = finished_passes(&config, limit);
-        for stop_at in 1u64.. {
+        for stop_at in 1.. {
             let what = format!("{algorithm}, stopped at {stop_at}");
             let file = ResumeFile::new();
             let settings = Settings {
@@ -50,7 +50,7 @@ fn a_calibration_that_was_stopped_goes_on_and_ends_the_same() {
             };
             let first = run(
                 &Settings {
-                    stop_at,
+                    stop_at: stop_at as u64,
                     ..settings
                 },
                 &config,
@@ -69,7 +69,7 @@ fn a_calibration_that_was_stopped_goes_on_and_ends_the_same() {
             second.outcome.as_ref().expect(&what);
             assert_same(&second.states, &whole.states, &what);
             // A pass is done when all of it is solved; what is left of one may go with the next.
-            let (finished, is_boundary) = progress[stop_at as usize];
+            let (finished, is_boundary) = *progress.get(stop_at).expect("a solve");
             let rest = whole.forwards - finished;
             assert!(
                 second.forwards <= rest,

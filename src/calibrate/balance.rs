@@ -95,7 +95,10 @@ fn input_state(state: &SlotState, balance: &Balance, dtype: DType) -> SlotState 
         if !std::mem::replace(&mut first, false) {
             return Arc::clone(q);
         }
-        let mut changed = (**q).clone();
+        let mut changed = Quantizer {
+            record: None,
+            ..(**q).clone()
+        };
         if let Some(factors) = balance.factors {
             let before = q.pre_quant_scale.as_deref();
             changed.pre_quant_scale = Some(multiplied(factors, before, dtype));

@@ -70,6 +70,8 @@ pub(super) fn solve(role: Role, state: &SlotState, seen: &AbsMax) -> Option<Slot
                 .zip(running.as_ref())
                 .map(|(bias, running)| running.value(bias)),
             collected_bias: running,
+            // That of an earlier calibration says nothing of this one.
+            record: None,
             ..(**quantizer).clone()
         })
     }))

@@ -101,8 +101,14 @@ fn run_all(
     // All of them are known before the first one runs.
     let packs = algorithms.iter().any(|a| a.method == Method::RealQuantize);
     let built: Result<Vec<_>> = algorithms.iter().map(algorithm::of).collect();
+    let built = built?;
+    // What a later one cannot do is known too, not only after hours of passes for the first.
+    for later in built.iter().skip(1) {
+        run::check_forward(&**later, forward.is_some())?;
+        Plan::new(model, later.as_planned(), &|_| false)?;
+    }
     let mut resume = resume::Journal::open(model, algorithms)?;
-    for (i, algorithm) in built?.iter().enumerate() {
+    for (i, algorithm) in built.iter().enumerate() {
         resume.begin(i);
         run::run(model, &**algorithm, &mut resume, forward)?;
     }

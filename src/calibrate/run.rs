@@ -23,11 +23,7 @@ pub(super) fn run(
     forward: &mut Option<Forward>,
 ) -> Result<()> {
     let method = algorithm.config().method.name();
-    if algorithm.needs_forward() && forward.is_none() {
-        return Err(Error::InvalidArgument(format!(
-            "forward is NULL, but {method} needs a pass over calibration data"
-        )));
-    }
+    check_forward(algorithm, forward.is_some())?;
     algorithm.prepare(model);
     let mut states = journal.restore(model)?;
     let plan = {
@@ -67,6 +63,17 @@ pub(super) fn run(
         slot.replace(Arc::new(state));
     }
     finish(model, algorithm, &run, journal, &plan, forward.is_some())
+}
+
+/// Refuses to start without the forward that an algorithm needs.
+pub(super) fn check_forward(algorithm: &dyn Algorithm, is_there: bool) -> Result<()> {
+    match algorithm.needs_forward() && !is_there {
+        false => Ok(()),
+        true => Err(Error::InvalidArgument(format!(
+            "forward is NULL, but {} needs a pass over calibration data",
+            algorithm.config().method
+        ))),
+    }
 }
 
 /// What comes after the states are known: shared scales, second looks, quantizers no token reached.
@@ -137,7 +144,7 @@ fn solve(run: &Run, algorithm: &dyn Algorithm, seen: &Seen) -> Result<States> {
                         .with(|histogram| algorithm.solve_histogram(run, slot, histogram))?,
                     Statistic::Count | Statistic::Input(_) => None,
                 };
-                let state = state.unwrap_or_else(|| (*slot.state()).clone());
+                let state = state.unwrap_or_else(|| without_record(&slot.state()));
                 let state = sample.noted(slot, state);
                 let state = recorded(&state, method, Some(tokens(slot)));
                 states.push((Arc::clone(slot), state));
@@ -157,6 +164,16 @@ fn solve(run: &Run, algorithm: &dyn Algorithm, seen: &Seen) -> Result<States> {
         _ => {}
     }
     Ok(states)
+}
+
+/// The state without what an earlier calibration saw.
+fn without_record(state: &SlotState) -> SlotState {
+    state.map(|q| {
+        Arc::new(Quantizer {
+            record: None,
+            ..(**q).clone()
+        })
+    })
 }
 
 /// The state with a note of what its calibration saw; an error that the algorithm noted stays.

@@ -28,6 +28,11 @@ const MIN_TASK: usize = 1 << 18;
 /// Elements that a thread's 32-bit counts can hold.
 const MAX_COUNTED: usize = 1 << 31;
 
+/// Bytes that [`run`] allocates at most.
+pub fn workspace_bytes(threads: usize) -> usize {
+    threads * (MAX_BINS + 1) * size_of::<u32>()
+}
+
 /// Adds to `counts[i]` the magnitudes of `x` in bin `i` of `counts.len()` equal ones over `0..=last_edge`, and
 /// returns how many are in none of them: larger ones, infinities and NaN.
 ///

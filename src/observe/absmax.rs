@@ -135,6 +135,29 @@ impl AbsMax {
 }
 
 impl AbsMax {
+    /// Bytes that calibrating the weight of `slot` to its largest magnitudes takes.
+    pub fn weight_bytes(slot: &Slot, threads: usize) -> u64 {
+        let Some(weight) = slot.weight() else {
+            return 0;
+        };
+        let (state, floats) = (slot.state(), weight.count());
+        let mut bytes = 0;
+        for q in state.members() {
+            let blocks = amax_granularity(q, weight.shape());
+            // Values, their shared copy, those they are merged with, and the result.
+            bytes += 4 * blocks.map_or(0, |blocks| blocks.grid().num_blocks());
+            if q.changes_input() {
+                bytes += floats;
+            }
+            if q.attributes.bias.is_some() {
+                // What is left without the bias, and its sums.
+                bytes += 5 * floats;
+            }
+        }
+        let columns = weight.shape().dims().last().copied().unwrap_or(1);
+        ((bytes + threads * columns) * size_of::<f32>()) as u64
+    }
+
     /// Adds a tensor; `member` is set when only that member of a sequential quantizer was asked for. From
     /// any thread.
     pub fn observe(&self, cpu: &Cpu, member: Option<usize>, x: &TensorView) -> Result<()> {

@@ -107,9 +107,14 @@ impl Histogram {
         self.counts.iter().sum()
     }
 
-    /// Memory that one with so many bins takes before its range grows, with what collecting takes.
-    pub fn planned_bytes(num_bins: usize) -> u64 {
-        (num_bins * (2 * size_of::<u64>() + size_of::<f32>())) as u64
+    /// Memory that one holds at most, however far its range grows.
+    pub fn most_bytes() -> u64 {
+        ((MAX_BINS + 2) * (size_of::<u64>() + size_of::<f32>())) as u64
+    }
+
+    /// Memory that collecting a batch takes at most: counts of the batch, or new bins beside the old ones.
+    pub fn transient_bytes(threads: usize) -> u64 {
+        Self::most_bytes() + histogram::workspace_bytes(threads) as u64
     }
 
     /// Memory it holds.

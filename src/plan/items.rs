@@ -29,6 +29,14 @@ impl Item {
         }
     }
 
+    /// Name of its first tap.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Slots(slots, _) => slots[0].name(),
+            Self::Layers(layers, _) => layers[0].input_slot().name(),
+        }
+    }
+
     /// The quantizers that get their state from it.
     pub fn treated(&self) -> Vec<Arc<Slot>> {
         let mut slots = self.slots();
@@ -51,8 +59,8 @@ impl Item {
     pub fn statistics_bytes(&self) -> u64 {
         let channels = self.channels().unwrap_or(0);
         let statistic = match self {
-            Self::Slots(slots, SlotNeeds::Histogram { num_bins }) => {
-                Histogram::planned_bytes(*num_bins) + small(slots)
+            Self::Slots(slots, SlotNeeds::Histogram { .. }) => {
+                Histogram::most_bytes() + small(slots)
             }
             Self::Slots(slots, _) => {
                 // One value for each channel at most; what depends on a shape yet unseen is not known.
@@ -75,9 +83,17 @@ impl Item {
     pub fn transient_bytes(&self, threads: usize) -> u64 {
         let channels = self.channels().unwrap_or(0);
         match self {
-            // The error is measured on two copies of the sample.
-            Self::Slots(..) => 2 * Sample::size_bytes(channels),
-            Self::Layers(_, needs) => needs.transient_bytes(channels, threads),
+            Self::Slots(_, SlotNeeds::Histogram { .. }) => Histogram::transient_bytes(threads),
+            // A row for each thread, or two copies of the sample to measure the error on; a scaled copy of a batch,
+            // of a size yet unseen, is not known.
+            Self::Slots(..) => {
+                let rows = (threads * channels * size_of::<f32>()) as u64;
+                rows.max(2 * Sample::size_bytes(channels))
+            }
+            Self::Layers(_, needs) => {
+                let sampled = 2 * Sample::size_bytes(channels);
+                needs.transient_bytes(channels, threads).max(sampled)
+            }
         }
     }
 }

@@ -15,6 +15,11 @@ use crate::config::{Algorithm as AlgorithmConfig, Calibrator, Method};
 use crate::error::{Error, Result};
 use crate::model::{Model, Quantizer, Slot};
 
+/// What every calibration takes: patterns of names, messages, the plan itself.
+const BASE_BYTES: u64 = 64 * 1024;
+/// The same for each quantizer.
+const SLOT_BYTES: u64 = 1024;
+
 /// What one algorithm does, pass by pass.
 pub struct Plan {
     /// Weight quantizers that need no activations.
@@ -23,7 +28,7 @@ pub struct Plan {
     pub passes: Vec<Pass>,
     /// What needs no pass, for it is done already.
     pub done: Vec<Item>,
-    /// Memory for the weights alone.
+    /// The most memory that a weight alone takes.
     pub weights_bytes: u64,
 }
 
@@ -58,8 +63,10 @@ impl Plan {
         let items = items::Items::new(model, algorithm)?;
         let threads = model.context().cpu().num_threads();
         let limit = model.context().memory_limit_bytes().unwrap_or(u64::MAX);
+        let base = BASE_BYTES + SLOT_BYTES * model.slots().len() as u64;
         let workspace = |item: &Item| {
             let solving = match item {
+                Item::Slots(_, SlotNeeds::Histogram { .. }) => algorithm.histogram_bytes(),
                 Item::Slots(..) => 0,
                 Item::Layers(layers, _) => layers
                     .iter()
@@ -67,7 +74,7 @@ impl Plan {
                     .max()
                     .unwrap_or(0),
             };
-            solving.max(item.transient_bytes(threads))
+            base + solving.max(item.transient_bytes(threads))
         };
         let mut plan = Self {
             weights: items.weights,
@@ -81,17 +88,18 @@ impl Plan {
         plan.done = finished;
         let sized = |item: Item| (item.statistics_bytes(), workspace(&item), item);
         let waiting: Vec<(u64, u64, Item)> = waiting.into_iter().map(sized).collect();
-        let largest = waiting
+        let weights = plan.weights.iter();
+        let weights =
+            weights.map(|slot| (base + algorithm.weight_bytes(slot, threads), slot.name()));
+        let items = waiting
             .iter()
-            .max_by_key(|(statistics, workspace, _)| statistics + workspace);
-        if let Some((statistics, workspace, item)) = largest
-            && statistics + workspace > limit
-        {
-            let needed = statistics + workspace;
+            .map(|(statistics, workspace, item)| (statistics + workspace, item.name()));
+        plan.weights_bytes = weights.clone().map(|(bytes, _)| bytes).max().unwrap_or(0);
+        let largest = weights.chain(items).max_by_key(|(bytes, _)| *bytes);
+        if let Some((needed, name)) = largest.filter(|(bytes, _)| *bytes > limit) {
             return Err(Error::OutOfMemory(format!(
-                "`{}` needs {needed} bytes for {}, but the context's memory_limit_bytes is {limit}; set it to {needed} \
-                 or more",
-                item.slots()[0].name(),
+                "`{name}` needs {needed} bytes for {}, but the context's memory_limit_bytes is {limit}; set it to \
+                 {needed} or more",
                 algorithm.config().method,
             )));
         }

@@ -3,7 +3,7 @@
 use crate::config::Algorithm as AlgorithmConfig;
 use crate::error::Result;
 use crate::model::{Layer, Model, Slot};
-use crate::observe::InputNeeds;
+use crate::observe::{AbsMax, InputNeeds};
 
 /// A statistic of one quantizer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +37,16 @@ pub trait Planned {
     /// layer's formats.
     fn input_needs(&self, _: &Layer) -> Result<Option<InputNeeds>> {
         Ok(None)
+    }
+
+    /// Bytes of memory that treating a weight alone takes, on so many threads.
+    fn weight_bytes(&self, slot: &Slot, threads: usize) -> u64 {
+        AbsMax::weight_bytes(slot, threads)
+    }
+
+    /// Bytes of memory that finding an amax from a histogram takes.
+    fn histogram_bytes(&self) -> u64 {
+        0
     }
 
     /// Bytes of memory that treating a layer takes beside its statistics, on so many threads.

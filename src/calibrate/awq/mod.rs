@@ -74,7 +74,14 @@ impl Planned for Awq {
 
     fn workspace_bytes(&self, layer: &Layer, threads: usize) -> u64 {
         match Target::find(layer) {
-            Ok(Some(target)) => losses::workspace_bytes(&target, self.candidates(), threads),
+            Ok(Some(target)) => {
+                let copies_gram = self.scales() && self.clips() && target.clips_as_a_whole();
+                let gram = match copies_gram {
+                    true => target.channels().pow(2) * size_of::<f32>(),
+                    false => 0,
+                };
+                losses::workspace_bytes(&target, self.candidates(), threads) + gram as u64
+            }
             _ => 0,
         }
     }

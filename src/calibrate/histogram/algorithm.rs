@@ -15,7 +15,7 @@ use crate::model::{
     Amax, CalibrationRecord, ErrorOf, Kind, Model, QuantizationError, Quantizer, Role, Slot,
     SlotState, not_finite,
 };
-use crate::observe::Histogram;
+use crate::observe::{AbsMax, Histogram};
 use crate::plan::{Planned, SlotNeeds};
 
 /// The algorithm.
@@ -35,6 +35,22 @@ impl Planned for HistogramAmax {
             },
             None => max::needs(slot),
         }
+    }
+
+    fn weight_bytes(&self, slot: &Slot, threads: usize) -> u64 {
+        let max = AbsMax::weight_bytes(slot, threads);
+        match levels(slot) {
+            None => max,
+            Some(_) => {
+                let collecting = Histogram::transient_bytes(threads);
+                // A copy of the weight as its quantizer sees it is among those of max.
+                max + Histogram::most_bytes() + collecting.max(self.histogram_bytes())
+            }
+        }
+    }
+
+    fn histogram_bytes(&self) -> u64 {
+        super::workspace_bytes() as u64
     }
 
     fn check(&self, model: &Model) -> Result<()> {

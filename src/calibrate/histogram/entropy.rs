@@ -49,11 +49,15 @@ struct Sums {
 
 impl Sums {
     fn new(counts: &[u64]) -> Self {
+        let bins = counts.len() + 1;
         let mut sums = Self {
-            counts: vec![0.0],
-            filled: vec![0],
-            logs: vec![0.0],
+            counts: Vec::with_capacity(bins),
+            filled: Vec::with_capacity(bins),
+            logs: Vec::with_capacity(bins),
         };
+        sums.counts.push(0.0);
+        sums.filled.push(0);
+        sums.logs.push(0.0);
         let (mut count, mut filled, mut log) = (0, 0, 0.0);
         for own in counts[1..2].iter().chain(&counts[1..]) {
             count += own;

@@ -10,6 +10,7 @@ mod mse;
 mod percentile;
 
 use crate::kernels::Cpu;
+use crate::kernels::histogram::MAX_BINS;
 use crate::observe::Histogram;
 
 /// How the amax is chosen.
@@ -131,6 +132,12 @@ impl<'a> Bins<'a> {
         let last = self.counts.iter().rposition(|count| *count > 0)?;
         Some(self.edges[last + 1])
     }
+}
+
+/// Bytes that [`amax`] takes at most: for every bin two sums or a centre and a weight, which grow by doubling, and
+/// an error.
+fn workspace_bytes() -> usize {
+    MAX_BINS * 5 * size_of::<f64>()
 }
 
 /// The amax that `method` chooses, for a quantizer to `levels`. Errors with what is wrong about the parameters.

@@ -11,6 +11,7 @@ use super::max;
 use crate::config::Algorithm as AlgorithmConfig;
 use crate::error::Result;
 use crate::model::{CalibrationRecord, ErrorOf, QuantizationError, Quantizer, Slot, SlotState};
+use crate::observe::AbsMax;
 use crate::plan::{Planned, SlotNeeds};
 
 /// The algorithm.
@@ -25,6 +26,12 @@ impl Planned for Mse {
 
     fn slot_needs(&self, slot: &Slot) -> SlotNeeds {
         max::needs(slot)
+    }
+
+    fn weight_bytes(&self, slot: &Slot, threads: usize) -> u64 {
+        let candidates = Fields::of(&self.config).multipliers();
+        let candidates = candidates.map_or(0, |multipliers| multipliers.len());
+        AbsMax::weight_bytes(slot, threads) + search::workspace_bytes(slot, candidates, threads)
     }
 
     fn check(&self, _: &crate::model::Model) -> Result<()> {

@@ -8,10 +8,10 @@ use crate::config::Algorithm as AlgorithmConfig;
 use crate::error::{Error, Result};
 use crate::format::{e4m3, nvfp4};
 use crate::kernels::fake_quant::{
-    Candidates, Format, search as search_blocks, squared_error, squared_error_dynamic,
+    self, Candidates, Format, search as search_blocks, squared_error, squared_error_dynamic,
 };
 use crate::kernels::{Cpu, Grid, absmax};
-use crate::model::{Amax, Granularity, Kind, Quantizer};
+use crate::model::{Amax, Granularity, Kind, Quantizer, Slot};
 use crate::tensor::TensorView;
 
 /// Most multipliers: beyond, a step size is a mistake.
@@ -83,6 +83,22 @@ pub struct Found {
     pub after: f64,
     /// The weight squared: what the errors are a share of.
     pub energy: f64,
+}
+
+/// Bytes that [`search`] takes at most for the weight of a slot, with so many candidates.
+pub(super) fn workspace_bytes(slot: &Slot, candidates: usize, threads: usize) -> u64 {
+    let state = slot.state();
+    let (Some(weight), Some(q)) = (slot.weight(), state.members().first()) else {
+        return 0;
+    };
+    let Ok(blocks) = Granularity::new(&q.attributes, weight.shape()) else {
+        return 0;
+    };
+    let grid = blocks.grid();
+    let candidates = candidates.max(every_scale(1.0).len());
+    let kernel = fake_quant::search_workspace_bytes(grid, candidates, threads);
+    // The new amax values, and their shared copy.
+    kernel + (2 * grid.num_blocks() * size_of::<f32>()) as u64
 }
 
 /// Searches a better amax for a quantizer that was calibrated by max, on the weight as it sees it; `name`

@@ -15,7 +15,7 @@ pub mod scalar;
 mod search;
 
 pub use error::{MAX_REL_ERR, squared_error, squared_error_dynamic};
-pub use search::{Best, Candidates, search};
+pub use search::{Best, Candidates, search, search_workspace_bytes};
 
 use super::absmax;
 use super::cpu::Cpu;

@@ -86,6 +86,22 @@ impl Best {
     }
 }
 
+/// Bytes that [`search`] and [`super::squared_error`] take at most.
+pub fn search_workspace_bytes(grid: &Grid, candidates: usize, threads: usize) -> u64 {
+    let blocks = grid.num_blocks();
+    // Results by task, and one after the other; or the sums of the parts of large blocks.
+    let parts = grid.longest_block().div_ceil(PIECE);
+    let sums = match parts {
+        0 | 1 => 0,
+        _ => blocks * parts * (candidates * size_of::<f64>() + size_of::<Vec<f64>>()),
+    };
+    let results = 2 * blocks * size_of::<Best>() + sums;
+    // A task's elements as float32, and rounded; its scales and errors.
+    let a_thread = 2 * PIECE * size_of::<f32>() + candidates * 4 * size_of::<f64>();
+    let pieces = grid.count().div_ceil(PIECE) + grid.rows();
+    (results + threads * a_thread + pieces * 2 * size_of::<f64>()) as u64
+}
+
 /// Finds the best candidate for every block of `grid`, in float32 whatever the dtype, with the rounding
 /// of [`super::run`].
 ///
