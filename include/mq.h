@@ -925,11 +925,20 @@ mq_status mq_quantizer_forward(struct mq_quantizer *quantizer,
  *                     list of entries, or a mapping) and "algorithm", as the reference takes it.
  * @param[in] forward  Runs the calibration set; not called when no quantizer waits for it. NULL:
  *                     weights are calibrated, activation quantizers stay without amax and quantize
- *                     dynamically.
- * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for a NULL or a model without quantizers; MQ_ERR_CONFIG, also
+ *                     dynamically; SmoothQuant and AWQ answer MQ_ERR_INVALID_ARGUMENT.
+ * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for a NULL or a model without quantizers; MQ_ERR_CONFIG, also for an
+ *         algorithm that does not fit a quantizer's format, and
  *         when no enabling entry matches anything; MQ_ERR_UNSUPPORTED naming the preset, format or
  *         algorithm; MQ_ERR_NUMERIC, naming the layer, for NaN or Inf in a weight or activation;
- *         MQ_ERR_CALLBACK; MQ_ERR_BUSY. On failure the model is exactly as before the call.
+ *         MQ_ERR_CALLBACK; MQ_ERR_CANCELLED after mq_cancel(); MQ_ERR_OUT_OF_MEMORY when the context's memory
+ *         limit is too low for one layer alone (the text says what it needs); MQ_ERR_STATE when the forward
+ *         passes no token through any tap, other numbers of tokens in a later pass, or different ones
+ *         through layers of one shared_input_group, when a quantizer saw fewer than `min_tokens`, and for a
+ *         resume file of something else; MQ_ERR_BUSY. On failure the model is exactly as before the call.
+ *
+ * The forward runs once for each pass that mq_plan() tells. The host's weights are not written to: what
+ * SmoothQuant and AWQ multiply them with is applied by mq_layer_weight(), and written by mq_fold_weight() or
+ * mq_compress().
  */
 MQ_API
 mq_status mq_quantize(struct mq_model *model,

@@ -32,6 +32,7 @@ struct Activation {
 pub fn fold_pre_quant_scale(model: &mut Model) -> Result<usize> {
     model.check_quantized()?;
     let activations = activations(model)?;
+    check_apart(&activations)?;
     for activation in &activations {
         check(model, activation)?;
     }
@@ -80,7 +81,15 @@ fn activations(model: &Model) -> Result<Vec<Activation>> {
             (None, None) => continue,
         };
         match found.iter_mut().find(|(other, _)| *other == key) {
-            Some((_, activation)) => activation.readers.push(Arc::clone(layer)),
+            Some((_, activation)) => {
+                check_same(
+                    &activation.producer,
+                    &producer,
+                    &activation.readers[0],
+                    layer,
+                )?;
+                activation.readers.push(Arc::clone(layer));
+            }
             None => {
                 let readers = vec![Arc::clone(layer)];
                 let factors = Vec::new();
@@ -101,6 +110,48 @@ fn activations(model: &Model) -> Result<Vec<Activation>> {
         activation.factors = mean(&activation.readers)?;
     }
     Ok(activations)
+}
+
+/// Layers that name the same gain must mean the same norm.
+fn check_same(one: &Producer, other: &Producer, first: &Layer, layer: &Layer) -> Result<()> {
+    let (Producer::Norm(one), Producer::Norm(other)) = (one, other) else {
+        return Ok(());
+    };
+    let bias = |norm: &Norm| norm.bias.map(|bias| (bias.data() as usize, bias.dtype()));
+    let gain = |norm: &Norm| (norm.gain.dtype(), *norm.gain.shape());
+    if gain(one) == gain(other) && bias(one) == bias(other) && one.adds_one == other.adds_one {
+        return Ok(());
+    }
+    Err(Error::State(format!(
+        "`{}` and `{}` name the same norm_gain, but another type, norm_bias or norm_flags; they must describe the \
+         same norm",
+        first.name(),
+        layer.name()
+    )))
+}
+
+/// Nothing that folding writes to may share memory with anything else of it.
+fn check_apart(activations: &[Activation]) -> Result<()> {
+    let mut written: Vec<(&str, TensorView)> = Vec::new();
+    for activation in activations {
+        let reader = activation.readers[0].name();
+        let tensors = match &activation.producer {
+            Producer::Norm(norm) => vec![Some(norm.gain), norm.bias],
+            Producer::Layer(layer) => vec![layer.spec().weight, layer.spec().bias],
+        };
+        written.extend(tensors.into_iter().flatten().map(|tensor| (reader, tensor)));
+    }
+    for (i, (reader, tensor)) in written.iter().enumerate() {
+        if let Some((other, _)) = written[..i]
+            .iter()
+            .find(|(_, other)| other.overlaps(tensor))
+        {
+            return Err(Error::State(format!(
+                "what comes before `{reader}` and before `{other}` shares memory, and folding would write to it twice"
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn factors_of(layer: &Layer) -> Option<Arc<[f32]>> {

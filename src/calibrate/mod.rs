@@ -32,6 +32,7 @@ pub fn quantize(
     config: &QuantizeConfig,
     mut forward: Option<Forward>,
 ) -> Result<()> {
+    model.shared().clear_cancel();
     support::check(config)?;
     model.transaction(|model| {
         model.configure(config)?;
@@ -57,28 +58,23 @@ pub fn calibrate(
     algorithms: &[AlgorithmConfig],
     mut forward: Option<Forward>,
 ) -> Result<()> {
+    model.shared().clear_cancel();
     model.check_quantized()?;
     model.transaction(|model| run_all(model, algorithms, &mut forward))
 }
 
-/// What [`quantize`] would do, without doing it; the model stays as it is.
-pub fn plan_quantize(model: &mut Model, config: &QuantizeConfig) -> Result<Value> {
+/// What [`quantize`] would do, without doing it. The model stays as it is, also for taps that run meanwhile.
+pub fn plan_quantize(model: &Model, config: &QuantizeConfig) -> Result<Value> {
     support::check(config)?;
-    let before = model.snapshot();
-    let planned = model
-        .configure(config)
-        .and_then(|()| plan_all(model, &config.algorithm));
-    model.restore(before);
-    planned
+    let mut shadow = model.shadow()?;
+    shadow.configure(config)?;
+    plan_all(&shadow, &config.algorithm)
 }
 
-/// What [`calibrate`] would do, without doing it; the model stays as it is.
-pub fn plan_calibrate(model: &mut Model, algorithms: &[AlgorithmConfig]) -> Result<Value> {
+/// What [`calibrate`] would do, without doing it; as [`plan_quantize`].
+pub fn plan_calibrate(model: &Model, algorithms: &[AlgorithmConfig]) -> Result<Value> {
     model.check_quantized()?;
-    let before = model.snapshot();
-    let planned = plan_all(model, algorithms);
-    model.restore(before);
-    planned
+    plan_all(&model.shadow()?, algorithms)
 }
 
 fn plan_all(model: &Model, algorithms: &[AlgorithmConfig]) -> Result<Value> {
@@ -97,7 +93,6 @@ fn run_all(
     algorithms: &[AlgorithmConfig],
     forward: &mut Option<Forward>,
 ) -> Result<()> {
-    model.shared().clear_cancel();
     // All of them are known before the first one runs.
     let packs = algorithms.iter().any(|a| a.method == Method::RealQuantize);
     let built: Result<Vec<_>> = algorithms.iter().map(algorithm::of).collect();

@@ -46,8 +46,9 @@ pub(super) fn pass(
     for watched in &watched {
         watched.leave();
     }
-    outcome?;
+    // A host that was told to stop may end its forward with any value.
     model.shared().check_cancelled()?;
+    outcome?;
     let reached = |watched: &Watched| watched.gate.tokens().iter().any(|n| *n > 0);
     if !watched.iter().any(reached) {
         return Err(Error::State(format!(

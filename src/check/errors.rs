@@ -1,15 +1,23 @@
 //! The error of every quantizer: as its calibration measured it, else of its weight.
 
 use crate::error::Result;
-use crate::model::{ErrorOf, Model, QuantizationError, Role, Slot};
+use crate::kernels::absmax;
+use crate::model::{ErrorOf, Model, QuantizationError, Role, Slot, not_finite};
 
 /// One for each slot, in order; None where there is nothing to measure it on.
 pub(super) fn measure(model: &Model) -> Result<Vec<Option<QuantizationError>>> {
-    model.slots().iter().map(|slot| of(slot)).collect()
+    let slots = model.slots().iter();
+    slots.map(|slot| of(model, slot)).collect()
 }
 
-fn of(slot: &Slot) -> Result<Option<QuantizationError>> {
+fn of(model: &Model, slot: &Slot) -> Result<Option<QuantizationError>> {
     let state = slot.state();
+    let cpu = model.context().cpu();
+    if let Some(weight) = slot.weight().filter(|_| state.is_enabled())
+        && let Some(found) = absmax::not_finite(cpu, weight)
+    {
+        return Err(not_finite(slot.name(), weight, found));
+    }
     let records = state.members().iter().filter_map(|q| q.record.as_ref());
     if let Some(error) = records.filter_map(|record| record.error).next() {
         return Ok(Some(error));

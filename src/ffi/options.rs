@@ -33,6 +33,12 @@ pub(crate) unsafe fn read<T: Versioned>(src: *const T) -> Result<T> {
             T::NAME
         )));
     }
+    if !theirs.is_multiple_of(align_of::<T>()) {
+        return Err(Error::InvalidArgument(format!(
+            "{}: struct_size is {theirs}, no size such a struct can have",
+            T::NAME
+        )));
+    }
     let ours = size_of::<T>();
     let mut value = T::defaults();
     // SAFETY: both sides have min(theirs, ours) bytes; T accepts any bytes (trait contract).

@@ -174,6 +174,9 @@ impl LayerSpec {
         if self.norm.is_some() && self.producer.is_some() {
             return Err("has a norm and a producer; name the one its input comes from".to_owned());
         }
+        if self.producer.as_ref() == Some(&self.name) {
+            return Err("names itself as its producer".to_owned());
+        }
         let (LayerKind::Linear, Some(weight)) = (self.kind, &self.weight) else {
             return Err("has a norm or a producer, expected of linear layers only".to_owned());
         };

@@ -147,6 +147,29 @@ impl Model {
         }
     }
 
+    /// The same layers and quantizers in their present states, for trying something out: taps of this model do not
+    /// see what happens to it.
+    pub fn shadow(&self) -> Result<Self> {
+        let mut shadow = Self::new(Arc::clone(&self.shared.context));
+        let mut layers = self.layers.iter().peekable();
+        for slot in &self.slots {
+            // The slots of a layer come one after the other, that of its input first.
+            match layers.next_if(|layer| Arc::ptr_eq(layer.input_slot(), slot)) {
+                Some(layer) => shadow.add_layer(layer.spec().clone()).map(|_| ())?,
+                None if slot.role() == Role::Host => {
+                    shadow.add_quantizer(slot.name(), slot.class_name())?;
+                }
+                None => {}
+            }
+        }
+        for (slot, present) in shadow.slots.iter().zip(&self.slots) {
+            slot.replace(present.state());
+        }
+        shadow.set_mode(self.mode());
+        shadow.options = self.options.clone();
+        Ok(shadow)
+    }
+
     /// CPU and log.
     pub fn context(&self) -> &Context {
         self.shared.context()

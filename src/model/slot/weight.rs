@@ -128,12 +128,6 @@ impl Slot {
                 from = rounded;
             }
             let (error, energy) = difference::squared(cpu, &from, weight);
-            if !energy.is_finite() {
-                return Err(Error::Numeric(format!(
-                    "`{}`: its weight holds NaN or Inf",
-                    self.name
-                )));
-            }
             measured = (energy > 0.0).then_some(error / energy);
             Ok(())
         })?;
