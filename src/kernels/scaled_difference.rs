@@ -1,4 +1,4 @@
-//! What scaling and rounding a weight has changed: `out = q * inverse - w`, column by column, rounded once.
+//! What scaling and rounding a weight has changed: `out = q * inverse - w`, column by column.
 
 use super::isa::{Isa, Loop};
 
@@ -51,9 +51,7 @@ impl Loop for ScaledDifference<'_> {
     fn run(self) {
         let rows = self.q.iter().zip(self.inverse).zip(self.w);
         for (out, ((q, inverse), w)) in self.out.iter_mut().zip(rows) {
-            // The product is exact, and so is what is left of it: rounded to float32 first, it would lose half of
-            // what an 8-bit weight is off by.
-            *out = (f64::from(*q) * f64::from(*inverse) - f64::from(*w)) as f32;
+            *out = q * inverse - w;
         }
     }
 }
@@ -71,8 +69,7 @@ mod tests {
             let mut out = vec![0.0; 69];
             run(isa, &q, Some(&inverse), &w, &mut out);
             for (i, got) in out.iter().enumerate() {
-                let exact = f64::from(q[i]) * f64::from(inverse[i % 23]) - f64::from(w[i]);
-                let want = exact as f32;
+                let want = q[i] * inverse[i % 23] - w[i];
                 assert_eq!(got.to_bits(), want.to_bits(), "{isa} {i}");
             }
             run(isa, &q, None, &w, &mut out);
