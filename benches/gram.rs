@@ -8,13 +8,15 @@
 //! channels are compared with a copy. `make bench` writes `target/bench/gram.json`; MQ_BENCH_ROUNDS makes
 //! it shorter, MQ_BENCH_THREADS sets the threads.
 
+mod timing;
+
 use std::hint::black_box;
 use std::sync::Mutex;
-use std::time::Instant;
 
 use mq::kernels::{Cpu, Isa, channel_stats, gram, quadratic};
 use mq::tensor::{DType, TensorView};
 use serde_json::{Value, json};
+use timing::{median, seconds, setting};
 
 /// Side of the matrices of the peak.
 const SIDE: usize = 1024;
@@ -23,24 +25,6 @@ const SIDE: usize = 1024;
 const DELTAS: usize = 256;
 
 const BLOCK: usize = 128;
-
-fn setting(name: &str, default: usize) -> usize {
-    std::env::var(name)
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(default)
-}
-
-fn seconds(work: impl FnOnce()) -> f64 {
-    let start = Instant::now();
-    work();
-    start.elapsed().as_secs_f64()
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
 
 /// Values of which none is special.
 fn values(len: usize) -> Vec<f32> {

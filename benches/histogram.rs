@@ -5,8 +5,9 @@
 //! first one twice. `make bench` writes `target/bench/histogram.json`; MQ_BENCH_ELEMENTS and
 //! MQ_BENCH_ROUNDS make it shorter.
 
+mod timing;
+
 use std::hint::black_box;
-use std::time::Instant;
 
 use mq::calibrate::histogram::{Bins, Levels, Method, Search, amax};
 use mq::format::half::{Bf16, F16};
@@ -14,26 +15,9 @@ use mq::kernels::{Cpu, Isa};
 use mq::observe::Histogram;
 use mq::tensor::{DType, TensorView};
 use serde_json::{Value, json};
+use timing::{median, seconds, setting};
 
 const THREADS: usize = 2;
-
-fn setting(name: &str, default: usize) -> usize {
-    std::env::var(name)
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(default)
-}
-
-fn seconds(work: impl FnOnce()) -> f64 {
-    let start = Instant::now();
-    work();
-    start.elapsed().as_secs_f64()
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
 
 /// Median seconds of both, in turn, and the median of their quotients.
 fn compare(mut base: impl FnMut(), mut work: impl FnMut()) -> (f64, f64, f64) {

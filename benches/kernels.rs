@@ -5,8 +5,9 @@
 //! second of the copy beside it). Buffers are allocated and touched before. `make bench` writes
 //! `target/bench/report.json`; MQ_BENCH_ELEMENTS and MQ_BENCH_ROUNDS make it shorter.
 
+mod timing;
+
 use std::hint::black_box;
-use std::time::Instant;
 
 use mq::format::half::{Bf16, F16};
 use mq::kernels::absmax;
@@ -14,17 +15,11 @@ use mq::kernels::{Cpu, Grid, Isa};
 use mq::model::{Context, fake_quant_once};
 use mq::tensor::{DType, TensorView};
 use serde_json::{Value, json};
+use timing::{median, seconds, setting};
 
 /// Columns of the matrix that is quantized.
 const COLUMNS: usize = 4096;
 const THREADS: usize = 2;
-
-fn setting(name: &str, default: usize) -> usize {
-    std::env::var(name)
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(default)
-}
 
 /// Memory for a matrix of any dtype.
 struct Matrix {
@@ -88,17 +83,6 @@ fn copy(from: &TensorView, to: &TensorView) {
             });
         }
     });
-}
-
-fn seconds(work: impl FnOnce()) -> f64 {
-    let start = Instant::now();
-    work();
-    start.elapsed().as_secs_f64()
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 /// One row of the report. `moved` is the bytes an operation reads and writes, `copied` those of the copy.

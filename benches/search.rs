@@ -4,24 +4,19 @@
 //! is the median over rounds of (seconds of the passes) / (seconds of the search). `make bench` writes
 //! `target/bench/search.json`; MQ_BENCH_ROWS and MQ_BENCH_ROUNDS make it shorter.
 
+mod timing;
+
 use std::hint::black_box;
-use std::time::Instant;
 
 use mq::format::{e4m3, int::IntGrid, nvfp4};
 use mq::kernels::fake_quant::{Candidates, Format, run, search};
 use mq::kernels::{Cpu, Grid, Isa, absmax};
 use mq::tensor::{DType, TensorView};
 use serde_json::{Value, json};
+use timing::{median, seconds, setting};
 
 const COLUMNS: usize = 4096;
 const THREADS: usize = 2;
-
-fn setting(name: &str, default: usize) -> usize {
-    std::env::var(name)
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(default)
-}
 
 /// A bell-shaped, cheap and repeatable weight.
 fn weight(elements: usize) -> Vec<f32> {
@@ -41,17 +36,6 @@ fn view(values: &mut [f32]) -> TensorView {
     let shape = [values.len() / COLUMNS, COLUMNS];
     // SAFETY: the memory outlives every use in `main`.
     unsafe { TensorView::new(values.as_mut_ptr().cast(), DType::F32, &shape) }.expect("aligned")
-}
-
-fn seconds(work: impl FnOnce()) -> f64 {
-    let start = Instant::now();
-    work();
-    start.elapsed().as_secs_f64()
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 fn main() {

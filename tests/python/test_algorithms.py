@@ -25,7 +25,7 @@ def with_blocks_of_32(value):
 
 
 def quantized(name):
-    model = mq.Model()
+    model = mq.Model(threads=2)
     for layer in LAYERS:
         bias = f"weight.{layer}.bias"
         model.add_linear(
@@ -39,7 +39,8 @@ def quantized(name):
             for layer in LAYERS:
                 model.layers[layer].input(GOLDEN.tensor(f"x.{layer}.{batch}"))
 
-    return model.quantize(with_blocks_of_32(mq.preset(CASES[name]["preset"])), forward_loop)
+    config = with_blocks_of_32(mq.preset(CASES[name]["preset"]))
+    return model.quantize({**config, "algorithm": CASES[name]["algorithm"]}, forward_loop)
 
 
 @pytest.fixture(scope="module", params=NAMES)

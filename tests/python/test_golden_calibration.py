@@ -3,34 +3,13 @@
 import numpy as np
 import pytest
 
-import mq
-
 from golden import Golden
-from test_algorithms import BATCHES, CASES, LAYERS, with_blocks_of_32
+from test_algorithms import CASES, LAYERS, quantized
 
 GOLDEN = Golden("algorithms")
 NAMES = ["int8_smoothquant", "int8_smoothquant_05", "int4_awq_lite", "int4_awq_lite_005"]
 NAMES += ["w4a8_awq", "int4_mse", "int8_mse", "int4_awq_clip", "int4_awq_full"]
 CLIPPED = {"int4_awq_clip", "int4_awq_full"}
-
-
-def quantized(name):
-    model = mq.Model(threads=2)
-    for layer in LAYERS:
-        bias = f"weight.{layer}.bias"
-        model.add_linear(
-            layer,
-            GOLDEN.tensor(f"weight.{layer}.weight"),
-            GOLDEN.tensor(bias) if bias in GOLDEN else None,
-        )
-
-    def forward_loop(model):
-        for batch in range(BATCHES):
-            for layer in LAYERS:
-                model.layers[layer].input(GOLDEN.tensor(f"x.{layer}.{batch}"))
-
-    config = with_blocks_of_32(mq.preset(CASES[name]["preset"]))
-    return model.quantize({**config, "algorithm": CASES[name]["algorithm"]}, forward_loop)
 
 
 @pytest.fixture(scope="module", params=NAMES)
