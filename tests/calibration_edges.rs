@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use mq::calibrate;
 use mq::model::{Context, Quantizer};
+use mq::tensor::DType;
 use stack::{
     FP8, INT4_BLOCKS, INT8, INT8_ROWS, NVFP4, Part, Stack, assert_same, change, config, context,
     pass, three_layers as parts,
@@ -353,5 +354,35 @@ fn taps_may_come_from_several_threads_at_once() {
         };
         calibrate::quantize(&mut stack.model, &config, Some(&mut forward)).expect(&what);
         assert_same(&stack.states(), &plain.states(), &what);
+    }
+}
+
+#[test]
+fn a_scale_that_float16_cannot_hold_is_no_candidate() {
+    for (weight, input, algorithm) in &CASES[3..9] {
+        for outlier in [100.0f32, 10_000.0, 65_504.0] {
+            // One huge weight in a column of small ones, or one huge activation.
+            let mut in_weight = Part::linear("l", [300, 64], None);
+            let mut values = in_weight.weight.view().to_f32();
+            values
+                .iter_mut()
+                .skip(7)
+                .step_by(64)
+                .for_each(|w| *w = 1e-4);
+            values[5 * 64 + 7] = outlier;
+            in_weight.weight = stack::of_values(&[300, 64], &values);
+            let mut in_input = Part::linear("l", [300, 64], None);
+            let mut values = in_input.batches[0].view().to_f32();
+            values[64 + 7] = outlier;
+            in_input.batches[0] = stack::of_values(&in_input.batches[0].shape.clone(), &values);
+            for part in [in_weight, in_input] {
+                let what = format!("{algorithm}, {weight}, {outlier}");
+                let (mut stack, _) = stack(vec![part.cast(DType::F16)]);
+                stack
+                    .quantize(&config(weight, input, algorithm))
+                    .expect(&what);
+                assert_usable(&stack, &what);
+            }
+        }
     }
 }

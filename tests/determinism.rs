@@ -7,6 +7,7 @@ mod stack;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use mq::model::fake_quant_once;
+use mq::observe::{InputNeeds, InputStatistics};
 use mq::tensor::DType;
 use owned::Owned;
 use proptest::prelude::*;
@@ -201,67 +202,99 @@ fn halves_end_near_float32() {
     }
 }
 
+/// A candidate of AWQ: scales of the weight's columns, and the factors that undo them.
+struct Candidate {
+    scales: Vec<f32>,
+    factors: Vec<f32>,
+}
+
 /// What AWQ minimizes, in float64: the squared error of the output, meaned over each batch.
-fn loss(part: &Part, format: &str, factors: &[f32]) -> f64 {
+fn loss(part: &Part, format: &str, candidate: &Candidate) -> f64 {
     let (shape, w) = (part.weight.shape.clone(), part.weight.view().to_f32());
     let channels = shape[1];
     let mut scaled = part.weight.clone();
-    change(&mut scaled, |channel, w| w * (1.0 / factors[channel]));
+    change(&mut scaled, |channel, w| w * candidate.scales[channel]);
     let place = scaled.view_mut();
     fake_quant_once(&context(1, 0).0, place, format, None, place).expect("rounds");
     let scaled = scaled.view().to_f32();
     let delta: Vec<f64> = (0..w.len())
-        .map(|i| f64::from(scaled[i]) * f64::from(factors[i % channels]) - f64::from(w[i]))
+        .map(|i| {
+            f64::from(scaled[i]) * f64::from(candidate.factors[i % channels]) - f64::from(w[i])
+        })
         .collect();
     let mut loss = 0.0;
-    for batch in part.batches.iter().filter(|batch| batch.view().count() > 0) {
+    for batch in &part.batches {
         let x = batch.view().to_f32();
-        let (mut sum, mut count) = (0.0, 0.0);
+        let tokens = (x.len() / channels) as f64;
         for x in x.chunks_exact(channels) {
             for delta in delta.chunks_exact(channels) {
-                let y: f64 = x.iter().zip(delta).map(|(x, d)| f64::from(*x) * d).sum();
-                sum += y * y;
-                count += 1.0;
+                let products = x.iter().zip(delta).map(|(x, d)| f64::from(*x) * d);
+                loss += products.sum::<f64>().powi(2) / tokens;
             }
         }
-        loss += sum / count;
     }
     loss
 }
 
-/// The factors for an exponent, from the definition.
-fn factors(part: &Part, block: usize, alpha: f32) -> Vec<f32> {
+/// The candidate of an exponent, from the definition.
+fn candidate(part: &Part, block: usize, x_mean: &[f32], alpha: f32) -> Candidate {
     let (rows, channels) = (part.weight.shape[0], part.weight.shape[1]);
-    let (mut x_mean, mut w_mean) = (vec![0.0f64; channels], vec![0.0f64; channels]);
-    for batch in &part.batches {
-        let values = batch.view().to_f32();
-        let tokens = (values.len() / channels) as f64;
-        for (i, x) in values.iter().enumerate() {
-            x_mean[i % channels] += f64::from(x.abs()) / tokens / part.batches.len() as f64;
-        }
-    }
+    let mut w_sum = vec![0.0f64; channels];
     for row in part.weight.view().to_f32().chunks_exact(channels) {
         for (k, values) in row.chunks(block).enumerate() {
             let amax = values.iter().fold(0.0f32, |amax, w| amax.max(w.abs())) + f32::MIN_POSITIVE;
             for (i, w) in values.iter().enumerate() {
-                w_mean[k * block + i] += f64::from(w.abs() / amax) / rows as f64;
+                w_sum[k * block + i] += f64::from(w.abs() / amax);
             }
         }
     }
-    let scales: Vec<f32> = (0..channels)
-        .map(|i| {
-            let w = (w_mean[i] as f32).powf(1.0 - alpha) + f32::MIN_POSITIVE;
-            ((x_mean[i] as f32).powf(alpha) / w).clamp(1e-4, 1e4)
-        })
-        .collect();
+    let scale = |i: usize| {
+        let w = ((w_sum[i] / rows as f64) as f32).powf(1.0 - alpha) + f32::MIN_POSITIVE;
+        (x_mean[i].powf(alpha) / w).clamp(1e-4, 1e4)
+    };
+    let scales: Vec<f32> = (0..channels).map(scale).collect();
     let highest = scales.iter().copied().fold(0.0, f32::max);
     let lowest = scales.iter().copied().fold(f32::INFINITY, f32::min);
     let centre = (highest * lowest).sqrt();
-    scales.iter().map(|s| 1.0 / (s / centre)).collect()
+    let scales: Vec<f32> = scales.iter().map(|s| s / centre).collect();
+    Candidate {
+        factors: scales.iter().map(|s| 1.0 / s).collect(),
+        scales,
+    }
+}
+
+/// The mean over the batches of the mean magnitudes, to the bit: a last bit of a scale moves the loss of 8-bit
+/// weights by a part in 10^5.
+fn mean_magnitudes(part: &Part) -> Vec<f32> {
+    let needs = InputNeeds {
+        mean_abs: true,
+        ..InputNeeds::default()
+    };
+    let seen = InputStatistics::new("x", part.weight.shape[1], needs).expect("memory");
+    let (context, _) = context(1, 0);
+    for x in &part.batches {
+        seen.observe(context.cpu(), &x.view()).expect("finite");
+    }
+    let found = seen.take(context.cpu()).mean_abs;
+    let mut exact = vec![0.0f64; found.len()];
+    for batch in &part.batches {
+        let values = batch.view().to_f32();
+        let tokens = (values.len() / found.len()) as f64;
+        for (i, x) in values.iter().enumerate() {
+            exact[i % found.len()] += f64::from(x.abs()) / tokens / part.batches.len() as f64;
+        }
+    }
+    for (found, exact) in found.iter().zip(&exact) {
+        assert!(
+            (f64::from(*found) - exact).abs() <= 1e-6 * exact,
+            "{found}, {exact}"
+        );
+    }
+    found
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn awq_chooses_the_best_of_its_candidates(
         (rows, channels) in (1usize..40, 1usize..100),
@@ -295,16 +328,56 @@ proptest! {
         let lowest = chosen.iter().copied().fold(f32::INFINITY, f32::min);
         prop_assert!((highest * lowest - 1.0).abs() < 1e-5, "{highest} {lowest}");
         // It is one of the candidates, and none is better.
-        let candidates: Vec<Vec<f32>> =
-            (0..11u8).map(|i| factors(part, block, (f64::from(i) * 0.1) as f32)).collect();
-        let is_near = |candidate: &Vec<f32>| {
-            candidate.iter().zip(&*chosen).all(|(a, b)| (a - b).abs() <= 1e-4 * b)
-        };
-        prop_assert!(candidates.iter().any(is_near), "no candidate: {chosen:?}");
-        let own = loss(part, format, &chosen);
-        for (i, candidate) in candidates.iter().enumerate() {
-            let other = loss(part, format, candidate);
+        let x_mean = mean_magnitudes(part);
+        let candidates: Vec<Candidate> = (0..11u8)
+            .map(|i| candidate(part, block, &x_mean, (f64::from(i) * 0.1) as f32))
+            .collect();
+        let own = candidates.iter().position(|c| c.factors[..] == chosen[..]);
+        prop_assert!(own.is_some(), "no candidate: {chosen:?}");
+        let losses: Vec<f64> =
+            candidates.iter().map(|candidate| loss(part, format, candidate)).collect();
+        let own = losses[own.expect("checked")];
+        for (i, other) in losses.iter().enumerate() {
             prop_assert!(own <= other * (1.0 + 1e-5), "{format}: {own:e}, but {i} has {other:e}");
+        }
+    }
+
+    /// Halves have little range: a scale that leaves it is no candidate.
+    #[test]
+    fn factors_of_halves_can_be_used(
+        (rows, channels) in (1usize..20, 2usize..60),
+        format in 0usize..4,
+        is_f16: bool,
+        (weight_size, input_size) in (-9i32..15, -9i32..15),
+        seed: u32,
+    ) {
+        let format = [INT4_BLOCKS, INT8_ROWS, FP8, NVFP4][format];
+        let dtype = if is_f16 { DType::F16 } else { DType::BF16 };
+        let seed = u64::from(seed);
+        let mut part = Part::linear("l", [rows, channels], None);
+        // One value in each column, or none, is of the largest size.
+        let is_large = noise(&[channels], seed).view().to_f32();
+        let size = |c: usize, exponent: i32| if is_large[c] > 0.8 { 2f32.powi(exponent) } else { 1.0 };
+        part.weight = noise(&[rows, channels], seed + 1);
+        change(&mut part.weight, |c, w| w * w.powi(8) * size(c, weight_size));
+        for x in &mut part.batches {
+            change(x, |c, x| x * 0.08 * size(channels - 1 - c, input_size));
+        }
+        let input = if format == FP8 || format == NVFP4 { format } else { INT8 };
+        let stack = calibrated(1, (format, input, r#""awq_full""#), vec![part.cast(dtype)]);
+        let (layer, part) = (&stack.layers[0], &stack.parts[0]);
+        let input = layer.input_slot().state();
+        let factors = input.members()[0].pre_quant_scale.clone().expect("factors");
+        prop_assert!(factors.iter().all(|p| p.is_finite() && *p > 0.0), "{factors:?}");
+        let amax = input.members()[0].amax.clone().expect("an amax");
+        prop_assert!(amax.values()[0].is_finite(), "{amax:?}");
+        let mut w = Owned::zeros(dtype, &part.weight.shape);
+        layer.weight_into(w.view_mut()).expect("a weight");
+        prop_assert!(w.view().to_f32().iter().all(|w| w.is_finite()));
+        for x in &part.batches {
+            let mut out = Owned::zeros(dtype, &x.shape);
+            layer.input(x.view(), Some(out.view_mut())).expect("an input");
+            prop_assert!(out.view().to_f32().iter().all(|x| x.is_finite()));
         }
     }
 }

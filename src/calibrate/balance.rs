@@ -35,6 +35,9 @@ pub(super) fn states(cpu: &Cpu, layer: &Arc<Layer>, balance: &Balance) -> Result
     let weight = weight_state(cpu, slot, &slot.state(), layer, balance.factors)?;
     let input = layer.input_slot();
     let input_state = input_state(&input.state(), balance, dtype);
+    for amax in input_state.members().iter().filter_map(|q| q.amax.as_ref()) {
+        amax.check(input.name())?;
+    }
     Ok(vec![
         (Arc::clone(input), input_state),
         (Arc::clone(slot), weight),

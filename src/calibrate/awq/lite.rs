@@ -54,10 +54,25 @@ fn search_seen(
         return Err(crate::model::not_finite(target.slot.name(), weight, found));
     }
     let magnitudes = weight_magnitudes(run.cpu, weight, target.block());
-    let scales: Vec<Vec<f32>> = alphas
+    // A type of little range may not hold what a scale makes of an outlier: then it is no candidate.
+    let fits = |scales: &Vec<f32>| {
+        let scaled = |(largest, s): (&f32, f32)| dtype.round(largest * dtype.round(s)).is_finite();
+        let weights = columns.iter().zip(scales.iter().copied());
+        let inputs = input.channel_max.iter();
+        let mut inputs = inputs.zip(scales.iter().map(|s| 1.0 / s));
+        weights.into_iter().all(scaled) && inputs.all(scaled)
+    };
+    let all = alphas
         .iter()
-        .map(|alpha| scales(&input.mean_abs, &magnitudes, *alpha))
-        .collect();
+        .map(|alpha| scales(&input.mean_abs, &magnitudes, *alpha));
+    let mut scales: Vec<Vec<f32>> = all.filter(fits).collect();
+    if scales.is_empty() {
+        run.context.warn(&format!(
+            "awq_lite: no scale of `{}` fits {dtype}; its pre_quant_scale is one",
+            target.name
+        ));
+        scales.push(vec![1.0; channels]);
+    }
     let mut candidates: Vec<Candidate> = scales
         .iter()
         .map(|scales| {
