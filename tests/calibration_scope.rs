@@ -43,12 +43,12 @@ fn a_plan_changes_nothing() {
         let config = config(weight, input, algorithm);
         let mut stack = Stack::new(context(1, 0).0, three_layers());
         let unchanged = before(&mut stack);
-        calibrate::plan_quantize(&mut stack.model, &config).expect(algorithm);
+        calibrate::plan_quantize(&stack.model, &config).expect(algorithm);
         assert_unchanged(&mut stack, &unchanged, algorithm);
         stack.quantize(&config).expect(algorithm);
         let unchanged = before(&mut stack);
         let awq = Algorithm::parse_text(r#"["awq_clip", "max"]"#).expect("algorithms");
-        calibrate::plan_calibrate(&mut stack.model, &awq).expect(algorithm);
+        calibrate::plan_calibrate(&stack.model, &awq).expect(algorithm);
         assert_unchanged(&mut stack, &unchanged, algorithm);
     }
 }

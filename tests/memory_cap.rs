@@ -66,7 +66,7 @@ struct Outcome {
 
 fn run(threads: usize, limit: u64, config: &QuantizeConfig) -> Result<Outcome, Error> {
     let mut stack = Stack::new(context(threads, limit).0, parts());
-    let plan = calibrate::plan_quantize(&mut stack.model, config)?;
+    let plan = calibrate::plan_quantize(&stack.model, config)?;
     PEAK.store(LIVE.load(SeqCst), SeqCst);
     stack.quantize(config)?;
     let peak = PEAK.load(SeqCst).saturating_sub(LIVE.load(SeqCst));

@@ -42,6 +42,9 @@ pub(super) trait Algorithm: Planned {
     /// Takes back what an earlier run left that this one starts without.
     fn prepare(&self, _: &Model) {}
 
+    /// Tells the host of what it will pass over.
+    fn announce(&self, _: &Model) {}
+
     /// Whether it has nothing to do without the host's forward.
     fn needs_forward(&self) -> bool {
         false

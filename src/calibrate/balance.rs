@@ -107,7 +107,10 @@ fn input_state(state: &SlotState, balance: &Balance, dtype: DType) -> SlotState 
             changed.pre_quant_scale = Some(multiplied(factors, before, dtype));
         }
         if !balance.channel_max.is_empty() {
-            changed.channel_amax = Some(balance.channel_max.into());
+            changed.channel_amax = Some(divided_by(
+                balance.channel_max,
+                q.pre_quant_scale.as_deref(),
+            ));
             // One amax for the whole tensor: the channels are balanced now.
             if q.is_calibrated_by_data() {
                 changed.attributes.axis = None;
@@ -118,6 +121,18 @@ fn input_state(state: &SlotState, balance: &Balance, dtype: DType) -> SlotState 
         }
         Arc::new(changed)
     })
+}
+
+/// What the channels were before the factors that the quantizer had multiplied them with.
+fn divided_by(channels: &[f32], factors: Option<&[f32]>) -> Arc<[f32]> {
+    match factors {
+        None => channels.into(),
+        Some(factors) => channels
+            .iter()
+            .zip(factors)
+            .map(|(max, p)| max / p)
+            .collect(),
+    }
 }
 
 /// The largest magnitude of an activation under factors for its channels.

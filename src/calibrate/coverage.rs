@@ -2,12 +2,14 @@
 //!
 //! The ladder, for an input or output quantizer without an amax:
 //!
-//! 1. the largest amax of its peers: the same projection of the other experts (`expert_group`);
+//! 1. what its peers have, the same projection of the other experts (`expert_group`): the mean of their factors
+//!    if their channels were balanced, and the largest amax;
 //! 2. the largest amax of its group: layers that read the same activation, or that are fused with it;
 //! 3. nothing: the weight alone is calibrated, and the quantizer takes its amax from every tensor.
 
 use std::sync::Arc;
 
+use super::balance::{self, Balance};
 use crate::error::{Error, Result};
 use crate::model::{Amax, CalibrationRecord, Layer, Model, Quantizer, Slot, SlotState};
 use crate::plan::Plan;
@@ -15,6 +17,9 @@ use crate::plan::Plan;
 /// Fills what can be filled. Errors when the host asked for more tokens than a layer saw.
 pub(super) fn fill(model: &Model) -> Result<()> {
     refuse(model)?;
+    for layer in model.layers() {
+        adopt_factors(model, layer)?;
+    }
     let mut filled = Vec::new();
     for layer in model.layers() {
         let slots = [
@@ -49,6 +54,67 @@ pub(super) fn fill(model: &Model) -> Result<()> {
         slot.replace(Arc::new(state));
     }
     Ok(())
+}
+
+/// An expert that no token reached is balanced as its peers are: an amax of theirs is worth nothing under other
+/// factors.
+fn adopt_factors(model: &Model, layer: &Arc<Layer>) -> Result<()> {
+    let input = layer.input_slot();
+    let Some(record) = record_of(input).filter(|record| record.tokens == Some(0)) else {
+        return Ok(());
+    };
+    let Some(group) = &layer.spec().expert_group else {
+        return Ok(());
+    };
+    let balanced = |peer: &Arc<Layer>| {
+        let saw = record_of(peer.input_slot())?.tokens? > 0;
+        let state = peer.input_slot().state();
+        let q = state.members().first()?;
+        let found = (q.pre_quant_scale.clone()?, q.channel_amax.clone()?);
+        (saw && found.0.len() == input.channels()?).then_some(found)
+    };
+    let peers = model.layers().iter();
+    let peers = peers.filter(|peer| peer.spec().expert_group.as_ref() == Some(group));
+    let peers: Vec<_> = peers.filter_map(balanced).collect();
+    if peers.is_empty() || !balance::fits(layer) {
+        return Ok(());
+    }
+    let channels = 0..peers[0].0.len();
+    let mean = |i: usize| {
+        let sum: f64 = peers.iter().map(|(factors, _)| f64::from(factors[i])).sum();
+        (sum / peers.len() as f64) as f32
+    };
+    let factors: Vec<f32> = channels.clone().map(mean).collect();
+    let largest = |i: usize| peers.iter().map(|(_, max)| max[i]).fold(0.0, f32::max);
+    let channel_max: Vec<f32> = channels.map(largest).collect();
+    balance::undo(model, |other| std::ptr::eq(other, &**layer));
+    let found = Balance {
+        factors: Some(&factors),
+        channel_max: &channel_max,
+    };
+    let from = "that of its peers (expert_group), as are its factors";
+    model.context().warn(&format!(
+        "`{}` saw no tokens; its amax is {from}",
+        input.name()
+    ));
+    for (slot, state) in balance::states(model.context().cpu(), layer, &found)? {
+        let state = state.map(|q| {
+            Arc::new(Quantizer {
+                record: Some(Arc::new(CalibrationRecord {
+                    filled_from: Some(from.to_owned()),
+                    ..record.clone()
+                })),
+                ..(**q).clone()
+            })
+        });
+        slot.replace(Arc::new(state));
+    }
+    Ok(())
+}
+
+fn record_of(slot: &Slot) -> Option<CalibrationRecord> {
+    let state = slot.state();
+    state.members().first()?.record.as_deref().cloned()
 }
 
 #[derive(Clone, Copy)]

@@ -25,6 +25,7 @@ pub(super) fn run(
     let method = algorithm.config().method.name();
     check_forward(algorithm, forward.is_some())?;
     algorithm.prepare(model);
+    algorithm.announce(model);
     let mut states = journal.restore(model)?;
     let plan = {
         let done: HashMap<*const Slot, ()> = states

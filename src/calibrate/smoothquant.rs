@@ -62,6 +62,9 @@ impl Algorithm for SmoothQuant {
 
     fn prepare(&self, model: &Model) {
         balance::undo(model, balance::fits);
+    }
+
+    fn announce(&self, model: &Model) {
         for layer in model.layers().iter().filter(|layer| balance::fits(layer)) {
             if !is_target(layer) && layer.input_slot().state().is_enabled() {
                 model.context().warn(&format!(

@@ -144,6 +144,7 @@ impl Quantizer {
             bias_value: None,
             collected_bias: None,
             collected: None,
+            channel_amax: None,
             has_static_block_scale: false,
             record: None,
             ..self.clone()

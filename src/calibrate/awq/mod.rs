@@ -93,7 +93,10 @@ impl Algorithm for Awq {
     }
 
     fn prepare(&self, model: &Model) {
-        balance::undo(model, balance::fits);
+        // Clipping alone works on the weight as an earlier algorithm has balanced it.
+        if self.scales() {
+            balance::undo(model, balance::fits);
+        }
     }
 
     fn needs_forward(&self) -> bool {
