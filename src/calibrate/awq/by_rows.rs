@@ -10,37 +10,41 @@ use crate::kernels::Cpu;
 /// Which rows a task has: the first, and how many.
 pub(super) type Rows = (usize, usize);
 
-/// What `solve` makes of every `per_task` of `rows` rows, in their order. It gets a CPU of one thread, for it runs
-/// on one already. Errors with the first failure, or when the host wants to stop.
+/// Cuts a stretch of rows into tasks of so many.
+pub(super) fn tasks((first, count): Rows, per_task: usize) -> impl Iterator<Item = Rows> {
+    let starts = (0..count).step_by(per_task.max(1));
+    starts.map(move |at| (first + at, per_task.min(count - at)))
+}
+
+/// What `solve` makes of every task, in their order. It gets a CPU of one thread, for it runs on one already.
+/// Errors with the first failure, or when the host wants to stop.
 pub(super) fn by_rows<W, T: Send>(
     run: &Run,
-    rows: usize,
-    per_task: usize,
+    tasks: &[Rows],
     work: impl Fn() -> W + Sync,
     solve: impl Fn(&Cpu, &mut W, Rows) -> Result<T> + Sync,
 ) -> Result<Vec<T>> {
-    let tasks = rows.div_ceil(per_task);
-    let solved: Mutex<Vec<Option<T>>> = Mutex::new((0..tasks).map(|_| None).collect());
+    let solved: Mutex<Vec<Option<T>>> = Mutex::new(tasks.iter().map(|_| None).collect());
     let failure = Mutex::new(None);
     let next = AtomicUsize::new(0);
     let alone = Cpu::new(1, run.cpu.isa()).map_err(Error::Internal)?;
-    run.cpu.for_each(run.cpu.num_threads().min(tasks), |_| {
-        let mut work = work();
-        loop {
-            let task = next.fetch_add(1, Relaxed);
-            if task >= tasks || run.shared.is_cancelled() {
-                return;
-            }
-            let first = task * per_task;
-            match solve(&alone, &mut work, (first, per_task.min(rows - first))) {
-                Ok(result) => lock(&solved)[task] = Some(result),
-                Err(error) => {
-                    lock(&failure).get_or_insert(error);
+    run.cpu
+        .for_each(run.cpu.num_threads().min(tasks.len()), |_| {
+            let mut work = work();
+            loop {
+                let task = next.fetch_add(1, Relaxed);
+                let Some(rows) = tasks.get(task).filter(|_| !run.shared.is_cancelled()) else {
                     return;
+                };
+                match solve(&alone, &mut work, *rows) {
+                    Ok(result) => lock(&solved)[task] = Some(result),
+                    Err(error) => {
+                        lock(&failure).get_or_insert(error);
+                        return;
+                    }
                 }
             }
-        }
-    });
+        });
     run.shared.check_cancelled()?;
     if let Some(error) = lock(&failure).take() {
         return Err(error);

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::super::algorithm::Run;
-use super::by_rows::{Rows, by_rows};
+use super::by_rows::{Rows, by_rows, tasks};
 use super::losses::{self, Candidate};
 use super::output_error;
 use super::target::Target;
@@ -156,10 +156,10 @@ fn blocks(
         grams: scaled.as_deref().unwrap_or(&input.blocks),
         ratios,
     };
+    let rows: Vec<Rows> = tasks((0, target.rows()), ROWS).collect();
     let found = by_rows(
         run,
-        target.rows(),
-        ROWS,
+        &rows,
         || Work::new(target.channels(), block, ratios.len()),
         |cpu, work, rows| search.rows(cpu, work, rows),
     )?;

@@ -89,7 +89,8 @@ fn search_seen(
         inverse: None,
         amax: amax(target.reach, &columns, &vec![1.0; channels], dtype),
     });
-    let (mut errors, energy) = losses::of(run, target, weight, &candidates, &input.gram)?;
+    let plain = candidates.len() - 1;
+    let (mut errors, energy) = losses::least(run, target, weight, &candidates, &input.gram, plain)?;
     let plain = errors.pop().unwrap_or_default();
     let mut best = 0;
     for (i, error) in errors.iter().enumerate() {

@@ -5,7 +5,7 @@
 //! result has the same bits for every number of threads.
 
 use super::super::algorithm::Run;
-use super::by_rows::{Rows, by_rows};
+use super::by_rows::{Rows, by_rows, tasks};
 use super::target::{Reach, Target};
 use crate::error::{Error, Result};
 use crate::kernels::load_rows;
@@ -14,6 +14,18 @@ use crate::tensor::TensorView;
 
 /// Rows of the weight that a task takes.
 const ROWS: usize = 32;
+
+/// Most times as many that it takes when there are few candidates.
+const MORE_ROWS: usize = 4;
+
+/// Tasks of which the first shows which candidate is the best.
+const GROUP: usize = 8;
+
+/// Parts of the rows after each of which candidates may be left out.
+const ROUNDS: usize = 4;
+
+/// By how much, relatively, a candidate must exceed the best to be left out.
+const SLACK: f64 = 1e-6;
 
 /// A weight that may be better than the plain one: `Q(W * scale) * inverse`.
 pub(super) struct Candidate {
@@ -43,7 +55,7 @@ pub(super) fn workspace_bytes(target: &Target, candidates: usize, threads: usize
     let deltas = candidates * rows * channels;
     let scratch = quadratic::scratch_len(channels, candidates * rows);
     // Rows of the weight in its type and as float32, the scaled and rounded ones.
-    let floats = deltas + scratch + 4 * rows * channels + 2 * candidates * rows;
+    let floats = deltas + scratch + 4 * MORE_ROWS * rows * channels + 2 * candidates * rows;
     let a_thread = floats * size_of::<f32>() + quadratic::gemm_workspace_bytes();
     let a_layer = candidates * channels * 2 * size_of::<f32>()
         + candidates * tasks * size_of::<f64>()
@@ -64,23 +76,116 @@ pub(super) fn of(
     candidates: &[Candidate],
     gram: &[f32],
 ) -> Result<(Vec<f64>, f64)> {
-    let per_task = rows_per_task(target);
-    let sums = by_rows(
+    let search = Search {
         run,
-        target.rows(),
-        per_task,
-        || Work::new(target, candidates.len(), per_task),
-        |cpu, work, rows| work.rows(cpu, target, seen, candidates, gram, rows),
-    )?;
-    // One more for the output itself.
-    let mut totals = vec![0.0; candidates.len() + 1];
-    for sums in &sums {
-        for (total, sum) in totals.iter_mut().zip(sums) {
-            *total += sum;
+        target,
+        seen,
+        candidates,
+        gram,
+    };
+    let every: Vec<usize> = (0..candidates.len()).collect();
+    search.sums(&every, &[(0, target.rows())], true)
+}
+
+/// The same, but for candidates of which a part of the rows shows that they are not the least: those have
+/// infinity. The candidate `always` has its error in any case, and does not count for what is the least.
+///
+/// Errors of rows only add up. So the best of an eighth of the rows is followed to its end, and whatever exceeds
+/// its error on the way is left out; what is left in is exact.
+pub(super) fn least(
+    run: &Run,
+    target: &Target,
+    seen: &TensorView,
+    candidates: &[Candidate],
+    gram: &[f32],
+    always: usize,
+) -> Result<(Vec<f64>, f64)> {
+    let search = Search {
+        run,
+        target,
+        seen,
+        candidates,
+        gram,
+    };
+    let per_task = rows_per_task(target);
+    let groups: Vec<Rows> = tasks((0, target.rows()), GROUP * per_task).collect();
+    if groups.len() < 2 {
+        return of(run, target, seen, candidates, gram);
+    }
+    let head = |(first, count): &Rows| (*first, per_task.min(*count));
+    let tail = |(first, count): &Rows| (first + per_task, count.saturating_sub(per_task));
+    let heads: Vec<Rows> = groups.iter().map(head).collect();
+    let tails: Vec<Rows> = groups.iter().map(tail).collect();
+    let every: Vec<usize> = (0..candidates.len()).collect();
+    let (mut totals, mut energy) = search.sums(&every, &heads, true)?;
+    let rivals = every.iter().copied().filter(|i| *i != always);
+    let Some(leader) = rivals
+        .clone()
+        .reduce(|a, b| if totals[b] < totals[a] { b } else { a })
+    else {
+        return of(run, target, seen, candidates, gram);
+    };
+    let (sums, rest) = search.sums(&[leader, always], &tails, true)?;
+    totals[leader] += sums[0];
+    totals[always] += sums[1];
+    energy += rest;
+    // A row's error may be below zero by rounding.
+    let bound = totals[leader] + SLACK * totals[leader].abs();
+    let mut left: Vec<usize> = rivals.filter(|i| *i != leader).collect();
+    for round in 0..ROUNDS {
+        left.retain(|i| totals[*i] <= bound);
+        let part: Vec<Rows> = tails.iter().copied().skip(round).step_by(ROUNDS).collect();
+        let (sums, _) = search.sums(&left, &part, false)?;
+        for (i, sum) in left.iter().zip(sums) {
+            totals[*i] += sum;
         }
     }
-    let energy = totals.pop().unwrap_or_default();
+    for i in every {
+        if i != leader && i != always && !left.contains(&i) {
+            totals[i] = f64::INFINITY;
+        }
+    }
     Ok((totals, energy))
+}
+
+/// What errors are computed from.
+struct Search<'a> {
+    run: &'a Run<'a>,
+    target: &'a Target,
+    seen: &'a TensorView,
+    candidates: &'a [Candidate],
+    gram: &'a [f32],
+}
+
+impl Search<'_> {
+    /// The errors of some candidates over some stretches of rows, and of a weight of nothing if asked for.
+    fn sums(&self, which: &[usize], rows: &[Rows], energy: bool) -> Result<(Vec<f64>, f64)> {
+        let which: Vec<&Candidate> = which.iter().map(|i| &self.candidates[*i]).collect();
+        if which.is_empty() {
+            return Ok((Vec::new(), 0.0));
+        }
+        // With fewer candidates a task has more rows, so that there is as much for one product.
+        let more = (self.candidates.len() / which.len()).clamp(1, MORE_ROWS);
+        let per_task = more * rows_per_task(self.target);
+        let tasks: Vec<Rows> = rows
+            .iter()
+            .flat_map(|rows| tasks(*rows, per_task))
+            .collect();
+        let sums = by_rows(
+            self.run,
+            &tasks,
+            || Work::new(self.target, which.len(), per_task),
+            |cpu, work, rows| work.rows(cpu, self, &which, rows, energy),
+        )?;
+        let mut totals = vec![0.0; which.len() + 1];
+        for sums in &sums {
+            for (total, sum) in totals.iter_mut().zip(sums) {
+                *total += sum;
+            }
+        }
+        let energy = totals.pop().unwrap_or_default();
+        Ok((totals, energy))
+    }
 }
 
 /// What a thread works in.
@@ -111,16 +216,18 @@ impl Work {
         }
     }
 
-    /// The errors of some rows: one sum for each candidate, then that of no weight at all.
+    /// The errors of some rows: one sum for each candidate, then that of no weight at all if asked for.
     fn rows(
         &mut self,
         cpu: &Cpu,
-        target: &Target,
-        seen: &TensorView,
-        candidates: &[Candidate],
-        gram: &[f32],
+        search: &Search,
+        candidates: &[&Candidate],
         (first, count): Rows,
+        energy: bool,
     ) -> Result<Vec<f64>> {
+        let Search {
+            target, seen, gram, ..
+        } = search;
         let channels = target.channels();
         let len = count * channels;
         let rows = seen.rows(first, count).map_err(Error::Internal)?;
@@ -166,14 +273,11 @@ impl Work {
             .chunks_exact(count)
             .map(|errors| errors.iter().sum())
             .collect();
-        quadratic::rows(
-            gram,
-            channels,
-            plain,
-            &mut self.scratch,
-            &mut errors[..count],
-        );
-        sums.push(errors[..count].iter().sum());
+        if energy {
+            let errors = &mut errors[..count];
+            quadratic::rows(gram, channels, plain, &mut self.scratch, errors);
+            sums.push(errors.iter().sum());
+        }
         Ok(sums)
     }
 }
