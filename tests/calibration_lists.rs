@@ -8,6 +8,7 @@ use mq::calibrate;
 use mq::check;
 use mq::error::Error;
 use mq::model::{LayerKind, LayerSpec, Norm};
+use mq::tensor::DType;
 use owned::Owned;
 use stack::{
     INT4_BLOCKS, INT8, INT8_ROWS, Part, Stack, assert_unchanged, before, change, config, context,
@@ -238,4 +239,55 @@ fn taps_do_not_see_a_plan() {
         }
         assert!(tapping.join().expect("no panic"));
     });
+}
+
+#[test]
+fn a_constant_amax_is_not_clipped() {
+    let constant = r#"{"num_bits": 4, "block_sizes": {"-1": 8}, "constant_amax": 2.0}"#;
+    for algorithm in [r#""awq_full""#, r#""awq_clip""#] {
+        let mut stack = Stack::new(context(1, 0).0, three_layers());
+        stack
+            .quantize(&config(constant, "", algorithm))
+            .expect(algorithm);
+        let state = stack.layers[0].weight_slot().expect("a weight").state();
+        let amax = state.members()[0].amax.clone().expect("the constant");
+        assert_eq!(amax.values(), [2.0]);
+    }
+}
+
+#[test]
+fn bins_are_counted_before_anything_runs() {
+    let mut stack = Stack::new(context(1, 0).0, three_layers());
+    let one_bin = r#"{"method": "histogram", "num_bins": 1}"#;
+    let config = config(INT8_ROWS, INT8, one_bin);
+    let planned = calibrate::plan_quantize(&stack.model, &config).expect_err("one bin");
+    let error = stack.quantize(&config).expect_err("one bin");
+    assert_eq!(error, planned);
+    assert!(error.to_string().contains("num_bins is 1"), "{error}");
+    assert_eq!(stack.forwards, 0);
+}
+
+#[test]
+fn factors_keep_halves_in_their_range() {
+    let parts = || {
+        let mut part = Part::linear("a", [6, 32], None);
+        change(&mut part.weight, |c, w| if c == 0 { w * 1e38 } else { w });
+        part.batches = part.batches.iter().map(|x| x.cast(DType::F16)).collect();
+        vec![part]
+    };
+    let mut stack = Stack::new(context(1, 0).0, parts());
+    let error = stack
+        .quantize(&config(INT8_ROWS, INT8, SMOOTHQUANT))
+        .expect_err("out of range");
+    assert!(error.to_string().contains("`a`"), "{error}");
+    let mut stack = Stack::new(context(1, 0).0, parts());
+    stack
+        .quantize(&config(INT8_ROWS, INT8, r#""awq_lite""#))
+        .expect("has other candidates");
+    for x in &stack.parts[0].batches {
+        let mut out = Owned::zeros(x.dtype, &x.shape);
+        let layer = &stack.layers[0];
+        layer.input(x.view(), Some(out.view_mut())).expect("passes");
+        assert!(out.view().to_f32().iter().all(|y| y.is_finite()));
+    }
 }

@@ -99,6 +99,12 @@ impl Algorithm for SmoothQuant {
             Ok(())
         })?;
         balance::check_factors(name, &factors)?;
+        if !input.holds(factors.iter().copied()) {
+            return Err(Error::Numeric(format!(
+                "`{name}`: its input times its smoothing factors leaves the range of float16; exclude it from \
+                 smoothquant"
+            )));
+        }
         let found = Balance {
             factors: Some(&factors),
             channel_max: &input.channel_max,

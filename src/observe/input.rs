@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::kernels::load_rows::{self, Rows};
 use crate::kernels::{Cpu, absmax, channel_stats, gram};
 use crate::model::not_finite;
-use crate::tensor::TensorView;
+use crate::tensor::{DType, TensorView};
 
 /// Rows that are gathered before they go into a Gram matrix: enough for a matrix product to run at its
 /// speed, and always the same rows together, however the host cuts a batch into taps.
@@ -88,6 +88,8 @@ pub struct InputStatistics {
 
 #[derive(Default)]
 struct Running {
+    /// Whether a tensor was float16, which has the least range.
+    has_f16: bool,
     tokens: u64,
     batches: u64,
     channel_max: Vec<f32>,
@@ -111,6 +113,8 @@ pub struct InputSummary {
     pub tokens: u64,
     /// Taps that had tokens.
     pub batches: u64,
+    /// Whether a tensor was float16, which has the least range.
+    pub has_f16: bool,
     /// Largest magnitude of each channel; empty when no token passed.
     pub channel_max: Vec<f32>,
     /// Mean over the batches of the mean magnitude of each channel; empty if not asked for.
@@ -120,6 +124,19 @@ pub struct InputSummary {
     pub gram: Vec<f32>,
     /// `[blocks, block, block]`, the same of the sampled tokens; empty if not asked for.
     pub blocks: Vec<f32>,
+}
+
+impl InputSummary {
+    /// Whether the activation can be multiplied with these factors and stay in the range of its type.
+    pub fn holds(&self, mut factors: impl Iterator<Item = f32>) -> bool {
+        let dtype = if self.has_f16 { DType::F16 } else { DType::F32 };
+        let mut channels = self.channel_max.iter();
+        channels.all(|max| {
+            factors
+                .next()
+                .is_some_and(|p| dtype.round(max * p).is_finite())
+        })
+    }
 }
 
 impl InputStatistics {
@@ -172,6 +189,7 @@ impl InputStatistics {
         for (highest, value) in running.channel_max.iter_mut().zip(&batch_max) {
             *highest = highest.max(*value);
         }
+        running.has_f16 |= x.dtype() == DType::F16;
         running.tokens += count as u64;
         running.batches += 1;
         if self.needs.mean_abs {
@@ -197,6 +215,7 @@ impl InputStatistics {
         InputSummary {
             tokens: running.tokens,
             batches: running.batches,
+            has_f16: running.has_f16,
             // A largest magnitude of zero is something else than none.
             channel_max: match running.tokens {
                 0 => Vec::new(),

@@ -58,9 +58,10 @@ fn search_seen(
     let fits = |scales: &Vec<f32>| {
         let scaled = |(largest, s): (&f32, f32)| dtype.round(largest * dtype.round(s)).is_finite();
         let weights = columns.iter().zip(scales.iter().copied());
-        let inputs = input.channel_max.iter();
-        let mut inputs = inputs.zip(scales.iter().map(|s| 1.0 / s));
-        weights.into_iter().all(scaled) && inputs.all(scaled)
+        let inputs = input.channel_max.iter().zip(scales.iter().map(|s| 1.0 / s));
+        weights.into_iter().all(scaled)
+            && inputs.into_iter().all(scaled)
+            && input.holds(scales.iter().map(|s| 1.0 / s))
     };
     let all = alphas
         .iter()

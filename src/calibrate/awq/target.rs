@@ -90,13 +90,14 @@ impl Target {
 
     /// The block whose amax can be clipped on its own.
     pub(super) fn clip_block(&self) -> Option<usize> {
+        let is_calibrated = self.quantizer.is_calibrated_by_data();
         let is_static = self.quantizer.has_static_blocks();
-        (is_static && self.reach == Reach::Rows(1)).then(|| self.block())
+        (is_static && is_calibrated && self.reach == Reach::Rows(1)).then(|| self.block())
     }
 
     /// Whether there is one amax for the tensor that can be clipped: that of dynamic NVFP4 blocks.
     pub(super) fn clips_as_a_whole(&self) -> bool {
-        self.quantizer.kind() == Some(Kind::Nvfp4Dynamic) && self.quantizer.keeps_amax()
+        self.quantizer.kind() == Some(Kind::Nvfp4Dynamic) && self.quantizer.is_calibrated_by_data()
     }
 
     /// Fake-quantizes some rows of a weight, under given amax values or the rows' own.

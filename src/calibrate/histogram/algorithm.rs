@@ -54,6 +54,8 @@ impl Planned for HistogramAmax {
     }
 
     fn check(&self, model: &Model) -> Result<()> {
+        Histogram::new(self.config.count("num_bins"))
+            .map_err(|text| Error::Config(format!("algorithm.num_bins: {text}")))?;
         let is_entropy = self.config.choice("amax_method") == "entropy";
         for slot in model.slots() {
             let state = slot.state();
