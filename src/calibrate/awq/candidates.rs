@@ -1,6 +1,34 @@
 //! What AWQ tries: exponents of the scales, ratios of the clipping.
 
 use crate::config::Algorithm as AlgorithmConfig;
+use crate::error::{Error, Result};
+
+/// More of either are a mistake of the caller's: each is a rounding of the whole weight.
+const MOST: f64 = 1024.0;
+
+/// Refuses steps that make too many candidates.
+pub(super) fn check(config: &AlgorithmConfig, scales: bool, clips: bool) -> Result<()> {
+    let too_many = |field: &str, count: f64| {
+        Err(Error::Config(format!(
+            "algorithm.{field}: {} makes {count:.0} candidates, expected at most {MOST}",
+            config.number(field)
+        )))
+    };
+    if scales {
+        let step = config.number("alpha_step");
+        let count = (1.0 + step) / step;
+        if count > MOST {
+            return too_many("alpha_step", count);
+        }
+    }
+    if clips {
+        let count = (1.0 - config.number("min_clip_ratio")) / config.number("shrink_step");
+        if count > MOST {
+            return too_many("shrink_step", count);
+        }
+    }
+    Ok(())
+}
 
 /// The exponents 0, step, 2 step, ... below 1 + step, as float32. A step that does not divide 1 ends beyond
 /// it, as in the reference.
@@ -36,6 +64,23 @@ mod tests {
         assert_eq!(alphas(0.3), [0.0, 0.3, 0.6, 0.9, 1.2]);
         assert_eq!(alphas(1.0), [0.0, 1.0]);
         assert_eq!(alphas(0.05).len(), 21);
+    }
+
+    #[test]
+    fn too_many_are_refused() {
+        let check = |text: &str| {
+            let config = &AlgorithmConfig::parse_text(text).expect("valid")[0];
+            check(config, true, true).map_err(|error| error.to_string())
+        };
+        assert_eq!(check("awq_full"), Ok(()));
+        for field in ["alpha_step", "shrink_step"] {
+            let text = format!(r#"{{"method": "awq_full", "{field}": 1e-9}}"#);
+            let error = check(&text).expect_err("a billion");
+            assert!(
+                error.contains(field) && error.contains("at most 1024"),
+                "{error}"
+            );
+        }
     }
 
     #[test]

@@ -45,6 +45,10 @@ impl Planned for Awq {
         &self.config
     }
 
+    fn check(&self, _: &Model) -> Result<()> {
+        candidates::check(&self.config, self.scales(), self.clips())
+    }
+
     fn slot_needs(&self, slot: &Slot) -> SlotNeeds {
         max::needs(slot)
     }
