@@ -14,7 +14,7 @@ use stack::{assert_same, config, pass};
 
 /// After so many solves: how many passes are done, and whether no pass has begun to be solved beyond them.
 fn finished_passes(config: &QuantizeConfig, limit: u64) -> Vec<(usize, bool)> {
-    let mut stack = stack_with(&Settings { limit, ..PLAIN }, parts());
+    let stack = stack_with(&Settings { limit, ..PLAIN }, parts());
     let plan = calibrate::plan_quantize(&stack.model, config).expect("a plan");
     let (mut all, mut passes) = (vec![(0, true)], 0);
     for algorithm in plan["without_data"].as_array().expect("algorithms") {
