@@ -291,3 +291,17 @@ fn factors_keep_halves_in_their_range() {
         assert!(out.view().to_f32().iter().all(|y| y.is_finite()));
     }
 }
+
+#[test]
+fn a_searched_amax_keeps_halves_finite() {
+    let mut part = Part::linear("a", [1, 4], None);
+    part.weight = stack::of_values(&[1, 4], &[65504.0, -65504.0, 30000.0, 1.0]).cast(DType::F16);
+    let mut stack = Stack::new(context(1, 0).0, vec![part]);
+    let far = r#"{"method": "mse", "step_size": 7, "start_multiplier": 0.25}"#;
+    stack
+        .quantize(&config(INT8_ROWS, "", far))
+        .expect("searches");
+    let mut out = Owned::zeros(DType::F16, &[1, 4]);
+    stack.layers[0].weight_into(out.view_mut()).expect("rounds");
+    assert!(out.view().to_f32().iter().all(|w| w.is_finite()));
+}

@@ -59,6 +59,12 @@ impl Fields {
             )));
         }
         let (start, stop) = (self.start_multiplier as f32, self.stop_multiplier as f32);
+        if !(start.is_normal() && stop.is_normal()) {
+            return Err(Error::Config(format!(
+                "multipliers from {} to {}, expected numbers that float32 holds",
+                self.start_multiplier, self.stop_multiplier
+            )));
+        }
         let count = count as usize;
         if count == 1 {
             return Ok(vec![start]);
@@ -205,7 +211,9 @@ impl Job<'_> {
         let new = best.iter().enumerate().map(|(block, best)| {
             // Without a finite error there is nothing to go by.
             let found = best.candidate.map(|i| value(block, i as usize));
-            found.unwrap_or(old[block])
+            // What is rounded up to an amax beyond the range of the weight's type would become infinite.
+            let held = |amax: &f32| weight.dtype().round(*amax).is_finite();
+            found.filter(held).unwrap_or(old[block])
         });
         let new: Vec<f32> = new.collect();
         let (before, energy) = squared_error(cpu, weight, grid, old, format);
@@ -275,6 +283,10 @@ mod tests {
         ));
         assert!(matches!(
             fields(0.1, 0.5).multipliers(),
+            Err(Error::Config(_))
+        ));
+        assert!(matches!(
+            fields(1e300, 1e300).multipliers(),
             Err(Error::Config(_))
         ));
     }
