@@ -17,7 +17,7 @@ use super::algorithm::States;
 use crate::config::Algorithm as AlgorithmConfig;
 use crate::error::{Error, Result};
 use crate::kernels::fingerprint;
-use crate::model::{Model, Slot, SlotState};
+use crate::model::{Amax, Model, Slot, SlotState};
 
 const MAGIC: &[u8; 8] = b"mqcalib1";
 
@@ -43,6 +43,13 @@ impl Journal {
             return Ok(journal);
         };
         let failed = |error: std::io::Error| cannot("open", path, &error);
+        // A pipe or a device would be read without end.
+        if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+            return Err(Error::State(format!(
+                "cannot open the resume file {}: it is no regular file",
+                path.display()
+            )));
+        }
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -50,10 +57,14 @@ impl Journal {
             .truncate(false)
             .open(path)
             .map_err(failed)?;
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).map_err(failed)?;
         let mut header = MAGIC.to_vec();
         header.extend(fingerprint_of(model, algorithms).to_le_bytes());
+        let mut bytes = Vec::new();
+        let mut start = (&mut file).take(header.len() as u64 + 1);
+        start.read_to_end(&mut bytes).map_err(failed)?;
+        if bytes.starts_with(&header) {
+            file.read_to_end(&mut bytes).map_err(failed)?;
+        }
         // A file that is no longer than its header never got as far as a record, whatever it was of.
         let is_ours = bytes.starts_with(MAGIC) || MAGIC.starts_with(&bytes);
         let good = if bytes.len() <= header.len() && is_ours {
@@ -161,7 +172,7 @@ fn cannot(what: &str, path: &Path, error: &std::io::Error) -> Error {
     ))
 }
 
-/// Names, shapes and attributes of everything, and the algorithms with their fields.
+/// Names, shapes, attributes and scales of everything, and the algorithms with their fields.
 fn fingerprint_of(model: &Model, algorithms: &[AlgorithmConfig]) -> u64 {
     let mut state = 0;
     let mut add = |text: &str| state = fingerprint::of_bytes(state, text.as_bytes());
@@ -175,6 +186,18 @@ fn fingerprint_of(model: &Model, algorithms: &[AlgorithmConfig]) -> u64 {
         }
         for q in slot.state().members() {
             add(&q.attributes.to_json().to_string());
+            // A calibration goes on from what is there.
+            let values = |amax: &Option<Amax>| amax.as_ref().map(|amax| amax.values().to_vec());
+            let bits = |values: Option<Vec<f32>>| -> Option<Vec<u32>> {
+                values.map(|values| values.iter().map(|value| value.to_bits()).collect())
+            };
+            let factors = q.pre_quant_scale.as_ref().map(|factors| factors.to_vec());
+            add(&format!(
+                "{:?} {:?} {:?}",
+                bits(values(&q.amax)),
+                bits(values(&q.collected)),
+                bits(factors)
+            ));
         }
     }
     for layer in model.layers() {
