@@ -854,8 +854,10 @@ mq_status mq_model_quantizer_at(struct mq_model *model,
  * The layer's input on its way into the layer; called by the host in every forward pass.
  *
  * During calibration it is observed and passes unchanged (but for a pre_quant_scale); once
- * quantized, it is fake-quantized; before mq_quantize(), and when the quantizer is disabled, it is
- * copied.
+ * quantized, it is fake-quantized; before mq_quantize() it is copied. When the quantizer is disabled it
+ * passes unrounded, but a pre_quant_scale (AWQ leaves one also on disabled quantizers) and a rotation still
+ * apply: the weight counts on it, so do not skip the tap. Layers that share an input have factors of
+ * their own: give each the activation as it was, apart from `out`, until the factors are folded.
  *
  * @param[in]  layer  The layer.
  * @param[in]  x      Its input, `[..., in]`. A tensor without elements is allowed.
@@ -1222,7 +1224,9 @@ mq_status mq_check(const struct mq_model *model,
  * Moves what SmoothQuant and AWQ multiply activations with into what produces them, so that it costs nothing
  * at run time: the gain (and bias) of the norm, or the rows (and bias) of the linear layer, that the
  * mq_layer_desc of the readers names. All registered readers of an activation get the same factors, the mean
- * of theirs; a weight whose factors change is scaled and calibrated accordingly.
+ * of theirs; a weight whose factors change is scaled and calibrated accordingly. Where the factors differed
+ * much, the mean serves each layer less well than its own: measure the model again after it.
+ * Call it before mq_fold_weight() and mq_compress().
  *
  * @param[in]  model   Model that went through mq_quantize(). mq writes to norms and weights of the host's: no
  *                     tap may run meanwhile.

@@ -85,6 +85,7 @@ fn weight_under(state: &SlotState, before: Option<&[f32]>, after: &[f32]) -> Slo
         Arc::new(Quantizer {
             pre_quant_scale: Some(after.iter().enumerate().map(factor).collect()),
             balanced_from: None,
+            record: q.record_without_error(),
             ..(**q).clone()
         })
     })

@@ -247,7 +247,9 @@ pub unsafe extern "C" fn mq_check(
 /// Moves what SmoothQuant and AWQ multiply activations with into what produces them, so that it costs nothing
 /// at run time: the gain (and bias) of the norm, or the rows (and bias) of the linear layer, that the
 /// mq_layer_desc of the readers names. All registered readers of an activation get the same factors, the mean
-/// of theirs; a weight whose factors change is scaled and calibrated accordingly.
+/// of theirs; a weight whose factors change is scaled and calibrated accordingly. Where the factors differed
+/// much, the mean serves each layer less well than its own: measure the model again after it.
+/// Call it before mq_fold_weight() and mq_compress().
 ///
 /// @param[in]  model   Model that went through mq_quantize(). mq writes to norms and weights of the host's: no
 ///                     tap may run meanwhile.

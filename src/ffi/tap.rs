@@ -118,8 +118,10 @@ pub(super) unsafe fn with_layer(
 /// The layer's input on its way into the layer; called by the host in every forward pass.
 ///
 /// During calibration it is observed and passes unchanged (but for a pre_quant_scale); once
-/// quantized, it is fake-quantized; before mq_quantize(), and when the quantizer is disabled, it is
-/// copied.
+/// quantized, it is fake-quantized; before mq_quantize() it is copied. When the quantizer is disabled it
+/// passes unrounded, but a pre_quant_scale (AWQ leaves one also on disabled quantizers) and a rotation still
+/// apply: the weight counts on it, so do not skip the tap. Layers that share an input have factors of
+/// their own: give each the activation as it was, apart from `out`, until the factors are folded.
 ///
 /// @param[in]  layer  The layer.
 /// @param[in]  x      Its input, `[..., in]`. A tensor without elements is allowed.

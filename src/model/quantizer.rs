@@ -151,6 +151,15 @@ impl Quantizer {
         }
     }
 
+    /// What its calibration saw, without the error it reached: for when its scales are changed afterwards.
+    pub(crate) fn record_without_error(&self) -> Option<Arc<CalibrationRecord>> {
+        let record = self.record.as_deref()?;
+        Some(Arc::new(CalibrationRecord {
+            error: None,
+            ..record.clone()
+        }))
+    }
+
     /// Whether its amax is a single value for tensors of every shape.
     pub fn has_one_amax(&self) -> bool {
         let a = &self.attributes;

@@ -376,6 +376,7 @@ impl Model {
         self.change(slot, member, |q| Quantizer {
             has_static_block_scale: slot.role() == Role::Weight && q.has_static_blocks(),
             amax: Some(given.clone()),
+            record: q.record_without_error(),
             ..q.clone()
         });
         Ok(())

@@ -147,6 +147,7 @@ impl Model {
                 amax.check(&name)?;
                 self.change(&target.slot, member, |q| Quantizer {
                     amax: Some(amax.clone()),
+                    record: q.record_without_error(),
                     ..q.clone()
                 });
                 changed += 1;
