@@ -501,7 +501,8 @@ typedef struct mq_layer_desc {
      */
     const char *fused_group;
     /**
-     * Layers of one name read the same activation; NULL: nobody shares this layer's input.
+     * Layers of one name read the same activation; NULL: nobody shares this layer's input. In a calibration
+     * the tap of whichever comes first stands for all of them, also for one that is not tapped.
      */
     const char *shared_input_group;
     /**

@@ -11,38 +11,17 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::config::NumBits;
-use crate::model::{Amax, Layer, Model, Quantizer, Slot, SlotState};
+use crate::model::{Amax, Model, Quantizer, Slot, SlotState};
 
 /// Makes the scales of every declared group one.
 pub(super) fn share(model: &Model) {
-    let fused = |layer: &Layer| layer.spec().fused_group.clone();
-    let experts = |layer: &Layer| layer.spec().expert_group.clone();
-    for members in groups(model, fused) {
+    for (_, members) in model.layer_groups(|spec| spec.fused_group.as_deref()) {
         share_among(members.iter().map(|layer| layer.input_slot()));
         share_among(members.iter().filter_map(|layer| layer.weight_slot()));
     }
-    for members in groups(model, experts) {
+    for (_, members) in model.layer_groups(|spec| spec.expert_group.as_deref()) {
         share_among(members.iter().map(|layer| layer.input_slot()));
     }
-}
-
-/// The layers of each group, in the order of registration.
-pub(super) fn groups(
-    model: &Model,
-    group: impl Fn(&Layer) -> Option<String>,
-) -> Vec<Vec<Arc<Layer>>> {
-    let mut by_name: HashMap<String, usize> = HashMap::new();
-    let mut groups: Vec<Vec<Arc<Layer>>> = Vec::new();
-    for layer in model.layers() {
-        if let Some(name) = group(layer) {
-            let at = *by_name.entry(name).or_insert(groups.len());
-            if at == groups.len() {
-                groups.push(Vec::new());
-            }
-            groups[at].push(Arc::clone(layer));
-        }
-    }
-    groups
 }
 
 /// What has to agree for two quantizers to have one scale: the step of a sequence, and its numbers.

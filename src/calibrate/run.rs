@@ -1,7 +1,7 @@
 //! Carries one algorithm out: weights, then pass after pass of the host's forward; states are applied when
 //! all are known.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::Forward;
@@ -28,13 +28,9 @@ pub(super) fn run(
     algorithm.announce(model);
     let mut states = journal.restore(model)?;
     let plan = {
-        let done: HashMap<*const Slot, ()> = states
-            .iter()
-            .map(|(slot, _)| (Arc::as_ptr(slot), ()))
-            .collect();
-        Plan::new(model, algorithm.as_planned(), &|slot| {
-            done.contains_key(&std::ptr::from_ref(slot))
-        })?
+        let done: HashSet<*const Slot> = states.iter().map(|(slot, _)| Arc::as_ptr(slot)).collect();
+        let is_done = |slot: &Slot| done.contains(&std::ptr::from_ref(slot));
+        Plan::new(model, algorithm.as_planned(), &is_done)?
     };
     let shared = model.shared();
     let run = Run::new(&shared);

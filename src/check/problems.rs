@@ -136,27 +136,9 @@ fn coverage(model: &Model, slot: &Slot, problems: &mut Vec<Problem>) {
     }
 }
 
-/// The layers of every group, in the order of registration.
-fn members(
-    model: &Model,
-    group: impl Fn(&Layer) -> Option<&String>,
-) -> Vec<(String, Vec<Arc<Layer>>)> {
-    let mut groups: Vec<(String, Vec<Arc<Layer>>)> = Vec::new();
-    for layer in model.layers() {
-        let Some(name) = group(layer) else {
-            continue;
-        };
-        match groups.iter_mut().find(|(other, _)| other == name) {
-            Some((_, members)) => members.push(Arc::clone(layer)),
-            None => groups.push((name.clone(), vec![Arc::clone(layer)])),
-        }
-    }
-    groups
-}
-
 fn groups(model: &Model, problems: &mut Vec<Problem>) {
-    let fused = members(model, |layer| layer.spec().fused_group.as_ref());
-    let experts = members(model, |layer| layer.spec().expert_group.as_ref());
+    let fused = model.layer_groups(|spec| spec.fused_group.as_deref());
+    let experts = model.layer_groups(|spec| spec.expert_group.as_deref());
     for (name, layers) in &fused {
         let weights = layers.iter().filter_map(|layer| layer.weight_slot());
         differing(name, "weight", weights, problems);

@@ -96,7 +96,8 @@ pub struct mq_layer_desc {
     /// Layers of one name are fused by the runtime (q/k/v, gate/up) and must share their global
     /// scale; NULL: not fused.
     pub fused_group: *const c_char,
-    /// Layers of one name read the same activation; NULL: nobody shares this layer's input.
+    /// Layers of one name read the same activation; NULL: nobody shares this layer's input. In a calibration
+    /// the tap of whichever comes first stands for all of them, also for one that is not tapped.
     pub shared_input_group: *const c_char,
     /// Layers of one name are the same projection of the experts of one block: peers, each of which sees part
     /// of the tokens; NULL: no expert. They get one scale for their input, and stand in for one that no

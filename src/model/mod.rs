@@ -12,6 +12,7 @@ mod context;
 mod fake_quant_once;
 mod granularity;
 mod layer;
+mod layer_groups;
 mod layout;
 mod packed;
 mod packing;

@@ -208,15 +208,13 @@ fn next_edges(x_max: f32, width: f32, bins: usize) -> Vec<f32> {
 mod tests {
     use super::*;
     use crate::kernels::Isa;
-    use crate::tensor::DType;
 
     fn collect(histogram: &mut Histogram, values: &[f32]) -> Result<(), (usize, f32)> {
         let cpu = Cpu::new(1, Isa::best(None)).expect("one thread");
         let mut values = values.to_vec();
         let shape = [values.len()];
-        // SAFETY: the values live to the end of this function.
-        let x = unsafe { TensorView::new(values.as_mut_ptr().cast(), DType::F32, &shape) };
-        histogram.collect(&cpu, &x.expect("aligned"))
+        let x = TensorView::over(&mut values, &shape).expect("valid");
+        histogram.collect(&cpu, &x)
     }
 
     fn of(num_bins: usize, batches: &[&[f32]]) -> Histogram {

@@ -83,7 +83,14 @@ fn whole(
             amax: Some(vec![highest * ratio]),
         })
         .collect();
-    let (errors, energy) = losses::of(run, target, weight, &candidates, gram)?;
+    let search = losses::Search {
+        run,
+        target,
+        seen: weight,
+        candidates: &candidates,
+        gram,
+    };
+    let (errors, energy) = search.all()?;
     let best = first_least(&errors);
     let plain = errors.last().copied().unwrap_or_default();
     Ok((

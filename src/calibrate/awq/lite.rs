@@ -91,7 +91,14 @@ fn search_seen(
         amax: amax(target.reach, &columns, &vec![1.0; channels], dtype),
     });
     let plain = candidates.len() - 1;
-    let (mut errors, energy) = losses::least(run, target, weight, &candidates, &input.gram, plain)?;
+    let search = losses::Search {
+        run,
+        target,
+        seen: weight,
+        candidates: &candidates,
+        gram: &input.gram,
+    };
+    let (mut errors, energy) = search.least(plain)?;
     let plain = errors.pop().unwrap_or_default();
     let mut best = 0;
     for (i, error) in errors.iter().enumerate() {

@@ -66,98 +66,72 @@ pub(super) fn workspace_bytes(target: &Target, candidates: usize, threads: usize
     (threads * a_thread + a_layer) as u64
 }
 
-/// The squared error of the layer's output for every candidate, summed over outputs, in units of the Gram
-/// matrix (`[channels, channels]`, valid on and above the diagonal); and that of a weight of nothing, which
-/// is what the output has at all.
-pub(super) fn of(
-    run: &Run,
-    target: &Target,
-    seen: &TensorView,
-    candidates: &[Candidate],
-    gram: &[f32],
-) -> Result<(Vec<f64>, f64)> {
-    let search = Search {
-        run,
-        target,
-        seen,
-        candidates,
-        gram,
-    };
-    let every: Vec<usize> = (0..candidates.len()).collect();
-    search.sums(&every, &[(0, target.rows())], true)
-}
-
-/// The same, but for candidates of which a part of the rows shows that they are not the least: those have
-/// infinity. The candidate `always` has its error in any case, and does not count for what is the least.
-///
-/// Errors of rows only add up. So the best of an eighth of the rows is followed to its end, and whatever exceeds
-/// its error on the way is left out; what is left in is exact.
-pub(super) fn least(
-    run: &Run,
-    target: &Target,
-    seen: &TensorView,
-    candidates: &[Candidate],
-    gram: &[f32],
-    always: usize,
-) -> Result<(Vec<f64>, f64)> {
-    let search = Search {
-        run,
-        target,
-        seen,
-        candidates,
-        gram,
-    };
-    let per_task = rows_per_task(target);
-    let groups: Vec<Rows> = tasks((0, target.rows()), GROUP * per_task).collect();
-    if groups.len() < 2 {
-        return of(run, target, seen, candidates, gram);
-    }
-    let head = |(first, count): &Rows| (*first, per_task.min(*count));
-    let tail = |(first, count): &Rows| (first + per_task, count.saturating_sub(per_task));
-    let heads: Vec<Rows> = groups.iter().map(head).collect();
-    let tails: Vec<Rows> = groups.iter().map(tail).collect();
-    let every: Vec<usize> = (0..candidates.len()).collect();
-    let (mut totals, mut energy) = search.sums(&every, &heads, true)?;
-    let rivals = every.iter().copied().filter(|i| *i != always);
-    let Some(leader) = rivals
-        .clone()
-        .reduce(|a, b| if totals[b] < totals[a] { b } else { a })
-    else {
-        return of(run, target, seen, candidates, gram);
-    };
-    let (sums, rest) = search.sums(&[leader, always], &tails, true)?;
-    totals[leader] += sums[0];
-    totals[always] += sums[1];
-    energy += rest;
-    // A row's error may be below zero by rounding.
-    let bound = totals[leader] + SLACK * totals[leader].abs();
-    let mut left: Vec<usize> = rivals.filter(|i| *i != leader).collect();
-    for round in 0..ROUNDS {
-        left.retain(|i| totals[*i] <= bound);
-        let part: Vec<Rows> = tails.iter().copied().skip(round).step_by(ROUNDS).collect();
-        let (sums, _) = search.sums(&left, &part, false)?;
-        for (i, sum) in left.iter().zip(sums) {
-            totals[*i] += sum;
-        }
-    }
-    for i in every {
-        if i != leader && i != always && !left.contains(&i) {
-            totals[i] = f64::INFINITY;
-        }
-    }
-    Ok((totals, energy))
-}
-
-/// What errors are computed from.
-struct Search<'a> {
-    run: &'a Run<'a>,
-    target: &'a Target,
-    seen: &'a TensorView,
-    candidates: &'a [Candidate],
-    gram: &'a [f32],
+/// Candidates for one weight, and what their errors are computed from.
+pub(super) struct Search<'a> {
+    pub run: &'a Run<'a>,
+    pub target: &'a Target,
+    /// The weight as its quantizer sees it.
+    pub seen: &'a TensorView,
+    pub candidates: &'a [Candidate],
+    /// `[channels, channels]`, valid on and above the diagonal.
+    pub gram: &'a [f32],
 }
 
 impl Search<'_> {
+    /// The squared error of the layer's output for every candidate, summed over outputs, in units of the Gram
+    /// matrix; and that of a weight of nothing, which is what the output has at all.
+    pub(super) fn all(&self) -> Result<(Vec<f64>, f64)> {
+        let every: Vec<usize> = (0..self.candidates.len()).collect();
+        self.sums(&every, &[(0, self.target.rows())], true)
+    }
+
+    /// The same, but for candidates of which a part of the rows shows that they are not the least: those have
+    /// infinity. The candidate `always` has its error in any case, and does not count for what is the least.
+    ///
+    /// Errors of rows only add up. So the best of an eighth of the rows is followed to its end, and whatever
+    /// exceeds its error on the way is left out; what is left in is exact.
+    pub(super) fn least(&self, always: usize) -> Result<(Vec<f64>, f64)> {
+        let per_task = rows_per_task(self.target);
+        let groups: Vec<Rows> = tasks((0, self.target.rows()), GROUP * per_task).collect();
+        if groups.len() < 2 {
+            return self.all();
+        }
+        let head = |(first, count): &Rows| (*first, per_task.min(*count));
+        let tail = |(first, count): &Rows| (first + per_task, count.saturating_sub(per_task));
+        let heads: Vec<Rows> = groups.iter().map(head).collect();
+        let tails: Vec<Rows> = groups.iter().map(tail).collect();
+        let every: Vec<usize> = (0..self.candidates.len()).collect();
+        let (mut totals, mut energy) = self.sums(&every, &heads, true)?;
+        let rivals = every.iter().copied().filter(|i| *i != always);
+        let Some(leader) = rivals
+            .clone()
+            .reduce(|a, b| if totals[b] < totals[a] { b } else { a })
+        else {
+            return self.all();
+        };
+        let (sums, rest) = self.sums(&[leader, always], &tails, true)?;
+        totals[leader] += sums[0];
+        totals[always] += sums[1];
+        energy += rest;
+        // A row's error may be below zero by rounding.
+        let bound = totals[leader] + SLACK * totals[leader].abs();
+        let mut left: Vec<usize> = rivals.filter(|i| *i != leader).collect();
+        for round in 0..ROUNDS {
+            left.retain(|i| totals[*i] <= bound);
+            let part: Vec<Rows> = tails.iter().copied().skip(round).step_by(ROUNDS).collect();
+            let (sums, _) = self.sums(&left, &part, false)?;
+            for (i, sum) in left.iter().zip(sums) {
+                totals[*i] += sum;
+            }
+        }
+        for i in every {
+            if i != leader && i != always && !left.contains(&i) {
+                totals[i] = f64::INFINITY;
+            }
+        }
+        Ok((totals, energy))
+    }
+
     /// The errors of some candidates over some stretches of rows, and of a weight of nothing if asked for.
     fn sums(&self, which: &[usize], rows: &[Rows], energy: bool) -> Result<(Vec<f64>, f64)> {
         let which: Vec<&Candidate> = which.iter().map(|i| &self.candidates[*i]).collect();
