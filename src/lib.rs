@@ -20,6 +20,7 @@
 //! `unsafe` lives in [`ffi`], [`kernels`] and [`tensor`] alone.
 
 pub mod apply;
+pub mod auto_quantize;
 pub mod calibrate;
 pub mod check;
 pub mod config;

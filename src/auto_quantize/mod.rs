@@ -1,0 +1,3 @@
+//! The choice of a format for each group of layers.
+
+pub mod knapsack;
