@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`ffi`] | the C boundary: guard, handles, one file for each group of exported functions |
 //! | [`apply`] | puts results to work: `fold_weight`, `compress` |
+//! | [`auto_quantize`] | the format of every layer, searched |
 //! | [`check`] | whether what a calibration left can be deployed |
 //! | [`calibrate`] | one file for each algorithm: statistics in, quantizer parameters out |
 //! | [`plan`] | what an algorithm needs: which statistics, in which pass |

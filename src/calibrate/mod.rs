@@ -10,11 +10,12 @@ mod max;
 pub mod mse;
 mod observe;
 pub(crate) mod rebalance;
-mod resume;
+pub(crate) mod resume;
 mod run;
 mod sample_error;
 mod shared_scale;
 mod smoothquant;
+pub mod together;
 
 use serde_json::Value;
 

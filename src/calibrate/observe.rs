@@ -26,14 +26,18 @@ pub(super) struct Seen {
 #[derive(Default)]
 pub(super) struct Witnesses(Vec<Vec<u64>>);
 
-/// Runs the host's forward and collects what a pass of the plan asks for. What others ask for is only counted.
-pub(super) fn pass(
-    model: &Model,
-    plan: &Plan,
-    pass: usize,
-    witnesses: &mut Witnesses,
-    forward: &mut Forward,
-) -> Result<Vec<Seen>> {
+/// The taps of one pass.
+pub(super) struct Watch {
+    /// Those of the pass first, then those that are only counted.
+    watched: Vec<Watched>,
+    /// How many are of the pass.
+    mine: usize,
+    /// How many of the plan's items come before those of the pass.
+    before: usize,
+}
+
+/// Hangs what a pass of the plan asks for in the slots. What others ask for is only counted.
+pub(super) fn watch(plan: &Plan, pass: usize) -> Result<Watch> {
     let mut watched = Vec::new();
     for item in &plan.passes[pass].items {
         watched.push(Watched::new(item.clone(), statistic(item)?));
@@ -42,8 +46,23 @@ pub(super) fn pass(
     let others = plan.passes.iter().enumerate().filter(|(i, _)| *i != pass);
     let others = others.flat_map(|(_, pass)| &pass.items).chain(&plan.done);
     watched.extend(others.map(|item| Watched::new(item.clone(), Statistic::Count)));
-    let outcome = run(model, forward);
-    for watched in &watched {
+    let items = |pass: &Pass| pass.items.len();
+    Ok(Watch {
+        watched,
+        mine,
+        before: plan.passes[..pass].iter().map(items).sum(),
+    })
+}
+
+/// Takes the taps away, and what they saw in a forward of that outcome.
+pub(super) fn collect(
+    model: &Model,
+    watch: Watch,
+    outcome: Result<()>,
+    witnesses: &mut Witnesses,
+) -> Result<Vec<Seen>> {
+    let watched = &watch.watched;
+    for watched in watched {
         watched.leave();
     }
     // A host that was told to stop may end its forward with any value.
@@ -58,9 +77,9 @@ pub(super) fn pass(
             watched[0].item.slots()[0].name()
         )));
     }
-    witnesses.check(plan, pass, &watched)?;
+    witnesses.check(&watch)?;
     let mut seen = Vec::new();
-    for watched in watched.into_iter().take(mine) {
+    for watched in watch.watched.into_iter().take(watch.mine) {
         let one = Seen {
             item: watched.item,
             statistic: watched.statistic,
@@ -75,13 +94,10 @@ pub(super) fn pass(
 
 impl Witnesses {
     /// Compares with the first pass, in the order of the plan's items; remembers, if this is the first.
-    fn check(&mut self, plan: &Plan, pass: usize, watched: &[Watched]) -> Result<()> {
-        let items = |pass: &Pass| pass.items.len();
-        let before: usize = plan.passes[..pass].iter().map(items).sum();
-        let mine = items(&plan.passes[pass]);
+    fn check(&mut self, watch: &Watch) -> Result<()> {
         // Those of the pass come first among the watched.
-        let mut in_order: Vec<&Watched> = watched[mine..].iter().collect();
-        in_order.splice(before..before, &watched[..mine]);
+        let mut in_order: Vec<&Watched> = watch.watched[watch.mine..].iter().collect();
+        in_order.splice(watch.before..watch.before, &watch.watched[..watch.mine]);
         let now = in_order.iter().map(|watched| watched.gate.tokens());
         if self.0.is_empty() {
             self.0 = now.collect();
@@ -150,7 +166,8 @@ fn statistic(item: &Item) -> Result<Statistic> {
     })
 }
 
-fn run(model: &Model, forward: &mut Forward) -> Result<()> {
+/// Runs the host's forward while taps observe.
+pub(super) fn run(model: &Model, forward: &mut Forward) -> Result<()> {
     model.take_failure();
     model.set_mode(Mode::Calibrating);
     let outcome = forward();

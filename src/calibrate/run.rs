@@ -6,60 +6,140 @@ use std::sync::Arc;
 
 use super::Forward;
 use super::algorithm::{Algorithm, Run, States};
-use super::observe::{self, Seen, Witnesses};
+use super::observe::{self, Seen, Watch, Witnesses};
 use super::resume::Journal;
 use super::sample_error::SampleError;
 use super::{coverage, fused, shared_scale};
 use crate::error::{Error, Result};
-use crate::model::{CalibrationRecord, Model, Progress, Quantizer, Role, Slot, SlotState};
+use crate::model::{CalibrationRecord, Model, Progress, Quantizer, Role, Shared, Slot, SlotState};
 use crate::observe::{InputSummary, Statistic};
-use crate::plan::{Item, Plan};
+use crate::plan::{Item, Pass, Plan};
 
 /// Runs one algorithm. On failure the caller restores a snapshot.
 pub(super) fn run(
-    model: &mut Model,
+    model: &Model,
     algorithm: &dyn Algorithm,
     journal: &mut Journal,
     forward: &mut Option<Forward>,
 ) -> Result<()> {
-    let method = algorithm.config().method.name();
-    check_forward(algorithm, forward.is_some())?;
-    algorithm.prepare(model);
-    algorithm.announce(model);
-    let mut states = journal.restore(model)?;
-    let plan = {
-        let done: HashSet<*const Slot> = states.iter().map(|(slot, _)| Arc::as_ptr(slot)).collect();
-        let is_done = |slot: &Slot| done.contains(&std::ptr::from_ref(slot));
-        Plan::new(model, algorithm.as_planned(), &is_done)?
-    };
-    let shared = model.shared();
-    let run = Run::new(&shared);
-    let mut steps = Steps::new(&run, &plan, forward.is_some());
-    for slot in &plan.weights {
-        if let Some(state) = algorithm.solve_weight(&run, slot)? {
-            let state = recorded(&state, method, None);
-            states.push((Arc::clone(slot), state));
-        }
-        steps.done(slot.name())?;
+    let mut stage = Stage::begin(model, algorithm, journal, forward.is_some())?;
+    while let Some(forward) = forward
+        && let Some(watch) = stage.watch()?
+    {
+        let outcome = observe::run(model, forward);
+        stage.collect(watch, outcome, journal)?;
     }
-    if let Some(forward) = forward {
-        let mut witnesses = Witnesses::default();
-        for i in 0..plan.passes.len() {
-            steps.observing(i, plan.passes.len())?;
-            let seen = observe::pass(model, &plan, i, &mut witnesses, forward)?;
-            steps.observing(i + 1, plan.passes.len())?;
-            for seen in seen {
-                let solved = solve(&run, algorithm, &seen)?;
-                journal.keep(solved.iter().map(|(slot, state)| (slot, state)))?;
-                states.extend(solved);
-                steps.done(seen.item.slots()[0].name())?;
+    stage.finish(journal)
+}
+
+/// An algorithm that is being carried out, from one pass of the forward to the next.
+pub(super) struct Stage<'a> {
+    model: &'a Model,
+    algorithm: &'a dyn Algorithm,
+    shared: Arc<Shared>,
+    plan: Plan,
+    /// Passes that are over.
+    passes: usize,
+    witnesses: Witnesses,
+    /// What was found; nothing is applied before everything is known.
+    states: States,
+    steps: Steps,
+    forwarded: bool,
+}
+
+impl<'a> Stage<'a> {
+    /// Plans, and treats what needs no forward.
+    pub fn begin(
+        model: &'a Model,
+        algorithm: &'a dyn Algorithm,
+        journal: &mut Journal,
+        forwarded: bool,
+    ) -> Result<Self> {
+        check_forward(algorithm, forwarded)?;
+        algorithm.prepare(model);
+        algorithm.announce(model);
+        let states = journal.restore(model)?;
+        let plan = {
+            let done: HashSet<*const Slot> =
+                states.iter().map(|(slot, _)| Arc::as_ptr(slot)).collect();
+            let is_done = |slot: &Slot| done.contains(&std::ptr::from_ref(slot));
+            Plan::new(model, algorithm.as_planned(), &is_done)?
+        };
+        let mut stage = Self {
+            model,
+            algorithm,
+            shared: model.shared(),
+            steps: Steps::new(&plan, forwarded),
+            plan,
+            passes: 0,
+            witnesses: Witnesses::default(),
+            states,
+            forwarded,
+        };
+        let shared = Arc::clone(&stage.shared);
+        let run = Run::new(&shared);
+        for slot in &stage.plan.weights {
+            if let Some(state) = algorithm.solve_weight(&run, slot)? {
+                let state = recorded(&state, algorithm.config().method.name(), None);
+                stage.states.push((Arc::clone(slot), state));
             }
+            stage.steps.done(&run, slot.name())?;
         }
+        Ok(stage)
     }
-    for (slot, state) in states {
-        slot.replace(Arc::new(state));
+
+    /// The pass that the forward is to run for next.
+    pub fn next_pass(&self) -> Option<&Pass> {
+        self.plan.passes.get(self.passes)
     }
-    finish(model, algorithm, &run, journal, &plan, forward.is_some())
+
+    /// Hangs the taps of the next pass in the slots. None: no pass is left.
+    pub fn watch(&self) -> Result<Option<Watch>> {
+        if self.next_pass().is_none() {
+            return Ok(None);
+        }
+        let run = Run::new(&self.shared);
+        self.steps
+            .observing(&run, self.passes, self.plan.passes.len())?;
+        observe::watch(&self.plan, self.passes).map(Some)
+    }
+
+    /// The forward has run, with that outcome: takes what was seen, and solves it.
+    pub fn collect(
+        &mut self,
+        watch: Watch,
+        outcome: Result<()>,
+        journal: &mut Journal,
+    ) -> Result<()> {
+        let seen = observe::collect(self.model, watch, outcome, &mut self.witnesses)?;
+        let run = Run::new(&self.shared);
+        self.passes += 1;
+        self.steps
+            .observing(&run, self.passes, self.plan.passes.len())?;
+        for seen in seen {
+            let solved = solve(&run, self.algorithm, &seen)?;
+            journal.keep(solved.iter().map(|(slot, state)| (slot, state)))?;
+            self.states.extend(solved);
+            self.steps.done(&run, seen.item.slots()[0].name())?;
+        }
+        Ok(())
+    }
+
+    /// Gives the quantizers what was found.
+    pub fn finish(self, journal: &mut Journal) -> Result<()> {
+        for (slot, state) in self.states {
+            slot.replace(Arc::new(state));
+        }
+        let run = Run::new(&self.shared);
+        finish(
+            self.model,
+            self.algorithm,
+            &run,
+            journal,
+            &self.plan,
+            self.forwarded,
+        )
+    }
 }
 
 /// Refuses to start without the forward that an algorithm needs.
@@ -190,29 +270,27 @@ fn recorded(state: &SlotState, algorithm: &'static str, tokens: Option<u64>) -> 
 }
 
 /// Tells the host how far the algorithm has come.
-struct Steps<'a> {
-    run: &'a Run<'a>,
+struct Steps {
     done: u64,
     total: u64,
 }
 
-impl<'a> Steps<'a> {
-    fn new(run: &'a Run<'a>, plan: &Plan, forwarded: bool) -> Self {
+impl Steps {
+    fn new(plan: &Plan, forwarded: bool) -> Self {
         let passes = plan.passes.iter().filter(|_| forwarded);
         let observed = passes.map(|pass| pass.items.len());
         let total = plan.weights.len() + observed.sum::<usize>();
         Self {
-            run,
             done: 0,
             total: total as u64,
         }
     }
 
     /// A weight or an activation is solved.
-    fn done(&mut self, name: &str) -> Result<()> {
+    fn done(&mut self, run: &Run, name: &str) -> Result<()> {
         self.done += 1;
-        self.run.shared.check_cancelled()?;
-        self.run.context.progress(&Progress {
+        run.shared.check_cancelled()?;
+        run.context.progress(&Progress {
             phase: "solve",
             done: self.done,
             total: self.total,
@@ -221,9 +299,9 @@ impl<'a> Steps<'a> {
     }
 
     /// So many passes of the forward are over.
-    fn observing(&self, done: usize, total: usize) -> Result<()> {
-        self.run.shared.check_cancelled()?;
-        self.run.context.progress(&Progress {
+    fn observing(&self, run: &Run, done: usize, total: usize) -> Result<()> {
+        run.shared.check_cancelled()?;
+        run.context.progress(&Progress {
             phase: "observe",
             done: done as u64,
             total: total as u64,

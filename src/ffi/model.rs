@@ -13,7 +13,7 @@ use super::tap::{LayerHandle, QuantizerHandle, mq_layer, mq_quantizer};
 use super::tensor::{mq_tensor, view_or_null};
 use super::verb::check_flags;
 use crate::error::{Error, Result};
-use crate::model::{Layer, LayerKind, LayerSpec, Model, Norm, Shared, Slot};
+use crate::model::{Convolution, Layer, LayerKind, LayerSpec, Model, Norm, Shared, Slot};
 
 /// The host's model as mq knows it: names, borrowed tensors and quantizers.
 ///
@@ -298,6 +298,8 @@ pub unsafe extern "C" fn mq_model_add_layer(
                     .map(str::to_owned),
                 norm: norm(&desc)?,
                 producer: guard::text_or_null(desc.producer, "desc.producer")?.map(str::to_owned),
+                convolution: Convolution::default(),
+                forward: None,
             };
             let added = inner.add_layer(spec)?;
             let address = handle.keep_layer(added)?;

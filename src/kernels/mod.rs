@@ -24,10 +24,12 @@ pub mod histogram;
 pub mod isa;
 pub mod load_rows;
 pub mod pack;
+pub mod perturbation;
 mod pieces;
 pub mod quadratic;
 pub mod row_scale;
 pub mod scaled_difference;
+pub mod unfold;
 
 pub use cpu::Cpu;
 pub use grid::Grid;

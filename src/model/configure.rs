@@ -4,9 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::granularity::Granularity;
+use super::layer::Layer;
 use super::quantizer::{Quantizer, SlotState};
 use super::registry::Model;
 use super::select::Target;
+use super::slot::Slot;
 use crate::config::{Attributes, Cfg, Entry, QuantizeConfig, hint};
 use crate::error::{Error, Result};
 
@@ -85,7 +87,7 @@ impl Model {
     }
 
     /// Refuses axes and blocks that a weight does not have.
-    pub(super) fn check_weights_fit(&self) -> Result<()> {
+    pub(crate) fn check_weights_fit(&self) -> Result<()> {
         for slot in self.slots() {
             let (Some(weight), state) = (slot.weight(), slot.state()) else {
                 continue;
@@ -98,7 +100,24 @@ impl Model {
         Ok(())
     }
 
+    /// Applies a configuration to the quantizers of one layer, which it knows by their bare names:
+    /// `weight_quantizer`, whatever the layer is called. On failure the caller restores a snapshot.
+    pub(crate) fn configure_layer(&mut self, layer: &Layer, config: &QuantizeConfig) -> Result<()> {
+        for entry in &config.entries {
+            self.check_class(entry)?;
+            let named = layer.slots().map(|slot| (slot, slot.bare_name()));
+            let targets = Self::targets_named(named, |slot, name| Ok(reaches(entry, slot, name)))?;
+            self.apply_entry(entry, &targets)?;
+        }
+        Ok(())
+    }
+
     fn entry_targets(&self, entry: &Entry) -> Result<Vec<Target>> {
+        self.check_class(entry)?;
+        self.targets(|slot, name| Ok(reaches(entry, slot, name)))
+    }
+
+    fn check_class(&self, entry: &Entry) -> Result<()> {
         if let Some(class) = &entry.parent_class {
             let registered = self.slots().iter().filter_map(|slot| slot.class_name());
             let known: Vec<&str> = KNOWN_CLASSES.iter().copied().chain(registered).collect();
@@ -110,11 +129,7 @@ impl Model {
                 )));
             }
         }
-        self.targets(|slot, name| {
-            let class = entry.parent_class.as_deref();
-            let in_class = class.is_none_or(|class| slot.class_name() == Some(class));
-            Ok(in_class && entry.pattern.matches_quantizer(name))
-        })
+        Ok(())
     }
 
     fn apply_entry(&self, entry: &Entry, targets: &[Target]) -> Result<()> {
@@ -219,4 +234,11 @@ impl Model {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether an entry means a slot that goes by `name`.
+fn reaches(entry: &Entry, slot: &Slot, name: &str) -> bool {
+    let class = entry.parent_class.as_deref();
+    let in_class = class.is_none_or(|class| slot.class_name() == Some(class));
+    in_class && entry.pattern.matches_quantizer(name)
 }

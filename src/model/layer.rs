@@ -1,12 +1,14 @@
 //! A layer of the host's model: what it is, the tensors it borrows, and its quantizers.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
+use super::convolution::Convolution;
 use super::quantizer::Quantizer;
-use super::registry::Shared;
+use super::registry::{Mode, Shared};
 use super::slot::{Role, Slot, SlotSpec};
 use crate::config::{Attributes, Axis};
 use crate::error::{Error, Result};
+use crate::kernels::Cpu;
 use crate::tensor::TensorView;
 
 /// What a layer computes.
@@ -56,8 +58,21 @@ impl LayerKind {
     }
 }
 
+/// Computes the output of a layer that mq cannot compute itself.
+pub trait LayerForward: Send + Sync {
+    /// Writes the output, without the bias or with it, for an input and a weight; all in the host's layout. May be called
+    /// from any thread, one call at a time for a layer.
+    fn forward(&self, x: &TensorView, weight: Option<&TensorView>, y: &TensorView) -> Result<()>;
+}
+
+/// Receives the gradient of a loss at a layer's output.
+pub trait GradientObserver: Send + Sync {
+    /// Sees `g`, which is memory of the host's. Called from any thread.
+    fn observe(&self, cpu: &Cpu, g: &TensorView) -> Result<()>;
+}
+
 /// A layer to register.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct LayerSpec {
     /// Dotted name, unique in the model.
     pub name: String,
@@ -80,6 +95,10 @@ pub struct LayerSpec {
     pub norm: Option<Norm>,
     /// Name of the linear layer whose output, channel by channel, scales what this layer reads.
     pub producer: Option<String>,
+    /// How a convolution moves over its input; ignored for other kinds.
+    pub convolution: Convolution,
+    /// Computes the layer, where mq cannot.
+    pub forward: Option<Arc<dyn LayerForward>>,
 }
 
 /// The elementwise gain of a norm, which can take over a `pre_quant_scale`.
@@ -107,6 +126,8 @@ impl LayerSpec {
             expert_group: None,
             norm: None,
             producer: None,
+            convolution: Convolution::default(),
+            forward: None,
         }
     }
 
@@ -228,6 +249,7 @@ pub struct Layer {
     input: Arc<Slot>,
     output: Arc<Slot>,
     weight: Option<Arc<Slot>>,
+    gradient: RwLock<Option<Arc<dyn GradientObserver>>>,
     shared: Arc<Shared>,
 }
 
@@ -276,6 +298,7 @@ impl Layer {
                 .weight
                 .is_some()
                 .then(|| slot(Role::Weight, true, weight_axis)),
+            gradient: RwLock::default(),
             shared: Arc::clone(shared),
             spec,
         })
@@ -321,6 +344,31 @@ impl Layer {
     /// The tap of its output.
     pub fn output(&self, y: TensorView, out: Option<TensorView>) -> Result<()> {
         self.output.forward(None, y, out)
+    }
+
+    /// The tap of the gradient at its output. Outside a pass that asks for gradients nothing happens.
+    pub fn gradient(&self, g: TensorView) -> Result<()> {
+        self.shared.check_usable()?;
+        if self.shared.mode() != Mode::Calibrating {
+            return Ok(());
+        }
+        let observer = self.gradient.read();
+        let observer = observer.unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(observer) = observer else {
+            return Ok(());
+        };
+        let outcome = self.shared.check_cancelled();
+        let outcome = outcome.and_then(|()| observer.observe(self.shared.context().cpu(), &g));
+        // The verb must fail even if the host ignores this status.
+        outcome.inspect_err(|error| self.note_failure(error))
+    }
+
+    pub(crate) fn set_gradient_observer(&self, observer: Option<Arc<dyn GradientObserver>>) {
+        let mut current = self
+            .gradient
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *current = observer;
     }
 
     /// Writes the weight as the quantized layer uses it.

@@ -31,7 +31,7 @@ pub struct Shared {
     mode: AtomicU8,
     poisoned: AtomicBool,
     /// The host wants the running verb to stop.
-    cancelled: AtomicBool,
+    cancelled: Arc<AtomicBool>,
     failure: FirstFailure,
     /// Counts the changes between plain and sequential quantizers.
     structure: AtomicUsize,
@@ -129,12 +129,16 @@ struct Listing {
 impl Model {
     /// An empty model.
     pub fn new(context: Arc<Context>) -> Self {
+        Self::stopped_by(context, Arc::default())
+    }
+
+    fn stopped_by(context: Arc<Context>, cancelled: Arc<AtomicBool>) -> Self {
         Self {
             shared: Arc::new(Shared {
                 context,
                 mode: AtomicU8::new(Mode::Registered as u8),
                 poisoned: AtomicBool::new(false),
-                cancelled: AtomicBool::new(false),
+                cancelled,
                 failure: FirstFailure::default(),
                 structure: AtomicUsize::new(0),
             }),
@@ -148,9 +152,10 @@ impl Model {
     }
 
     /// The same layers and quantizers in their present states, for trying something out: taps of this model do not
-    /// see what happens to it.
+    /// see what happens to it. What stops a verb of this model stops one of its shadow.
     pub fn shadow(&self) -> Result<Self> {
-        let mut shadow = Self::new(Arc::clone(&self.shared.context));
+        let context = Arc::clone(&self.shared.context);
+        let mut shadow = Self::stopped_by(context, Arc::clone(&self.shared.cancelled));
         let mut layers = self.layers.iter().peekable();
         for slot in &self.slots {
             // The slots of a layer come one after the other, that of its input first.

@@ -80,18 +80,26 @@ impl Model {
     /// The slots whose name is selected, and the selected members of those whose name is not.
     pub(super) fn targets(
         &self,
+        selects: impl FnMut(&Slot, &str) -> Result<bool>,
+    ) -> Result<Vec<Target>> {
+        Self::targets_named(self.slots().iter().map(|slot| (slot, slot.name())), selects)
+    }
+
+    /// The same of some slots, under names of the caller's.
+    pub(super) fn targets_named<'a>(
+        named: impl Iterator<Item = (&'a Arc<Slot>, &'a str)>,
         mut selects: impl FnMut(&Slot, &str) -> Result<bool>,
     ) -> Result<Vec<Target>> {
         let mut targets = Vec::new();
-        for slot in self.slots() {
-            if selects(slot, slot.name())? {
+        for (slot, name) in named {
+            if selects(slot, name)? {
                 targets.push(Target {
                     slot: Arc::clone(slot),
                     member: None,
                 });
             } else if let SlotState::Sequential(members) = &*slot.state() {
                 for member in 0..members.len() {
-                    if selects(slot, &slot.member_name(Some(member)))? {
+                    if selects(slot, &format!("{name}.{member}"))? {
                         targets.push(Target {
                             slot: Arc::clone(slot),
                             member: Some(member),

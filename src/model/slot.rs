@@ -81,6 +81,11 @@ impl Slot {
         &self.name
     }
 
+    /// The last part of the name: `weight_quantizer`.
+    pub fn bare_name(&self) -> &str {
+        self.name.rsplit('.').next().unwrap_or(&self.name)
+    }
+
     /// The dotted name of the slot or of one of its members.
     pub fn member_name(&self, member: Option<usize>) -> String {
         match member {

@@ -12,6 +12,13 @@ pub struct Snapshot {
     states: Vec<Arc<SlotState>>,
 }
 
+impl Snapshot {
+    /// Its quantizers, in the order of the model's slots.
+    pub(crate) fn states(&self) -> &[Arc<SlotState>] {
+        &self.states
+    }
+}
+
 impl Model {
     /// The model as it is now.
     pub fn snapshot(&self) -> Snapshot {
@@ -26,6 +33,9 @@ impl Model {
         for (slot, state) in self.slots().iter().zip(snapshot.states) {
             slot.replace(state);
             slot.set_observer(None);
+        }
+        for layer in self.layers() {
+            layer.set_gradient_observer(None);
         }
         self.set_mode(snapshot.mode);
     }

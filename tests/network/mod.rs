@@ -1,5 +1,7 @@
 //! The small network of `data/golden/algorithms.*`: its layers, and the activations that entered them.
 
+#![allow(dead_code, reason = "no test file uses all of it")]
+
 use std::sync::Arc;
 
 use mq::calibrate;

@@ -1,16 +1,13 @@
 //! The file that keeps what a calibration has finished, so that one that was killed goes on from there.
 //!
-//! Layout: 8 bytes of magic, 8 of a fingerprint of the model and the algorithms, then records that are only
-//! ever appended, each with a checksum: what a killed process left half-written is cut off. A record holds
-//! the states of the quantizers of one item (see `record`), and the fingerprints of their weights, which a
-//! resumed calibration must find unchanged.
+//! A record holds the states of the quantizers of one item (see `record`), and the fingerprints of their weights,
+//! which a resumed calibration must find unchanged.
 
-mod record;
+pub(crate) mod file;
+pub(crate) mod frame;
+pub(crate) mod record;
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::algorithm::States;
@@ -18,13 +15,18 @@ use crate::config::Algorithm as AlgorithmConfig;
 use crate::error::{Error, Result};
 use crate::kernels::fingerprint;
 use crate::model::{Amax, Model, Slot, SlotState};
+use file::{Kind, RecordFile};
 
-const MAGIC: &[u8; 8] = b"mqcalib1";
+static KIND: Kind = Kind {
+    magic: b"mqcalib1",
+    name: "resume file",
+    mismatch: ": it is of another model, configuration or algorithm; remove it, or name another",
+};
 
 /// What is finished, of all algorithms of one verb.
 pub(super) struct Journal {
     /// None: the host wants none.
-    file: Option<(PathBuf, File)>,
+    file: Option<RecordFile>,
     /// Which algorithm is running.
     stage: u64,
     /// What the file held, by stage and name of the slot.
@@ -32,58 +34,25 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// The journal of a verb: empty, or what an earlier run of the same verb has left.
-    pub(super) fn open(model: &Model, algorithms: &[AlgorithmConfig]) -> Result<Self> {
-        let mut journal = Self {
+    /// A journal that keeps nothing.
+    pub(super) fn none() -> Self {
+        Self {
             file: None,
             stage: 0,
             kept: HashMap::new(),
-        };
+        }
+    }
+
+    /// The journal of a verb: empty, or what an earlier run of the same verb has left.
+    pub(super) fn open(model: &Model, algorithms: &[AlgorithmConfig]) -> Result<Self> {
+        let mut journal = Self::none();
         let Some(path) = &model.calibration_options().resume_file else {
             return Ok(journal);
         };
-        let failed = |error: std::io::Error| cannot("open", path, &error);
-        // A pipe or a device would be read without end.
-        if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
-            return Err(Error::State(format!(
-                "cannot open the resume file {}: it is no regular file",
-                path.display()
-            )));
-        }
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)
-            .map_err(failed)?;
-        let mut header = MAGIC.to_vec();
-        header.extend(fingerprint_of(model, algorithms).to_le_bytes());
-        let mut bytes = Vec::new();
-        let mut start = (&mut file).take(header.len() as u64 + 1);
-        start.read_to_end(&mut bytes).map_err(failed)?;
-        if bytes.starts_with(&header) {
-            file.read_to_end(&mut bytes).map_err(failed)?;
-        }
-        // A file that is no longer than its header never got as far as a record, whatever it was of.
-        let is_ours = bytes.starts_with(MAGIC) || MAGIC.starts_with(&bytes);
-        let good = if bytes.len() <= header.len() && is_ours {
-            file.seek(SeekFrom::Start(0)).map_err(failed)?;
-            file.write_all(&header).map_err(failed)?;
-            header.len()
-        } else if bytes.starts_with(&header) {
-            let (kept, used) = record::read_all(&bytes[header.len()..]);
-            journal.kept = kept;
-            header.len() + used
-        } else {
-            return Err(Error::State(format!(
-                "resume file {}: it is of another model, configuration or algorithm; remove it, or name another",
-                path.display()
-            )));
-        };
-        file.set_len(good as u64).map_err(failed)?;
-        file.seek(SeekFrom::End(0)).map_err(failed)?;
-        journal.file = Some((path.clone(), file));
+        let (file, frames) = RecordFile::open(path, &KIND, fingerprint_of(model, algorithms))?;
+        let kept = frames.into_iter().filter_map(record::Kept::read);
+        journal.kept = kept.collect();
+        journal.file = Some(file);
         Ok(journal)
     }
 
@@ -136,40 +105,23 @@ impl Journal {
         &mut self,
         states: impl IntoIterator<Item = (&'a Arc<Slot>, &'a SlotState)>,
     ) -> Result<()> {
-        let Some((path, file)) = &mut self.file else {
+        let Some(file) = &mut self.file else {
             return Ok(());
         };
-        let mut bytes = Vec::new();
-        for (slot, state) in states {
-            bytes.extend(record::write(self.stage, slot, state));
-        }
-        // One write: either the records are there, or their checksum tells.
-        file.write_all(&bytes)
-            .map_err(|e| cannot("write to", path, &e))
+        let records = states.into_iter();
+        let records = records.filter_map(|(slot, state)| record::write(self.stage, slot, state));
+        file.append(&records.flatten().collect::<Vec<u8>>())
     }
 
     /// The verb has succeeded: there is nothing to resume.
     pub(super) fn finish(self, model: &Model) {
-        if let Some((path, file)) = self.file {
-            drop(file);
-            if let Err(error) = std::fs::remove_file(&path)
-                && error.kind() != ErrorKind::NotFound
-            {
-                let text = format!(
-                    "{}; remove it, for it is used up",
-                    cannot("remove", &path, &error)
-                );
-                model.context().warn(&text);
-            }
+        if let Some(file) = self.file
+            && let Err(error) = file.remove()
+        {
+            let text = format!("{error}; remove it, for it is used up");
+            model.context().warn(&text);
         }
     }
-}
-
-fn cannot(what: &str, path: &Path, error: &std::io::Error) -> Error {
-    Error::State(format!(
-        "cannot {what} the resume file {}: {error}",
-        path.display()
-    ))
 }
 
 /// Names, shapes, attributes and scales of everything, and the algorithms with their fields.

@@ -1,33 +1,29 @@
-//! One record of a resume file: what a calibration gave one slot.
-//!
-//! Bytes: length of the rest (u32), length of the JSON (u32), the JSON, the float32 values it names one after
-//! the other, and a checksum (u64) of all of it. Little-endian.
+//! What a record of a resume file says: the state that a calibration gave one slot.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
+use super::frame::{self, Frame};
 use crate::config::Method;
 use crate::kernels::fingerprint;
 use crate::model::{
     Amax, BeforeBalance, CalibrationRecord, ErrorOf, QuantizationError, Quantizer, Slot, SlotState,
 };
 
-/// What a record says.
-pub(super) struct Kept {
+/// The state of one slot.
+pub(crate) struct Kept {
     /// Fingerprint of the weight, of a weight quantizer.
     pub weight: Option<u64>,
     members: Vec<Value>,
     values: Vec<f32>,
 }
 
-/// The record of a slot's state. Empty for one that holds more than a record can: an affine quantizer is
-/// found anew.
-pub(super) fn write(stage: u64, slot: &Slot, state: &SlotState) -> Vec<u8> {
+/// The record of a slot's state. None for one that holds more than a record can: an affine quantizer is found anew.
+pub(crate) fn write(stage: u64, slot: &Slot, state: &SlotState) -> Option<Vec<u8>> {
     let members = state.members();
     if members.iter().any(|q| q.attributes.bias.is_some()) {
-        return Vec::new();
+        return None;
     }
     let mut values = Vec::new();
     let members: Vec<Value> = members.iter().map(|q| member(q, &mut values)).collect();
@@ -37,18 +33,7 @@ pub(super) fn write(stage: u64, slot: &Slot, state: &SlotState) -> Vec<u8> {
         "weight": slot.weight().map(fingerprint::of_tensor),
         "members": members,
     });
-    let header = header.to_string();
-    let length = 4 + header.len() + size_of_val(&values[..]);
-    let (Ok(length), Ok(header_length)) = (u32::try_from(length), u32::try_from(header.len()))
-    else {
-        return Vec::new();
-    };
-    let mut bytes = length.to_le_bytes().to_vec();
-    bytes.extend(header_length.to_le_bytes());
-    bytes.extend(header.as_bytes());
-    bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
-    bytes.extend(fingerprint::of_bytes(0, &bytes).to_le_bytes());
-    bytes
+    frame::write(&header, &values)
 }
 
 fn member(q: &Quantizer, values: &mut Vec<f32>) -> Value {
@@ -75,6 +60,11 @@ fn member(q: &Quantizer, values: &mut Vec<f32>) -> Value {
         put("before_input", before.input.as_deref(), &[]);
         put("before_weight", before.weight.as_deref(), &[]);
     }
+    put(
+        "global_amax",
+        q.global_amax.as_ref().map(std::slice::from_ref),
+        &[],
+    );
     fields.insert("balanced".to_owned(), q.balanced_from.is_some().into());
     fields.insert("per_tensor".to_owned(), q.attributes.axis.is_none().into());
     fields.insert("static_blocks".to_owned(), q.has_static_block_scale.into());
@@ -83,54 +73,30 @@ fn member(q: &Quantizer, values: &mut Vec<f32>) -> Value {
         let error = record.error.map(
             |e| json!({"of": e.of.name(), "before": e.before.to_bits(), "after": e.after.to_bits()}),
         );
-        let record =
-            json!({"algorithm": record.algorithm, "tokens": record.tokens, "error": error});
+        let record = json!({"algorithm": record.algorithm, "tokens": record.tokens, "filled_from": record.filled_from, "error": error});
         fields.insert("record".to_owned(), record);
     }
     Value::Object(fields)
 }
 
-/// The records of a file by stage and slot, and how many bytes of it are whole.
-pub(super) fn read_all(bytes: &[u8]) -> (HashMap<(u64, String), Kept>, usize) {
-    let (mut all, mut used) = (HashMap::new(), 0);
-    while let Some((key, kept, length)) = read(&bytes[used..]) {
-        all.insert(key, kept);
-        used += length;
-    }
-    (all, used)
-}
-
-fn read(bytes: &[u8]) -> Option<((u64, String), Kept, usize)> {
-    let length = u32::from_le_bytes(*bytes.first_chunk()?) as usize;
-    let body = bytes.get(..4 + length)?;
-    let checksum = u64::from_le_bytes(*bytes.get(4 + length..)?.first_chunk()?);
-    if fingerprint::of_bytes(0, body) != checksum {
-        return None;
-    }
-    let header_length = u32::from_le_bytes(*body.get(4..)?.first_chunk()?) as usize;
-    let header: Value = serde_json::from_slice(body.get(8..8 + header_length)?).ok()?;
-    let (values, rest) = body.get(8 + header_length..)?.as_chunks::<4>();
-    if !rest.is_empty() {
-        return None;
-    }
-    let key = (
-        header["stage"].as_u64()?,
-        header["slot"].as_str()?.to_owned(),
-    );
-    let kept = Kept {
-        weight: header["weight"].as_u64(),
-        members: header["members"].as_array()?.clone(),
-        values: values
-            .iter()
-            .map(|value| f32::from_le_bytes(*value))
-            .collect(),
-    };
-    Some((key, kept, 4 + length + 8))
-}
-
 impl Kept {
+    /// What a record says, by stage and name of the slot. None: it says something else.
+    pub(crate) fn read(frame: Frame) -> Option<((u64, String), Self)> {
+        let header = &frame.header;
+        let key = (
+            header["stage"].as_u64()?,
+            header["slot"].as_str()?.to_owned(),
+        );
+        let kept = Self {
+            weight: header["weight"].as_u64(),
+            members: header["members"].as_array()?.clone(),
+            values: frame.values,
+        };
+        Some((key, kept))
+    }
+
     /// `state`, the one the slot has when its algorithm begins, with what was kept. None when it does not fit.
-    pub(super) fn state(&self, state: &SlotState) -> Option<SlotState> {
+    pub(crate) fn state(&self, state: &SlotState) -> Option<SlotState> {
         if state.members().len() != self.members.len() {
             return None;
         }
@@ -149,6 +115,8 @@ impl Kept {
         restored.collected = self.amax(kept, "collected")?;
         restored.pre_quant_scale = self.channels(kept, "pre_quant_scale")?;
         restored.channel_amax = self.channels(kept, "channel_amax")?;
+        let global = self.values(kept, "global_amax")?;
+        restored.global_amax = global.and_then(|(values, _)| values.first().copied());
         restored.balanced_from = match kept["balanced"].as_bool()? {
             false => None,
             true => Some(Arc::new(BeforeBalance {
@@ -206,7 +174,7 @@ fn record(kept: &Value) -> Option<CalibrationRecord> {
     Some(CalibrationRecord {
         algorithm,
         tokens: kept["tokens"].as_u64(),
-        filled_from: None,
+        filled_from: kept["filled_from"].as_str().map(str::to_owned),
         error,
     })
 }

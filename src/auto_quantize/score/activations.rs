@@ -1,0 +1,255 @@
+//! Keeps what entered the layers in a forward until the gradients of their outputs come.
+//!
+//! Layers that read the same activation (`shared_input_group`) keep it once. What does not fit the memory limit is
+//! put off: the step is run again for it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::error::{Error, Result};
+use crate::kernels::{Cpu, copy};
+use crate::model::Observer;
+use crate::tensor::TensorView;
+
+/// A copy of an activation.
+pub(super) struct Kept {
+    /// The memory of `view`.
+    _memory: Vec<f32>,
+    /// What entered the layer, in its own type.
+    pub view: TensorView,
+}
+
+/// One activation, and the layers that read it.
+pub(super) struct Activation {
+    /// Name of its first reader, for messages.
+    name: String,
+    store: Arc<Store>,
+    calls: Mutex<Calls>,
+}
+
+#[derive(Default)]
+struct Calls {
+    state: State,
+    /// Each time the first reader was called.
+    kept: Vec<Arc<Kept>>,
+    /// How often each reader was called.
+    seen: Vec<usize>,
+    /// For each reader, what waits for a gradient.
+    waiting: Vec<Vec<Arc<Kept>>>,
+}
+
+/// How far a step has come with an activation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum State {
+    /// Kept in this run of the step.
+    #[default]
+    Active,
+    /// Did not fit: waits for another run.
+    PutOff,
+    /// Every gradient came, in an earlier run.
+    Done,
+}
+
+/// Memory for activations.
+pub(super) struct Store {
+    limit: u64,
+    used: Mutex<Used>,
+}
+
+#[derive(Default)]
+struct Used {
+    bytes: u64,
+    /// The most that a layer needs beside, once its gradient comes.
+    workspace: u64,
+    /// Memory of earlier steps.
+    free: Vec<Vec<f32>>,
+}
+
+impl Store {
+    /// A store of at most so many bytes, with the work of scoring.
+    pub fn new(limit: u64) -> Self {
+        Self {
+            limit,
+            used: Mutex::default(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Used> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Memory for a tensor, beside which a layer needs `workspace` bytes. None: not now. Errors when it never fits.
+    fn reserve(&self, x: &TensorView, workspace: u64, name: &str) -> Result<Option<Vec<f32>>> {
+        let mut used = self.lock();
+        let bytes = x.size_bytes() as u64;
+        let work = used.workspace.max(workspace);
+        let needed = used.bytes + bytes + work;
+        if needed > self.limit {
+            return match used.bytes {
+                0 => Err(Error::OutOfMemory(format!(
+                    "`{name}` needs {} bytes to be scored on a batch of shape {:?}, but the context's memory_limit_bytes \
+                     is {}; set it to that or more, or bring smaller batches",
+                    bytes + workspace,
+                    x.shape(),
+                    self.limit
+                ))),
+                _ => Ok(None),
+            };
+        }
+        used.bytes += bytes;
+        used.workspace = work;
+        let floats = x.size_bytes().div_ceil(size_of::<f32>());
+        let fits = used.free.iter().position(|free| free.len() == floats);
+        let free = fits.map(|at| used.free.swap_remove(at));
+        drop(used);
+        if let Some(free) = free {
+            return Ok(Some(free));
+        }
+        let mut memory = Vec::new();
+        memory.try_reserve_exact(floats).map_err(|e| {
+            Error::OutOfMemory(format!("{bytes} bytes for an activation of `{name}`: {e}"))
+        })?;
+        memory.resize(floats, 0.0);
+        Ok(Some(memory))
+    }
+
+    fn give_back(&self, kept: Vec<Arc<Kept>>) {
+        let mut used = self.lock();
+        for kept in kept {
+            used.bytes -= kept.view.size_bytes() as u64;
+            // Somebody who is still scoring it frees it himself.
+            if let Some(kept) = Arc::into_inner(kept) {
+                used.free.push(kept._memory);
+            }
+        }
+    }
+
+    /// Frees memory that no activation of the last run was of use for.
+    pub fn trim(&self) {
+        self.lock().free.clear();
+    }
+}
+
+impl Activation {
+    /// The activation of so many readers.
+    pub fn new(name: &str, readers: usize, store: &Arc<Store>) -> Self {
+        Self {
+            name: name.to_owned(),
+            store: Arc::clone(store),
+            calls: Mutex::new(Calls {
+                seen: vec![0; readers],
+                waiting: vec![Vec::new(); readers],
+                ..Calls::default()
+            }),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Calls> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A reader is called with `x`, and will need `workspace` bytes once its gradient comes.
+    fn enter(&self, cpu: &Cpu, reader: usize, x: &TensorView, workspace: u64) -> Result<()> {
+        let mut calls = self.lock();
+        if calls.state != State::Active {
+            return Ok(());
+        }
+        let at = calls.seen[reader];
+        calls.seen[reader] += 1;
+        let same =
+            |kept: &&Arc<Kept>| kept.view.shape() == x.shape() && kept.view.dtype() == x.dtype();
+        let known = calls.kept.get(at).filter(same).cloned();
+        let kept = match known {
+            Some(kept) => kept,
+            None => match self.store.reserve(x, workspace, &self.name)? {
+                Some(mut memory) => {
+                    let view = x.with_data(&mut memory).map_err(Error::Internal)?;
+                    copy::run(cpu, x, &view);
+                    let kept = Arc::new(Kept {
+                        _memory: memory,
+                        view,
+                    });
+                    calls.kept.push(Arc::clone(&kept));
+                    kept
+                }
+                None => {
+                    self.empty(&mut calls);
+                    calls.state = State::PutOff;
+                    return Ok(());
+                }
+            },
+        };
+        calls.waiting[reader].push(kept);
+        Ok(())
+    }
+
+    /// What entered a reader whose gradient has come: gradients come in the reverse order of the calls. None: it is put
+    /// off, or done.
+    pub fn leave(&self, reader: usize, name: &str) -> Result<Option<Arc<Kept>>> {
+        let mut calls = self.lock();
+        if calls.state != State::Active {
+            return Ok(None);
+        }
+        calls.waiting[reader].pop().map(Some).ok_or_else(|| {
+            Error::State(format!(
+                "layer `{name}`: mq_layer_grad() was called more often than mq_layer_input() in this step; pass every \
+                 input through its tap, once for each time the layer is used"
+            ))
+        })
+    }
+
+    /// A run of a step is over. Returns whether each reader was called, and whether what it was called with got its
+    /// gradients; None when it is put off or was done before.
+    pub fn end_run(&self) -> Option<Vec<(bool, bool)>> {
+        let mut calls = self.lock();
+        match calls.state {
+            State::Active => {
+                let readers = calls.seen.iter().zip(&calls.waiting);
+                let readers = readers.map(|(seen, waiting)| (*seen > 0, waiting.len() < *seen));
+                let readers = readers.collect();
+                self.empty(&mut calls);
+                calls.state = State::Done;
+                Some(readers)
+            }
+            State::PutOff => {
+                calls.state = State::Active;
+                None
+            }
+            State::Done => None,
+        }
+    }
+
+    /// Whether another run of the step is needed for it.
+    pub fn is_waiting(&self) -> bool {
+        self.lock().state != State::Done
+    }
+
+    /// The next step begins.
+    pub fn begin_step(&self) {
+        let mut calls = self.lock();
+        self.empty(&mut calls);
+        calls.state = State::Active;
+    }
+
+    fn empty(&self, calls: &mut Calls) {
+        calls.waiting.iter_mut().for_each(Vec::clear);
+        calls.seen.fill(0);
+        self.store.give_back(std::mem::take(&mut calls.kept));
+    }
+}
+
+/// The tap of a reader's input.
+pub(super) struct InputTap {
+    /// What it reads.
+    pub activation: Arc<Activation>,
+    /// Position among the readers.
+    pub reader: usize,
+    /// Bytes that scoring takes for an input of that shape.
+    pub workspace: Box<dyn Fn(&TensorView) -> u64 + Send + Sync>,
+}
+
+impl Observer for InputTap {
+    fn observe(&self, cpu: &Cpu, _: Option<usize>, x: &TensorView) -> Result<()> {
+        self.activation
+            .enter(cpu, self.reader, x, (self.workspace)(x))
+    }
+}

@@ -1,0 +1,114 @@
+//! What a format changes in the output of one layer, weighted with the gradient there.
+
+use std::sync::Arc;
+
+use super::products::Products;
+use super::work::Work;
+use crate::error::{Error, Result};
+use crate::kernels::perturbation;
+use crate::kernels::{Cpu, absmax};
+use crate::model::{Layer, LayerKind, not_finite};
+use crate::tensor::TensorView;
+
+/// `Σ (g ∘ Δy)²` of each of `candidates`, the layer as the shadows have it. `x` entered the layer, `g` is the
+/// gradient of the loss at what left it; both are whole.
+pub(super) fn scores(
+    cpu: &Cpu,
+    layer: &Layer,
+    candidates: &[Arc<Layer>],
+    x: &TensorView,
+    g: &TensorView,
+    work: &mut Work,
+) -> Result<Vec<f64>> {
+    if let Some(found) = absmax::not_finite(cpu, g) {
+        return Err(not_finite(&format!("{}, gradient", layer.name()), g, found));
+    }
+    let weight = layer.spec().weight.ok_or_else(|| not_computable(layer))?;
+    let Some(products) = Products::of(layer, x, g)? else {
+        return by_host(cpu, layer, candidates, [x, &weight, g], work);
+    };
+    let sizes = products.sizes;
+    let mut scores = vec![0.0; candidates.len()];
+    if x.count() == 0 || g.count() == 0 {
+        return Ok(scores);
+    }
+    for group in 0..products.groups {
+        let part = products.weight_of(group);
+        let input = work.x.load(cpu, x)?;
+        let input = products.input_of(cpu, group, input, &mut work.patches)?;
+        let kernel = &work.weight.load(cpu, &weight)?[part.clone()];
+        let y = work.product.floats(sizes.tokens * sizes.outputs)?;
+        perturbation::product(cpu, input, kernel, sizes, y);
+        let g = work.g.load(cpu, g)?;
+        let g = products.output_of(group, g, &mut work.channels)?;
+        for (score, candidate) in scores.iter_mut().zip(candidates) {
+            candidate.input(*x, Some(work.x.like(x)?))?;
+            candidate.weight_into(work.weight.like(&weight)?)?;
+            let input = work.x.written(cpu, x)?;
+            let input = products.input_of(cpu, group, input, &mut work.patches)?;
+            let kernel = &work.weight.written(cpu, &weight)?[part.clone()];
+            *score += perturbation::squared(cpu, input, kernel, sizes, y, g);
+        }
+    }
+    Ok(scores)
+}
+
+/// The host computes the layer for each candidate.
+fn by_host(
+    cpu: &Cpu,
+    layer: &Layer,
+    candidates: &[Arc<Layer>],
+    [x, weight, g]: [&TensorView; 3],
+    work: &mut Work,
+) -> Result<Vec<f64>> {
+    let forward = layer
+        .spec()
+        .forward
+        .as_ref()
+        .ok_or_else(|| not_computable(layer))?;
+    forward.forward(x, Some(weight), &work.y.like(g)?)?;
+    let y = work.y.written(cpu, g)?;
+    let gradient = work.g.load(cpu, g)?;
+    let mut scores = Vec::with_capacity(candidates.len());
+    for candidate in candidates {
+        let (input, kernel) = (work.x.like(x)?, work.weight.like(weight)?);
+        candidate.input(*x, Some(input))?;
+        candidate.weight_into(kernel)?;
+        forward.forward(&input, Some(&kernel), &work.changed.like(g)?)?;
+        let changed = work.changed.written(cpu, g)?;
+        scores.push(perturbation::squared_difference(cpu, changed, y, gradient));
+    }
+    Ok(scores)
+}
+
+/// Bytes that scoring a layer takes for an input of that shape; an upper bound.
+pub(super) fn workspace_bytes(layer: &Layer, x: &TensorView) -> u64 {
+    let Some(weight) = layer.spec().weight else {
+        return 0;
+    };
+    let (dims, outputs) = (
+        x.shape().dims(),
+        weight.shape().dims().first().copied().unwrap_or(1),
+    );
+    let places = |axis: Option<&usize>| x.count() / axis.copied().unwrap_or(1).max(1);
+    // Both as they are stored and as float32.
+    let own = 2 * (x.count() + weight.count());
+    let elements = match layer.spec().kind {
+        // Beside, the output and its gradient.
+        LayerKind::Linear => own + 2 * places(dims.last()) * outputs,
+        // And the patches, and the gradient with its channels last; padding adds places at the edges.
+        LayerKind::Conv { .. } => {
+            let patch = weight.count() / outputs.max(1);
+            own + 2 * places(dims.get(1)) * (patch + 3 * outputs)
+        }
+        _ => own + 6 * x.count(),
+    };
+    (elements * size_of::<f32>()) as u64
+}
+
+fn not_computable(layer: &Layer) -> Error {
+    Error::Internal(format!(
+        "layer `{}` is scored without a weight or a forward",
+        layer.name()
+    ))
+}

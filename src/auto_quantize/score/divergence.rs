@@ -1,0 +1,123 @@
+//! The score without a backward pass: how far the model's output moves when one group is quantized,
+//! `Σ p (log p - log q)` over all positions and classes. One forward for each format of each group and batch.
+
+use super::{Scores, Scoring};
+use crate::auto_quantize::checkpoint::Checkpoint;
+use crate::auto_quantize::formats::switched_off;
+use crate::auto_quantize::host::{Host, fetch};
+use crate::error::{Error, Result};
+use crate::model::{Mode, Progress};
+use crate::tensor::TensorView;
+use std::sync::Arc;
+
+/// Adds the scores of the steps from `first` on.
+pub(super) fn run(
+    scoring: &Scoring,
+    host: &mut dyn Host,
+    first: u64,
+    scores: &mut Scores,
+    checkpoint: &mut Checkpoint,
+) -> Result<()> {
+    for slot in scoring.model.slots() {
+        slot.replace(Arc::new(switched_off(&slot.state())));
+    }
+    let before = scoring.model.mode();
+    scoring.model.set_mode(Mode::Quantized);
+    for step in first..scoring.steps {
+        run_step(scoring, host, step, scores)?;
+        for (group, scores) in scoring.groups.iter().zip(scores.iter()) {
+            super::check(group, scores, step)?;
+        }
+        checkpoint.keep_scores(step + 1, scores)?;
+        scoring.model.context().progress(&Progress {
+            phase: "score",
+            done: step + 1,
+            total: scoring.steps,
+            layer: "",
+        })?;
+    }
+    scoring.model.set_mode(before);
+    Ok(())
+}
+
+fn run_step(scoring: &Scoring, host: &mut dyn Host, step: u64, scores: &mut Scores) -> Result<()> {
+    let original = LogProbabilities::of(&logits(scoring, host, step)?);
+    original.check(step)?;
+    let searched = scoring.groups.iter().zip(scores.iter_mut());
+    for (group, scores) in searched.filter(|(group, _)| !group.is_disabled) {
+        let slots = || group.layers.iter().flat_map(|layer| layer.slots());
+        for (recipe, score) in scores.iter_mut().enumerate().take(scoring.formats.count()) {
+            for slot in slots() {
+                slot.replace(scoring.formats.state(recipe, slot)?);
+            }
+            let changed = LogProbabilities::of(&logits(scoring, host, step)?);
+            *score += original.divergence(&changed).ok_or_else(|| {
+                Error::InvalidArgument(format!(
+                    "the logits of step {step} have shape {:?} once `{}` is quantized, {:?} before",
+                    changed.shape,
+                    group.name(),
+                    original.shape
+                ))
+            })?;
+        }
+        for slot in slots() {
+            slot.replace(Arc::new(switched_off(&slot.state())));
+        }
+    }
+    Ok(())
+}
+
+fn logits(scoring: &Scoring, host: &mut dyn Host, step: u64) -> Result<TensorView> {
+    fetch(scoring.model, host, step, scoring.steps, "num_score_steps")?;
+    host.forward(step)?;
+    scoring.model.shared().check_cancelled()?;
+    host.logits(step)
+}
+
+/// `log_softmax` over the last axis.
+struct LogProbabilities {
+    shape: Vec<usize>,
+    values: Vec<f32>,
+}
+
+impl LogProbabilities {
+    fn of(logits: &TensorView) -> Self {
+        let shape = logits.shape().dims().to_vec();
+        let mut values = logits.to_f32();
+        let classes = shape.last().copied().unwrap_or(1).max(1);
+        for row in values.chunks_exact_mut(classes) {
+            let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let sum: f64 = row.iter().map(|x| f64::from(x - largest).exp()).sum();
+            let shift = sum.ln();
+            for x in row {
+                *x = (f64::from(*x - largest) - shift) as f32;
+            }
+        }
+        Self { shape, values }
+    }
+
+    fn check(&self, step: u64) -> Result<()> {
+        if self.values.is_empty() || self.shape.is_empty() {
+            return Err(Error::InvalidArgument(format!(
+                "the logits of step {step} have shape {:?}, expected [.., classes]",
+                self.shape
+            )));
+        }
+        match self.values.iter().any(|x| x.is_nan()) {
+            false => Ok(()),
+            true => Err(Error::Numeric(format!(
+                "the logits of step {step} of the unquantized model hold NaN or Inf"
+            ))),
+        }
+    }
+
+    /// None: of another shape.
+    fn divergence(&self, changed: &Self) -> Option<f64> {
+        if self.shape != changed.shape {
+            return None;
+        }
+        let pairs = self.values.iter().zip(&changed.values);
+        let terms = pairs.map(|(p, q)| f64::from(*p).exp() * (f64::from(*p) - f64::from(*q)));
+        Some(terms.sum())
+    }
+}

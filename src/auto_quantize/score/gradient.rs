@@ -1,0 +1,294 @@
+//! The reference's score: `Σ (g ∘ Δy)²` over the elements of a layer's output and over the batches, with Δy what a
+//! format of this layer alone changes, and g the gradient of the loss; one forward and backward for each batch, all
+//! formats at once. Not averaged: it grows with the batches, and with the square of the loss.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::activations::{Activation, InputTap, Store};
+use super::work::Work;
+use super::{Scores, Scoring, change};
+use crate::auto_quantize::checkpoint::Checkpoint;
+use crate::auto_quantize::formats::observed;
+use crate::auto_quantize::host::{Host, fetch};
+use crate::error::{Error, Result};
+use crate::kernels::Cpu;
+use crate::model::{GradientObserver, Layer, Progress};
+use crate::tensor::TensorView;
+
+/// Adds the scores of the steps from `first` on.
+pub(super) fn run(
+    scoring: &Scoring,
+    host: &mut dyn Host,
+    first: u64,
+    scores: &mut Scores,
+    checkpoint: &mut Checkpoint,
+) -> Result<()> {
+    let watch = Watch::new(scoring)?;
+    let outcome = watch.steps(scoring, host, first, scores, checkpoint);
+    watch.leave();
+    outcome
+}
+
+/// A layer whose formats are scored.
+struct Scored {
+    layer: Arc<Layer>,
+    /// The layer in every shadow.
+    candidates: Vec<Arc<Layer>>,
+    group: usize,
+    /// What it reads, and its place among the readers.
+    activation: Arc<Activation>,
+    reader: usize,
+    /// Of the present step, by recipe.
+    sums: Mutex<Vec<f64>>,
+}
+
+/// The taps of all layers that are scored.
+struct Watch {
+    scored: Vec<Arc<Scored>>,
+    activations: Vec<Arc<Activation>>,
+    store: Arc<Store>,
+}
+
+impl Watch {
+    fn new(scoring: &Scoring) -> Result<Self> {
+        let limit = scoring.model.context().memory_limit_bytes();
+        let store = Arc::new(Store::new(limit.unwrap_or(u64::MAX)));
+        let searched = scoring
+            .groups
+            .iter()
+            .enumerate()
+            .filter(|(_, group)| !group.is_disabled);
+        let searched =
+            searched.flat_map(|(at, group)| group.layers.iter().map(move |layer| (at, layer)));
+        // Layers that read the same activation, in the order of the groups.
+        let mut readers: HashMap<String, Vec<(usize, &Arc<Layer>)>> = HashMap::new();
+        let mut order = Vec::new();
+        for (group, layer) in searched {
+            let key = input_of(layer);
+            if !readers.contains_key(&key) {
+                order.push(key.clone());
+            }
+            readers.entry(key).or_default().push((group, layer));
+        }
+        let mut watch = Self {
+            scored: Vec::new(),
+            activations: Vec::new(),
+            store,
+        };
+        let work = Arc::new(Mutex::new(Work::default()));
+        for readers in order.iter().filter_map(|key| readers.get(key)) {
+            let activation = Arc::new(Activation::new(
+                readers[0].1.name(),
+                readers.len(),
+                &watch.store,
+            ));
+            watch.activations.push(Arc::clone(&activation));
+            for (reader, (group, layer)) in readers.iter().enumerate() {
+                let scored = Arc::new(Scored {
+                    layer: Arc::clone(layer),
+                    candidates: scoring.formats.layers_of(layer)?,
+                    group: *group,
+                    activation: Arc::clone(&activation),
+                    reader,
+                    sums: Mutex::new(vec![0.0; scoring.formats.count()]),
+                });
+                let weighed = Arc::clone(layer);
+                layer.input_slot().set_observer(Some(Arc::new(InputTap {
+                    activation: Arc::clone(&activation),
+                    reader,
+                    workspace: Box::new(move |x| change::workspace_bytes(&weighed, x)),
+                })));
+                layer.set_gradient_observer(Some(Arc::new(GradientTap {
+                    scored: Arc::clone(&scored),
+                    work: Arc::clone(&work),
+                })));
+                watch.scored.push(scored);
+            }
+        }
+        Ok(watch)
+    }
+
+    /// Takes the taps away.
+    fn leave(&self) {
+        for scored in &self.scored {
+            scored.layer.input_slot().set_observer(None);
+            scored.layer.set_gradient_observer(None);
+        }
+    }
+
+    fn steps(
+        &self,
+        scoring: &Scoring,
+        host: &mut dyn Host,
+        first: u64,
+        scores: &mut Scores,
+        checkpoint: &mut Checkpoint,
+    ) -> Result<()> {
+        let mut reached = vec![Reached::default(); self.scored.len()];
+        for step in first..scoring.steps {
+            self.step(scoring, host, step, &mut reached)?;
+            self.add_to(scores);
+            for (group, scores) in scoring.groups.iter().zip(scores.iter()) {
+                super::check(group, scores, step)?;
+            }
+            checkpoint.keep_scores(step + 1, scores)?;
+            scoring.model.context().progress(&Progress {
+                phase: "score",
+                done: step + 1,
+                total: scoring.steps,
+                layer: "",
+            })?;
+        }
+        self.check_reached(scoring, &reached)
+    }
+
+    /// Runs one step as often as the memory asks for.
+    fn step(
+        &self,
+        scoring: &Scoring,
+        host: &mut dyn Host,
+        step: u64,
+        reached: &mut [Reached],
+    ) -> Result<()> {
+        self.activations
+            .iter()
+            .for_each(|activation| activation.begin_step());
+        loop {
+            let mut loss = 0.0;
+            fetch(scoring.model, host, step, scoring.steps, "num_score_steps")?;
+            observed(scoring.model, || {
+                loss = host.forward_backward(step)?;
+                Ok(())
+            })?;
+            // A host that was told to stop may end its pass with any value.
+            scoring.model.shared().check_cancelled()?;
+            if !f64::is_finite(loss) {
+                return Err(Error::Numeric(format!(
+                    "the loss of step {step} is {loss}; scores need the gradients of a finite one"
+                )));
+            }
+            for activation in &self.activations {
+                let Some(ended) = activation.end_run() else {
+                    continue;
+                };
+                let of = self.scored.iter().zip(reached.iter_mut());
+                for (scored, reached) in
+                    of.filter(|(scored, _)| Arc::ptr_eq(&scored.activation, activation))
+                {
+                    let (called, answered) = ended[scored.reader];
+                    reached.called |= called;
+                    reached.answered |= answered;
+                }
+            }
+            if !self
+                .activations
+                .iter()
+                .any(|activation| activation.is_waiting())
+            {
+                return Ok(());
+            }
+            self.store.trim();
+        }
+    }
+
+    /// Adds the sums of a step in the order of the layers, whichever came first.
+    fn add_to(&self, scores: &mut Scores) {
+        for scored in &self.scored {
+            let mut sums = scored.sums.lock().unwrap_or_else(PoisonError::into_inner);
+            for (score, sum) in scores[scored.group].iter_mut().zip(sums.iter_mut()) {
+                *score += std::mem::take(sum);
+            }
+        }
+    }
+
+    /// A layer that was used but never got a gradient is a forgotten tap; one that was not even used may be an
+    /// expert that no token reached.
+    fn check_reached(&self, scoring: &Scoring, reached: &[Reached]) -> Result<()> {
+        if reached.iter().all(|reached| !reached.called) && !reached.is_empty() {
+            return Err(Error::State(format!(
+                "no input passed the tap of any of the {} searched layers (the first is `{}`); call mq_layer_input() in \
+                 the forward",
+                reached.len(),
+                self.scored[0].layer.name()
+            )));
+        }
+        let pairs = || self.scored.iter().zip(reached);
+        let forgotten = pairs().filter(|(_, reached)| reached.called && !reached.answered);
+        let forgotten: Vec<&str> = forgotten.map(|(scored, _)| scored.layer.name()).collect();
+        if let Some(first) = forgotten.first() {
+            return Err(Error::State(format!(
+                "{} of {} layers were used in the forward but got no gradient, such as `{first}`; call mq_layer_grad() \
+                 with the gradient at its output in the backward pass, or list it in disabled_layers",
+                forgotten.len(),
+                reached.len()
+            )));
+        }
+        let unused: Vec<&str> = pairs()
+            .filter(|(_, reached)| !reached.called)
+            .map(|(scored, _)| scored.layer.name())
+            .collect();
+        if let Some(first) = unused.first() {
+            scoring.model.context().warn(&format!(
+                "{} layers were not used in any of the {} steps that score: their formats count as lossless: `{first}`{}",
+                unused.len(),
+                scoring.steps,
+                if unused.len() > 1 { ", ..." } else { "" }
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// What is known of a layer after the steps.
+#[derive(Debug, Clone, Copy, Default)]
+struct Reached {
+    called: bool,
+    answered: bool,
+}
+
+/// What layers that read the same activation have in common.
+fn input_of(layer: &Layer) -> String {
+    match (
+        &layer.spec().shared_input_group,
+        layer.input_slot().channels(),
+    ) {
+        (Some(group), Some(channels)) => format!("{channels} {group}"),
+        // A name that no group has.
+        _ => format!("\n{}", layer.name()),
+    }
+}
+
+/// The tap of the gradient at a layer's output.
+struct GradientTap {
+    scored: Arc<Scored>,
+    /// One layer is scored at a time, on all threads.
+    work: Arc<Mutex<Work>>,
+}
+
+impl GradientObserver for GradientTap {
+    fn observe(&self, cpu: &Cpu, g: &TensorView) -> Result<()> {
+        let scored = &self.scored;
+        let Some(kept) = scored
+            .activation
+            .leave(scored.reader, scored.layer.name())?
+        else {
+            return Ok(());
+        };
+        let mut work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = change::scores(
+            cpu,
+            &scored.layer,
+            &scored.candidates,
+            &kept.view,
+            g,
+            &mut work,
+        )?;
+        drop(work);
+        let mut sums = scored.sums.lock().unwrap_or_else(PoisonError::into_inner);
+        for (sum, found) in sums.iter_mut().zip(found) {
+            *sum += found;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,116 @@
+//! How sensitive the loss is to each format of each group.
+
+mod activations;
+mod change;
+mod divergence;
+mod gradient;
+mod products;
+mod work;
+
+use super::checkpoint::Checkpoint;
+use super::formats::Formats;
+use super::grouping::Group;
+use super::host::Host;
+use crate::error::{Error, Result};
+use crate::model::Model;
+
+/// A measure of sensitivity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// The reference's: `Σ (g ∘ Δy)²`.
+    Gradient,
+    /// The divergence of the model's output.
+    KlDiv,
+}
+
+impl Method {
+    /// Every method with its name.
+    pub const ALL: [(&'static str, Self); 2] =
+        [("gradient", Self::Gradient), ("kl_div", Self::KlDiv)];
+
+    /// Reads a name.
+    pub fn read(name: &str) -> Result<Self> {
+        let found = Self::ALL.iter().find(|(known, _)| *known == name);
+        found.map(|(_, method)| *method).ok_or_else(|| {
+            let known: Vec<&str> = Self::ALL.iter().map(|(known, _)| *known).collect();
+            Error::Config(format!(
+                "Invalid method: {name:?}, expected one of {}",
+                known.join(", ")
+            ))
+        })
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        let found = Self::ALL.iter().find(|(_, method)| *method == self);
+        found.map_or("", |(name, _)| name)
+    }
+}
+
+/// Scores, by group and by recipe.
+pub type Scores = Vec<Vec<f64>>;
+
+/// What is scored.
+pub struct Scoring<'a> {
+    /// The model, whose quantizers are off.
+    pub model: &'a Model,
+    /// Its calibrated formats.
+    pub formats: &'a Formats,
+    /// Its groups; those that are disabled get no score.
+    pub groups: &'a [Group],
+    /// Batches.
+    pub steps: u64,
+}
+
+impl Scoring<'_> {
+    /// Scores every format of every group; goes on from where the checkpoint ends.
+    pub fn run(
+        &self,
+        method: Method,
+        host: &mut dyn Host,
+        checkpoint: &mut Checkpoint,
+    ) -> Result<Scores> {
+        let mut scores = vec![vec![0.0; self.formats.recipes.len()]; self.groups.len()];
+        let done = checkpoint.restore_scores(&mut scores)?;
+        if done >= self.steps {
+            self.model
+                .context()
+                .info("AutoQuantize: Restored from checkpoint, skipping scoring");
+            return Ok(scores);
+        }
+        match method {
+            Method::Gradient if !host.has_backward() => Err(missing(
+                "loss_func or forward_backward_step must be provided: either loss and backward, or forward_backward_step",
+            )),
+            Method::Gradient => gradient::run(self, host, done, &mut scores, checkpoint),
+            Method::KlDiv if !host.has_logits() => {
+                Err(missing("logits must be provided for kl_div"))
+            }
+            Method::KlDiv => divergence::run(self, host, done, &mut scores, checkpoint),
+        }?;
+        Ok(scores)
+    }
+}
+
+fn missing(text: &str) -> Error {
+    Error::InvalidArgument(text.to_owned())
+}
+
+/// Refuses scores that are no numbers, after a step.
+fn check(group: &Group, scores: &[f64], step: u64) -> Result<()> {
+    match scores.iter().find(|score| !score.is_finite()) {
+        None => Ok(()),
+        Some(score) => Err(Error::Numeric(format!(
+            "`{}`: its score in step {step} is {score}: NaN or Inf in a gradient, an activation or a weight",
+            group.name()
+        ))),
+    }
+}
+
+/// Walking from the most to the least compressed format, no score is above the one before: rounding must not let a
+/// format that costs more look worse (the reference does the same).
+pub fn make_monotone(scores: &mut [f64]) {
+    for at in 1..scores.len() {
+        scores[at] = scores[at].min(scores[at - 1]);
+    }
+}

@@ -1,0 +1,98 @@
+//! The host of `data/golden/algorithms.*`: plays back what entered the layers, and the gradients at what left them.
+#![allow(dead_code, reason = "no test file uses all of it")]
+
+use mq::auto_quantize::host::Host;
+use mq::error::{Error, Result};
+use mq::tensor::TensorView;
+
+use crate::network::{BATCHES, Network};
+
+/// Plays the recording back; fields change how.
+pub struct Recorded<'a> {
+    pub network: &'a Network<'a>,
+    /// Calls of data, forward and forward_backward.
+    pub calls: [u64; 3],
+    /// The order in which the layers' gradients come is that of the layers.
+    pub forward_order: bool,
+    /// Batches there are.
+    pub batches: u64,
+    /// What every loss is.
+    pub loss: f64,
+    /// The gradients are multiplied with it.
+    pub scale: f32,
+}
+
+impl<'a> Recorded<'a> {
+    pub fn new(network: &'a Network<'a>) -> Self {
+        Self {
+            network,
+            calls: [0; 3],
+            forward_order: false,
+            batches: BATCHES as u64,
+            loss: 1.0,
+            scale: 1.0,
+        }
+    }
+
+    fn inputs(&self, step: u64) -> Result<()> {
+        for (layer, weight) in &self.network.layers {
+            let x = self
+                .network
+                .tensors
+                .get(&format!("x.{}.{step}", layer.name()));
+            layer.input(x.cast(weight.dtype).view(), None)?;
+        }
+        Ok(())
+    }
+
+    fn gradients(&self, step: u64) -> Result<()> {
+        let mut layers: Vec<_> = self.network.layers.iter().collect();
+        if !self.forward_order {
+            layers.reverse();
+        }
+        for (layer, weight) in layers {
+            let g = self
+                .network
+                .tensors
+                .get(&format!("grad.{}.{step}", layer.name()));
+            let mut scaled = g.cast(mq::tensor::DType::F32);
+            for value in scaled.bytes_mut().chunks_exact_mut(4) {
+                let number = f32::from_ne_bytes([value[0], value[1], value[2], value[3]]);
+                value.copy_from_slice(&(number * self.scale).to_ne_bytes());
+            }
+            layer.gradient(scaled.cast(weight.dtype).view())?;
+        }
+        Ok(())
+    }
+}
+
+impl Host for Recorded<'_> {
+    fn data(&mut self, step: u64) -> Result<bool> {
+        self.calls[0] += 1;
+        Ok(step < self.batches)
+    }
+
+    fn forward(&mut self, step: u64) -> Result<()> {
+        self.calls[1] += 1;
+        self.inputs(step)
+    }
+
+    fn forward_backward(&mut self, step: u64) -> Result<f64> {
+        self.calls[2] += 1;
+        self.inputs(step)?;
+        self.gradients(step)?;
+        Ok(self.loss)
+    }
+
+    fn has_backward(&self) -> bool {
+        true
+    }
+
+    fn logits(&mut self, _: u64) -> Result<TensorView> {
+        Err(Error::Internal("no logits were recorded".into()))
+    }
+
+    fn has_logits(&self) -> bool {
+        false
+    }
+}
