@@ -79,6 +79,22 @@
 #define MQ_SUMMARY_JSON 1
 
 /**
+ * mq_auto_quantize_options.flags: tell of every choice through the log, as the reference does.
+ */
+#define MQ_AUTO_QUANTIZE_VERBOSE 1
+
+/**
+ * mq_auto_quantize_options.flags: every layer that is not disabled gets one of the formats, even where `null` is
+ * listed; without it a layer may always stay unquantized.
+ */
+#define MQ_AUTO_QUANTIZE_ALL_LAYERS 2
+
+/**
+ * mq_auto_quantize_solve(): only tell; the model stays as it is.
+ */
+#define MQ_SOLVE_DRY_RUN 1
+
+/**
  * Signed integers (DLPack's kDLInt): `bits` 8. Only parts of packed weights have it.
  */
 #define MQ_DTYPE_INT 0
@@ -286,8 +302,8 @@ typedef struct mq_layer mq_layer;
  * mq_model_find_quantizer(), mq_model_quantizer_count(), mq_model_quantizer_at().
  * Verbs: mq_quantize(), mq_calibrate(), mq_fold_weight(), mq_enable_quantizer(),
  * mq_disable_quantizer(), mq_set_quantizer_attributes(), mq_postprocess_amax(), mq_reset_amax(),
- * mq_fold_pre_quant_scale(), mq_compress(), mq_plan(), mq_check(), mq_print_quant_summary(). From any thread:
- * mq_cancel().
+ * mq_fold_pre_quant_scale(), mq_compress(), mq_plan(), mq_check(), mq_print_quant_summary(), mq_auto_quantize(),
+ * mq_auto_quantize_solve(), mq_auto_quantize_state(), mq_auto_quantize_config(). From any thread: mq_cancel().
  */
 typedef struct mq_model mq_model;
 
@@ -466,6 +482,32 @@ typedef struct mq_tensor {
 } mq_tensor;
 
 /**
+ * Computes the output of a layer for an input and a weight that mq gives. Ownership of `user_data` and unwinding as in
+ * mq_forward_fn, but `release` runs when the model is destroyed (or mq_model_add_layer() fails).
+ * Threads: called on the thread that calls mq_layer_grad(), one call at a time.
+ */
+typedef struct mq_layer_forward_fn {
+    /**
+     * Handed back unchanged as the first argument.
+     */
+    void *user_data;
+    /**
+     * Writes the layer's output to `y`, which has the shape and dtype of the gradient that mq_layer_grad() was
+     * called with; `x` is of the shape the layer's input had, `weight` of that of its weight. A bias may be added or
+     * left out. All three are memory of mq's, valid during the call. Returns 0 to go on; any other value stops the
+     * verb, which answers MQ_ERR_CALLBACK.
+     */
+    int32_t (*forward)(void *user_data,
+                       const struct mq_tensor *x,
+                       const struct mq_tensor *weight,
+                       const struct mq_tensor *y);
+    /**
+     * Frees `user_data`; NULL when there is nothing to free.
+     */
+    void (*release)(void *user_data);
+} mq_layer_forward_fn;
+
+/**
  * One layer to register. Call mq_layer_desc_init() before setting fields. Strings and tensor
  * structs are copied; the elements the tensors point to are borrowed for the life of the model.
  */
@@ -534,6 +576,28 @@ typedef struct mq_layer_desc {
      * Must be zero.
      */
     uint32_t reserved;
+    /**
+     * Computes the layer, for mq_auto_quantize(), where mq cannot: MQ_LAYER_CONV_TRANSPOSE*, MQ_LAYER_GENERIC, and
+     * convolutions that do not pad with zeros. NULL: mq computes it, or does not search a format for it.
+     */
+    const struct mq_layer_forward_fn *forward;
+    /**
+     * Of a convolution, for mq_auto_quantize(): elements from one place of the kernel to the next, by spatial axis;
+     * 0 means 1.
+     */
+    uint32_t conv_stride[3];
+    /**
+     * Zeros before the first and after the last element of each spatial axis.
+     */
+    uint32_t conv_padding[3];
+    /**
+     * Elements from one of the kernel's to the next, by spatial axis; 0 means 1.
+     */
+    uint32_t conv_dilation[3];
+    /**
+     * Must be zero.
+     */
+    uint32_t reserved2;
 } mq_layer_desc;
 
 /**
@@ -661,6 +725,135 @@ typedef struct mq_check_report {
 } mq_check_report;
 
 /**
+ * What mq_auto_quantize() is to do. Call mq_auto_quantize_options_init() before setting fields. Strings are only read
+ * during the call.
+ */
+typedef struct mq_auto_quantize_options {
+    /**
+     * sizeof(mq_auto_quantize_options) in the caller's header. Set by mq_auto_quantize_options_init().
+     */
+    uint32_t struct_size;
+    /**
+     * MQ_AUTO_QUANTIZE_* or 0 (default).
+     */
+    uint32_t flags;
+    /**
+     * JSON: {"effective_bits": 4.8} (bits of a weight's element on average, where 16 is unquantized), or
+     * {"max_cost": x} in the unit of the costs; optionally "cost_model" ("weight", or "active_moe": elements of
+     * experts count `active_moe_expert_ratio`) and "cost" ({"active_moe_expert_ratio": 0.25,
+     * "excluded_module_name_patterns": ["*lm_head*"]}: groups all of whose layers match cost nothing).
+     * NULL (default): {"effective_bits": 4.8}.
+     */
+    const char *constraints;
+    /**
+     * JSON list of formats: names of presets, configuration objects as mq_quantize() takes them, or null (no
+     * quantization). Their patterns see bare names: "*weight_quantizer" reaches every searched layer, "*lm_head*"
+     * none. NULL (default): ["NVFP4_AWQ_LITE_CFG", "FP8_DEFAULT_CFG"].
+     */
+    const char *quantization_formats;
+    /**
+     * JSON: a pattern, or a list of them, of names of layers that stay unquantized (and count with 16 bits), and
+     * with them the layers of their groups. NULL (default): none.
+     */
+    const char *disabled_layers;
+    /**
+     * JSON list of regular expressions whose first captured group is the key of a group of layers that get one
+     * format; they go behind the default rules (q/k/v, gate/up, experts). {"prepend": [...]} puts them before, and
+     * {"replace": [...]} in the place of, the default ones. The first that matches the beginning of a layer's name
+     * counts; classes (\d, \w) are ASCII's. Layers of one `fused_group` always get one format. NULL (default): the
+     * default rules.
+     */
+    const char *grouping_rules;
+    /**
+     * How sensitive the loss is to a format: "gradient" (default; the reference's) or "kl_div" (no backward pass, but
+     * a forward for every format of every group).
+     */
+    const char *method;
+    /**
+     * Path of a file that keeps what the formats were calibrated to, and the scores after every step: a search that
+     * was killed, cancelled or failed goes on from there, and one that was finished is solved for other constraints
+     * without data. It stays when the verb succeeds. NULL (default): none.
+     */
+    const char *checkpoint;
+    /**
+     * Batches that the formats are calibrated on; those with AWQ take a quarter, as in the reference. Default 512.
+     */
+    uint64_t num_calib_steps;
+    /**
+     * Batches that they are scored on. Default 128.
+     */
+    uint64_t num_score_steps;
+} mq_auto_quantize_options;
+
+/**
+ * The host's side of mq_auto_quantize(). Ownership, threads and unwinding as in mq_forward_fn. Every callback returns
+ * 0 to go on; any other value stops the verb, which answers MQ_ERR_CALLBACK. `step` counts batches from 0, and
+ * begins with 0 again for every pass; the steps of a pass may be run more than once.
+ */
+typedef struct mq_auto_quantize_fn {
+    /**
+     * Handed back unchanged as the first argument.
+     */
+    void *user_data;
+    /**
+     * Makes batch `step` the current one; sets `*available` (1 on entry) to 0 when there is no such batch, which is
+     * an error (ask for fewer steps). Called before every forward_step and forward_backward_step. NULL: every batch
+     * is there.
+     */
+    int32_t (*data)(void *user_data, uint64_t step, int32_t *available);
+    /**
+     * Runs the model over the current batch, calling mq_layer_input().
+     */
+    int32_t (*forward_step)(void *user_data, uint64_t step);
+    /**
+     * Sets `*loss` to the loss of the forward_step before; with `backward`.
+     */
+    int32_t (*loss)(void *user_data, uint64_t step, double *loss);
+    /**
+     * Runs back from that loss, calling mq_layer_grad() with its gradient at the output of every layer.
+     */
+    int32_t (*backward)(void *user_data, uint64_t step);
+    /**
+     * All three at once, in place of `loss` and `backward`.
+     */
+    int32_t (*forward_backward_step)(void *user_data, uint64_t step, double *loss);
+    /**
+     * Fills `*logits` (zeros on entry) with the logits `[.., classes]` of the forward_step before, for the method
+     * "kl_div"; the memory and `shape` stay valid until the next callback.
+     */
+    int32_t (*logits)(void *user_data, uint64_t step, struct mq_tensor *logits);
+    /**
+     * Frees `user_data`; NULL when there is nothing to free.
+     */
+    void (*release)(void *user_data);
+} mq_auto_quantize_fn;
+
+/**
+ * What a layer costs under a format, in any unit: latency, bytes, energy. Ownership, threads and unwinding as in
+ * mq_forward_fn.
+ */
+typedef struct mq_layer_cost_fn {
+    /**
+     * Handed back unchanged as the first argument.
+     */
+    void *user_data;
+    /**
+     * Sets `*cost` (0 on entry), finite and not negative, for the layer of that name with so many elements of weight
+     * under the format of that name (a preset's, `CUSTOM_<position>`, or `NONE`). Returns 0 to go on; any other
+     * value stops the verb, which answers MQ_ERR_CALLBACK.
+     */
+    int32_t (*cost)(void *user_data,
+                    const char *layer,
+                    const char *format,
+                    uint64_t elements,
+                    double *cost);
+    /**
+     * Frees `user_data`; NULL when there is nothing to free.
+     */
+    void (*release)(void *user_data);
+} mq_layer_cost_fn;
+
+/**
  * Gives memory for packed weights. Ownership of `user_data`, threads and unwinding as in
  * mq_forward_fn. The memory itself stays the host's: it keeps it until mq_model_destroy() returns
  * and writes nothing to it. When mq_compress() fails, mq has no use for what it was given.
@@ -742,6 +935,15 @@ mq_status mq_context_create(const struct mq_context_options *options,
 MQ_API void mq_context_destroy(struct mq_context *context);
 
 /**
+ * Fills `desc` with the defaults, never writing past `struct_size` bytes.
+ *
+ * @param[out] desc         Struct to fill.
+ * @param[in]  struct_size  sizeof(mq_layer_desc) in the caller's header.
+ * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT when `desc` is NULL or `struct_size` too small.
+ */
+MQ_API mq_status mq_layer_desc_init(struct mq_layer_desc *desc, uint32_t struct_size);
+
+/**
  * Creates an empty model.
  *
  * @param[in]  context  Context whose threads and log the model uses.
@@ -757,15 +959,6 @@ MQ_API mq_status mq_model_create(const struct mq_context *context, struct mq_mod
  *         callback of the model tries to destroy it).
  */
 MQ_API mq_status mq_model_destroy(struct mq_model *model);
-
-/**
- * Fills `desc` with the defaults, never writing past `struct_size` bytes.
- *
- * @param[out] desc         Struct to fill.
- * @param[in]  struct_size  sizeof(mq_layer_desc) in the caller's header.
- * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT when `desc` is NULL or `struct_size` too small.
- */
-MQ_API mq_status mq_layer_desc_init(struct mq_layer_desc *desc, uint32_t struct_size);
 
 /**
  * Registers a layer and creates its quantizers, named `<layer>.input_quantizer`,
@@ -891,6 +1084,23 @@ MQ_API
 mq_status mq_layer_output(struct mq_layer *layer,
                           const struct mq_tensor *y,
                           const struct mq_tensor *out);
+
+/**
+ * The gradient of a loss at the layer's output, for mq_auto_quantize(); does nothing outside its scoring steps, so
+ * that a backward pass may always call it.
+ *
+ * @param[in] layer  The layer, whose input passed mq_layer_input() in the same step. Where a layer is used several
+ *                   times in a step, gradients come in the reverse order of the inputs.
+ * @param[in] grad   dL/dy, of the shape of the layer's output: `[..., out]` for a linear layer.
+ * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for a NULL, a wrong dtype or shape; MQ_ERR_STATE for more gradients than
+ *         inputs; MQ_ERR_NUMERIC for NaN or Inf; MQ_ERR_OUT_OF_MEMORY. On failure a search that is running fails
+ *         with the same error, whatever the callback returns.
+ *
+ * The layer's formats are scored before it returns, on all threads of the context, one layer at a time.
+ */
+MQ_API
+mq_status mq_layer_grad(struct mq_layer *layer,
+                        const struct mq_tensor *grad);
 
 /**
  * The weight as the quantized layer uses it: fake-quantized once quantized, unpacked once compressed, else
@@ -1258,6 +1468,114 @@ mq_status mq_fold_pre_quant_scale(struct mq_model *model,
  */
 MQ_API
 mq_status mq_cancel(const struct mq_model *model);
+
+/**
+ * Fills `options` with the defaults, never writing past `struct_size` bytes.
+ *
+ * @param[out] options      Struct to fill.
+ * @param[in]  struct_size  sizeof(mq_auto_quantize_options) in the caller's header.
+ * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT when `options` is NULL or `struct_size` too small.
+ */
+MQ_API
+mq_status mq_auto_quantize_options_init(struct mq_auto_quantize_options *options,
+                                        uint32_t struct_size);
+
+/**
+ * Searches the format of every layer: calibrates each format, scores how sensitive the loss is to it, and leaves the
+ * model calibrated with the formats of the least total score that the constraints allow (the optimum, proven).
+ *
+ * Searched are linear layers, convolutions, and others with a weight and a `forward` in their mq_layer_desc; all other
+ * quantizers are off afterwards. The forward runs once over the calibration steps for all formats (more often under a
+ * memory limit, or for algorithms that need it), and forward and backward once over the scoring steps.
+ *
+ * @param[in] model    Model that is not quantized yet.
+ * @param[in] options  What to do; NULL means the defaults.
+ * @param[in] host     Data, forward and backward. NULL, or without functions, only when the checkpoint is complete.
+ * @param[in] cost     What layers cost; NULL: elements of their weights times bits, over 16.
+ * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for a NULL, a callback that is missing, a gradient or input of a wrong shape;
+ *         MQ_ERR_CONFIG for constraints, formats, rules or patterns that are not valid, and for a budget below
+ *         what the most compressed formats reach (the text says how much that is); MQ_ERR_UNSUPPORTED as
+ *         mq_quantize(); MQ_ERR_STATE for a model that is quantized, data that ends early, a backward pass without
+ *         mq_layer_grad(), and a checkpoint of another search; MQ_ERR_NUMERIC for a loss, gradient, activation,
+ *         weight or cost that is NaN or Inf; MQ_ERR_OUT_OF_MEMORY, saying what one layer needs;
+ *         MQ_ERR_CALLBACK; MQ_ERR_CANCELLED; MQ_ERR_BUSY. On failure the model is exactly as before the call.
+ *
+ * The score of a format of a group is the sum of `(dL/dy * change of y)^2` over the elements of the outputs of its
+ * layers and over the steps, as the reference's; it is never above that of a format with fewer bits. The same bytes
+ * for every number of threads.
+ */
+MQ_API
+mq_status mq_auto_quantize(struct mq_model *model,
+                           const struct mq_auto_quantize_options *options,
+                           const struct mq_auto_quantize_fn *host,
+                           const struct mq_layer_cost_fn *cost);
+
+/**
+ * Solves the search of a model anew for other constraints, without data, and puts the choice into effect.
+ *
+ * @param[in]  model        Model that went through mq_auto_quantize(), whose weights are not folded or compressed.
+ * @param[in]  constraints  As in mq_auto_quantize_options; with MQ_SOLVE_DRY_RUN also a list of them. After a search
+ *                          with a cost callback only the budget may change.
+ * @param[in]  flags        0 or MQ_SOLVE_DRY_RUN.
+ * @param[out] buffer       Receives at most `capacity - 1` bytes of JSON and a NUL; NULL when `capacity` is 0.
+ * @param[in]  capacity     Bytes of `buffer`.
+ * @param[out] length       Length of the whole text without the NUL, also when it did not fit. May be NULL.
+ * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT; MQ_ERR_CONFIG as mq_auto_quantize(); MQ_ERR_STATE without a search, and for
+ *         weights that are folded or compressed; MQ_ERR_BUSY. On failure the model is exactly as before the call.
+ *
+ * The object: "best" of mq_auto_quantize_state(); a list of those for a list.
+ */
+MQ_API
+mq_status mq_auto_quantize_solve(struct mq_model *model,
+                                 const char *constraints,
+                                 uint32_t flags,
+                                 char *buffer,
+                                 size_t capacity,
+                                 size_t *length);
+
+/**
+ * What mq_auto_quantize() found, as JSON.
+ *
+ * @param[in]  model     Model that went through mq_auto_quantize().
+ * @param[out] buffer    Receives at most `capacity - 1` bytes of JSON and a NUL; NULL when `capacity` is 0.
+ * @param[in]  capacity  Bytes of `buffer`.
+ * @param[out] length    Length of the whole text without the NUL, also when it did not fit. May be NULL when
+ *                       `buffer` is not.
+ * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT; MQ_ERR_STATE without a search; MQ_ERR_BUSY.
+ *
+ * The object has the reference's keys: "method", "cost_model", "cost", "cost_denominator", "disabled_layers",
+ * "candidate_stats" (by "<first layer of the group>.quant_recipe": {"formats", "scores", "costs", "module_names",
+ * "cost_weight", "uncompressed_cost", ...}, in ascending bits), "quantizer_states" (in short), "best" ({"recipe",
+ * "constraints": {"effective_bits", "cost"}, "score", "is_satisfied"}); and "constraints", "grouping_rules",
+ * "num_calib_steps", "num_score_steps", and "curve": the optimum over all budgets, a list of {"cost",
+ * "effective_bits", "score"}. `python -m mq.report` makes a page of it.
+ */
+MQ_API
+mq_status mq_auto_quantize_state(struct mq_model *model,
+                                 char *buffer,
+                                 size_t capacity,
+                                 size_t *length);
+
+/**
+ * The configuration that gives mq_quantize() the choice of a search.
+ *
+ * @param[in]  model        Model that went through mq_auto_quantize().
+ * @param[in]  constraints  As in mq_auto_quantize_solve(); NULL: the choice that is in effect.
+ * @param[out] buffer       As in mq_auto_quantize_state().
+ * @param[in]  capacity     As in mq_auto_quantize_state().
+ * @param[out] length       As in mq_auto_quantize_state().
+ * @return as mq_auto_quantize_solve() with MQ_SOLVE_DRY_RUN.
+ *
+ * An object with "quant_cfg" (a list that names every quantizer) and "algorithm": the algorithm of the formats, or,
+ * where they have several, a list of them each with the "layers" it is for. Its forward is mq_quantize()'s: all
+ * algorithms see all of the data.
+ */
+MQ_API
+mq_status mq_auto_quantize_config(struct mq_model *model,
+                                  const char *constraints,
+                                  char *buffer,
+                                  size_t capacity,
+                                  size_t *length);
 
 /**
  * Packs weights for real: low-bit codes and scales take the place of the host's weights.

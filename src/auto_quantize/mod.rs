@@ -13,6 +13,7 @@ pub mod grouping;
 pub mod host;
 pub mod knapsack;
 pub mod recipe;
+mod reproduce;
 pub mod score;
 pub mod search;
 pub mod settings;

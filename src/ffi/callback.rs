@@ -153,6 +153,14 @@ unsafe impl Send for UserData {}
 unsafe impl Sync for UserData {}
 
 impl UserData {
+    /// Takes ownership.
+    pub(crate) fn new(
+        pointer: *mut c_void,
+        release: Option<unsafe extern "C" fn(user_data: *mut c_void)>,
+    ) -> Self {
+        Self { pointer, release }
+    }
+
     pub(crate) fn pointer(&self) -> *mut c_void {
         self.pointer
     }
@@ -208,14 +216,14 @@ takes!(take_buffers, mq_buffer_fn, allocate, Buffers);
 takes!(take_log, mq_log_fn, log, Log);
 takes!(take_progress, mq_progress_fn, progress, Report);
 
-fn outcome(what: &'static str, code: i32) -> Result<()> {
+pub(crate) fn outcome(what: &'static str, code: i32) -> Result<()> {
     match code {
         0 => Ok(()),
         code => Err(Error::Callback { what, code }),
     }
 }
 
-fn c_name(name: &str) -> Result<CString> {
+pub(crate) fn c_name(name: &str) -> Result<CString> {
     CString::new(name).map_err(|_| Error::Internal(format!("name {name:?} holds a NUL")))
 }
 

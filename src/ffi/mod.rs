@@ -6,15 +6,19 @@
 // `@param[in]` is Doxygen's, for the header.
 #![allow(rustdoc::broken_intra_doc_links, rustdoc::private_intra_doc_links)]
 
+pub mod auto_quantize;
 pub mod calibration;
 pub mod callback;
 pub mod compress;
 pub mod context;
 pub mod fake_quant;
 pub mod guard;
+pub mod layer_desc;
+pub mod layer_forward;
 pub mod model;
 mod options;
 pub mod quantizer;
+pub mod search_host;
 pub mod status;
 pub mod tap;
 pub mod tensor;

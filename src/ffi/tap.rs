@@ -170,6 +170,23 @@ pub unsafe extern "C" fn mq_layer_output(
     }
 }
 
+/// The gradient of a loss at the layer's output, for mq_auto_quantize(); does nothing outside its scoring steps, so
+/// that a backward pass may always call it.
+///
+/// @param[in] layer  The layer, whose input passed mq_layer_input() in the same step. Where a layer is used several
+///                   times in a step, gradients come in the reverse order of the inputs.
+/// @param[in] grad   dL/dy, of the shape of the layer's output: `[..., out]` for a linear layer.
+/// @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for a NULL, a wrong dtype or shape; MQ_ERR_STATE for more gradients than
+///         inputs; MQ_ERR_NUMERIC for NaN or Inf; MQ_ERR_OUT_OF_MEMORY. On failure a search that is running fails
+///         with the same error, whatever the callback returns.
+///
+/// The layer's formats are scored before it returns, on all threads of the context, one layer at a time.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mq_layer_grad(layer: *mut mq_layer, grad: *const mq_tensor) -> mq_status {
+    // SAFETY: contract above.
+    unsafe { with_layer(layer, |layer| layer.gradient(view(grad, "grad")?)) }
+}
+
 /// The weight as the quantized layer uses it: fake-quantized once quantized, unpacked once compressed, else
 /// as registered.
 ///

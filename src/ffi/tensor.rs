@@ -42,6 +42,21 @@ pub struct mq_dtype {
     pub lanes: u16,
 }
 
+impl mq_dtype {
+    /// An element type as DLPack has it.
+    pub(crate) fn of(dtype: DType) -> Self {
+        let code = match dtype {
+            DType::F32 | DType::F16 => MQ_DTYPE_FLOAT,
+            DType::BF16 => MQ_DTYPE_BFLOAT,
+        };
+        Self {
+            code,
+            bits: 8 * dtype.size() as u8,
+            lanes: 1,
+        }
+    }
+}
+
 /// A tensor of the host, borrowed; exactly the memory layout of DLPack's DLTensor, so
 /// `(const mq_tensor *)&dl_tensor` is right by construction.
 ///

@@ -3,16 +3,20 @@
 use std::path::Path;
 
 /// Only the boundary is parsed, in reading order: nothing internal can leak into the header.
-const FILES: [&str; 11] = [
+const FILES: [&str; 15] = [
     "status",
     "guard",
     "context",
     "callback",
     "tensor",
+    "layer_forward",
+    "layer_desc",
     "model",
     "tap",
     "verb",
     "calibration",
+    "search_host",
+    "auto_quantize",
     "compress",
     "quantizer",
 ];

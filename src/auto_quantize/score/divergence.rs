@@ -1,6 +1,8 @@
 //! The score without a backward pass: how far the model's output moves when one group is quantized,
 //! `Σ p (log p - log q)` over all positions and classes. One forward for each format of each group and batch.
 
+use std::sync::Arc;
+
 use super::{Scores, Scoring};
 use crate::auto_quantize::checkpoint::Checkpoint;
 use crate::auto_quantize::formats::switched_off;
@@ -8,7 +10,6 @@ use crate::auto_quantize::host::{Host, fetch};
 use crate::error::{Error, Result};
 use crate::model::{Mode, Progress};
 use crate::tensor::TensorView;
-use std::sync::Arc;
 
 /// Adds the scores of the steps from `first` on.
 pub(super) fn run(
@@ -51,7 +52,7 @@ fn run_step(scoring: &Scoring, host: &mut dyn Host, step: u64, scores: &mut Scor
                 slot.replace(scoring.formats.state(recipe, slot)?);
             }
             let changed = LogProbabilities::of(&logits(scoring, host, step)?);
-            *score += original.divergence(&changed).ok_or_else(|| {
+            let found = original.divergence(&changed).ok_or_else(|| {
                 Error::InvalidArgument(format!(
                     "the logits of step {step} have shape {:?} once `{}` is quantized, {:?} before",
                     changed.shape,
@@ -59,6 +60,8 @@ fn run_step(scoring: &Scoring, host: &mut dyn Host, step: u64, scores: &mut Scor
                     original.shape
                 ))
             })?;
+            // Rounding must not make a divergence negative.
+            *score += found.max(0.0);
         }
         for slot in slots() {
             slot.replace(Arc::new(switched_off(&slot.state())));
