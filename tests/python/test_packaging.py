@@ -68,7 +68,9 @@ def test_a_wheel_holds_the_library_under_the_tag_of_the_platform(checkout, tmp_p
         metadata = archive.read(f"libmq-{mq.__version__}.dist-info/METADATA").decode()
         assert b"Root-Is-Purelib: false" in archive.read(f"libmq-{mq.__version__}.dist-info/WHEEL")
     assert names.count(f"mq/{NAME}") == 1
-    assert {"mq/__init__.py", "mq/_lib/interface.py", "mq/py.typed"} <= set(names)
+    assert {"mq/__init__.py", "mq/_lib/interface.py", "mq/report/style.css", "mq/py.typed"} <= set(
+        names
+    )
     assert all(name.startswith(("mq/", "libmq-")) for name in names)
     assert "Requires-Dist: numpy" in metadata
     assert "Requires-Dist: ml-dtypes; extra == 'bf16'" in metadata

@@ -28,8 +28,8 @@ from .errors import (
 )
 from .layer import Layer
 from .model import Model
+from .outcome import CheckReport, Progress
 from .quantizer import Quantizer
-from .report import CheckReport, Progress
 
 __all__ = [
     "AlreadyExistsError",

@@ -10,7 +10,7 @@ import numpy as np
 from . import _lib
 from ._lib import interface as abi
 from .errors import BusyError, StateError, Status
-from .report import Progress
+from .outcome import Progress
 
 
 class ModelHandle:

@@ -8,8 +8,8 @@ from typing import Any
 
 from . import _lib, callbacks, configuration, tensors
 from ._lib import interface as abi
+from .outcome import CheckReport
 from .registry import Registry
-from .report import CheckReport
 
 
 class Model(Registry):

@@ -10,8 +10,8 @@ from . import _lib, tensors
 from ._handle import ModelHandle
 from ._lib import interface as abi
 from .layer import Layer
+from .outcome import Progress
 from .quantizer import Quantizer
-from .report import Progress
 from .tensors import Array
 
 R = TypeVar("R", bound="Registry")

@@ -14,7 +14,7 @@ from typing import Any, Callable
 import numpy as np
 
 from ..errors import error_for
-from ..report import Progress
+from ..outcome import Progress
 from . import interface as abi
 
 #: What the progress callback of a context raised, on its way to the verb of the same thread.
