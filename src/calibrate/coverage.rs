@@ -10,18 +10,26 @@
 use std::sync::Arc;
 
 use super::balance::{self, Balance};
+use crate::config::Algorithm as AlgorithmConfig;
 use crate::error::{Error, Result};
 use crate::model::{Amax, CalibrationRecord, Layer, Model, Quantizer, Slot, SlotState};
 use crate::plan::Plan;
 
-/// Fills what can be filled. Errors when the host asked for more tokens than a layer saw.
-pub(super) fn fill(model: &Model) -> Result<()> {
+/// Fills what can be filled, of the layers that the algorithm is for. Errors when the host asked for more tokens than a
+/// layer saw.
+pub(super) fn fill(model: &Model, algorithm: &AlgorithmConfig) -> Result<()> {
     refuse(model)?;
-    for layer in model.layers() {
+    let layers = || {
+        model
+            .layers()
+            .iter()
+            .filter(|layer| algorithm.concerns(layer.name()))
+    };
+    for layer in layers() {
         adopt_factors(model, layer)?;
     }
     let mut filled = Vec::new();
-    for layer in model.layers() {
+    for layer in layers() {
         let slots = [
             (layer.input_slot(), Side::Input),
             (layer.output_slot(), Side::Output),

@@ -162,9 +162,10 @@ fn finish(
     plan: &Plan,
     forwarded: bool,
 ) -> Result<()> {
-    let groups = shared_scale::Groups::of(algorithm.config());
+    let config = algorithm.config();
+    let groups = shared_scale::Groups::of(config);
     if forwarded && plan.items().next().is_some() {
-        coverage::fill(model)?;
+        coverage::fill(model, config)?;
     }
     fused::share(model);
     shared_scale::share(model, &groups);
@@ -172,7 +173,7 @@ fn finish(
     let weights = model
         .slots()
         .iter()
-        .filter(|slot| slot.role() == Role::Weight);
+        .filter(|slot| slot.role() == Role::Weight && config.concerns(slot.owner()));
     for slot in weights.filter(|slot| slot.packed().is_none()) {
         let state = match journal.state_of(slot)? {
             Some(state) => Some(state),

@@ -61,11 +61,16 @@ impl Algorithm for SmoothQuant {
     }
 
     fn prepare(&self, model: &Model) {
-        balance::undo(model, balance::fits);
+        balance::undo(model, |layer| {
+            self.config.concerns(layer.name()) && balance::fits(layer)
+        });
     }
 
     fn announce(&self, model: &Model) {
-        for layer in model.layers().iter().filter(|layer| balance::fits(layer)) {
+        let layers = model.layers().iter();
+        for layer in
+            layers.filter(|layer| self.config.concerns(layer.name()) && balance::fits(layer))
+        {
             if !is_target(layer) && layer.input_slot().state().is_enabled() {
                 model.context().warn(&format!(
                     "Only int8 smoothing is supported, skip `{}`",

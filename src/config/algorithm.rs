@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 use super::algorithm_fields as fields;
 use super::path::JsonPath;
+use super::pattern::Pattern;
 use super::quantize;
 use super::read::{hint, invalid, named_enum, quoted, shown, unknown};
 use crate::error::Result;
@@ -59,6 +60,8 @@ pub struct Algorithm {
     /// Every field the method has, checked; what was not given has its default. Names, ranges
     /// and defaults are the table in `algorithm_fields.rs`.
     pub fields: Map<String, Value>,
+    /// The layers, and quantizers of the host's own, that it is for, by name; None: all.
+    layers: Option<Vec<Pattern>>,
 }
 
 impl Algorithm {
@@ -97,6 +100,12 @@ impl Algorithm {
         let mut map = Map::from_iter([("method".to_owned(), Value::from(self.method.name()))]);
         map.extend(self.fields.clone());
         Value::Object(map)
+    }
+
+    /// Whether it is for a layer, or a quantizer of the host's own, of that name.
+    pub fn concerns(&self, name: &str) -> bool {
+        let layers = self.layers.as_ref();
+        layers.is_none_or(|layers| layers.iter().any(|pattern| pattern.matches(name)))
     }
 
     /// A field that is true or false; false for a field the method does not have.
@@ -179,8 +188,13 @@ impl Algorithm {
             );
         }
         fields::check_together(method, &read, at)?;
+        let layers = read.get("layers").and_then(Value::as_array).map(|globs| {
+            let globs = globs.iter().filter_map(Value::as_str);
+            globs.map(Pattern::new).collect::<Result<Vec<_>>>()
+        });
         Ok(Self {
             method,
+            layers: layers.transpose()?,
             fields: read,
         })
     }

@@ -62,6 +62,8 @@ const fn field(name: &'static str, kind: Kind, default: &'static str) -> Field {
 const BASE: &[Field] = &[
     field("moe_calib_experts_ratio", OptionalNumber(SHARE), "null"),
     field("layerwise", Kind::Layerwise, "{}"),
+    // mq's own: the layers that it is for.
+    field("layers", Globs, "null"),
 ];
 
 /// What every algorithm has beside that.

@@ -124,6 +124,14 @@ pub fn check_algorithm(algorithm: &Algorithm) -> Result<()> {
             "moe_calib_experts_ratio",
         ));
     }
+    let has_layers = algorithm
+        .fields
+        .get("layers")
+        .is_some_and(|layers| !layers.is_null());
+    if algorithm.method == Method::RealQuantize && has_layers {
+        // What is packed is said by fake_quant of the quantizers.
+        return Err(not_built(&at.key("layers"), "layers of real_quantize"));
+    }
     Ok(())
 }
 

@@ -9,6 +9,7 @@
 pub mod absmax;
 pub mod bias;
 pub mod channel_scale;
+pub mod channel_squares;
 pub mod channel_stats;
 pub mod copy;
 pub mod cpu;

@@ -81,6 +81,14 @@ impl Slot {
         &self.name
     }
 
+    /// Name of the layer it belongs to; its own, of a quantizer of the host's.
+    pub fn owner(&self) -> &str {
+        match self.role {
+            Role::Host => &self.name,
+            _ => self.name.rsplit_once('.').map_or("", |(layer, _)| layer),
+        }
+    }
+
     /// The last part of the name: `weight_quantizer`.
     pub fn bare_name(&self) -> &str {
         self.name.rsplit('.').next().unwrap_or(&self.name)

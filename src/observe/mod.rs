@@ -8,7 +8,7 @@ mod sample;
 mod tap;
 
 pub use absmax::{AbsMax, Collected};
-pub use gate::Gate;
+pub use gate::{Gate, tokens};
 pub use histogram::Histogram;
 pub use input::{BlockNeeds, InputNeeds, InputStatistics, InputSummary};
 pub use sample::Sample;

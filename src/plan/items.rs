@@ -120,7 +120,12 @@ impl Items {
         };
         let mut treated_with_layer = HashSet::new();
         let mut by_input: HashMap<(String, InputNeeds), usize> = HashMap::new();
-        for layer in model.layers() {
+        let config = algorithm.config();
+        for layer in model
+            .layers()
+            .iter()
+            .filter(|layer| config.concerns(layer.name()))
+        {
             let Some(needs) = algorithm.input_needs(layer)? else {
                 continue;
             };
@@ -147,7 +152,9 @@ impl Items {
             .collect();
         let mut by_group: HashMap<String, Vec<usize>> = HashMap::new();
         for slot in model.slots() {
-            if slot.packed().is_some() || treated_with_layer.contains(&Arc::as_ptr(slot)) {
+            let is_done =
+                slot.packed().is_some() || treated_with_layer.contains(&Arc::as_ptr(slot));
+            if is_done || !config.concerns(slot.owner()) {
                 continue;
             }
             let needs = algorithm.slot_needs(slot);

@@ -58,6 +58,7 @@ impl Plan {
         algorithm: &dyn Planned,
         done: &dyn Fn(&Slot) -> bool,
     ) -> Result<Self> {
+        check_layers(model, algorithm.config())?;
         check_calibrators(model, algorithm.config())?;
         algorithm.check(model)?;
         let items = items::Items::new(model, algorithm)?;
@@ -135,13 +136,32 @@ impl Plan {
     }
 }
 
+/// An algorithm that is for no layer at all is a misspelling.
+fn check_layers(model: &Model, config: &AlgorithmConfig) -> Result<()> {
+    match model
+        .slots()
+        .iter()
+        .any(|slot| config.concerns(slot.owner()))
+    {
+        true => Ok(()),
+        false => Err(Error::Config(format!(
+            "algorithm {}: its layers {} match none of the model",
+            config.method, config.fields["layers"]
+        ))),
+    }
+}
+
 /// A quantizer with `calibrator: histogram` has no amax until an algorithm says how to read one from it; the
 /// reference fails there after the forward.
 fn check_calibrators(model: &Model, config: &AlgorithmConfig) -> Result<()> {
     if config.method == Method::Histogram {
         return Ok(());
     }
-    for slot in model.slots() {
+    for slot in model
+        .slots()
+        .iter()
+        .filter(|slot| config.concerns(slot.owner()))
+    {
         let state = slot.state();
         let asks = |q: &Arc<Quantizer>| {
             q.is_calibrated_by_data() && q.attributes.calibrator == Calibrator::Histogram

@@ -11,7 +11,7 @@ use super::{Scores, Scoring, change};
 use crate::auto_quantize::checkpoint::Checkpoint;
 use crate::auto_quantize::formats::observed;
 use crate::auto_quantize::host::{Host, fetch};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::kernels::Cpu;
 use crate::model::{GradientObserver, Layer, Progress};
 use crate::tensor::TensorView;
@@ -163,11 +163,7 @@ impl Watch {
             })?;
             // A host that was told to stop may end its pass with any value.
             scoring.model.shared().check_cancelled()?;
-            if !f64::is_finite(loss) {
-                return Err(Error::Numeric(format!(
-                    "the loss of step {step} is {loss}; scores need the gradients of a finite one"
-                )));
-            }
+            super::check_loss(loss, step)?;
             for activation in &self.activations {
                 let Some(ended) = activation.end_run() else {
                     continue;
@@ -206,23 +202,12 @@ impl Watch {
     /// expert that no token reached.
     fn check_reached(&self, scoring: &Scoring, reached: &[Reached]) -> Result<()> {
         if reached.iter().all(|reached| !reached.called) && !reached.is_empty() {
-            return Err(Error::State(format!(
-                "no input passed the tap of any of the {} searched layers (the first is `{}`); call mq_layer_input() in \
-                 the forward",
-                reached.len(),
-                self.scored[0].layer.name()
-            )));
+            return Err(super::no_inputs(reached.len(), self.scored[0].layer.name()));
         }
         let pairs = || self.scored.iter().zip(reached);
-        let forgotten = pairs().filter(|(_, reached)| reached.called && !reached.answered);
-        let forgotten: Vec<&str> = forgotten.map(|(scored, _)| scored.layer.name()).collect();
-        if let Some(first) = forgotten.first() {
-            return Err(Error::State(format!(
-                "{} of {} layers were used in the forward but got no gradient, such as `{first}`; call mq_layer_grad() \
-                 with the gradient at its output in the backward pass, or list it in disabled_layers",
-                forgotten.len(),
-                reached.len()
-            )));
+        let mut forgotten = pairs().filter(|(_, reached)| reached.called && !reached.answered);
+        if let Some((scored, _)) = forgotten.next() {
+            return Err(super::forgotten_gradient(scored.layer.name()));
         }
         let unused: Vec<&str> = pairs()
             .filter(|(_, reached)| !reached.called)

@@ -3,8 +3,11 @@
 mod activations;
 mod change;
 mod divergence;
+mod expected;
 mod gradient;
+mod moments;
 mod products;
+mod statistics;
 mod work;
 
 use super::checkpoint::Checkpoint;
@@ -13,12 +16,17 @@ use super::grouping::Group;
 use super::host::Host;
 use crate::error::{Error, Result};
 use crate::model::Model;
+use statistics::Gradients;
 
 /// A measure of sensitivity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
     /// The reference's: `Σ (g ∘ Δy)²`.
     Gradient,
+    /// `Σ Δy²`, expected from the statistics of a layer's input; no backward.
+    Gram,
+    /// The same, weighted with the mean square of the gradient at each output.
+    Fisher,
     /// The divergence of the model's output.
     KlDiv,
 }
@@ -79,10 +87,14 @@ impl Scoring<'_> {
             return Ok(scores);
         }
         match method {
-            Method::Gradient if !host.has_backward() => Err(missing(
+            Method::Gradient | Method::Fisher if !host.has_backward() => Err(missing(
                 "loss_func or forward_backward_step must be provided: either loss and backward, or forward_backward_step",
             )),
             Method::Gradient => gradient::run(self, host, done, &mut scores, checkpoint),
+            Method::Gram => statistics::run(self, host, Gradients::Unused, &mut scores, checkpoint),
+            Method::Fisher => {
+                statistics::run(self, host, Gradients::Squared, &mut scores, checkpoint)
+            }
             Method::KlDiv if !host.has_logits() => {
                 Err(missing("logits must be provided for kl_div"))
             }
@@ -90,6 +102,30 @@ impl Scoring<'_> {
         }?;
         Ok(scores)
     }
+}
+
+/// Refuses the loss of a step whose gradients would be worth nothing.
+fn check_loss(loss: f64, step: u64) -> Result<()> {
+    match loss.is_finite() {
+        true => Ok(()),
+        false => Err(Error::Numeric(format!(
+            "the loss of step {step} is {loss}; scores need the gradients of a finite one"
+        ))),
+    }
+}
+
+fn no_inputs(layers: usize, first: &str) -> Error {
+    Error::State(format!(
+        "no input passed the tap of any of the {layers} searched layers (the first is `{first}`); call mq_layer_input() \
+         in the forward"
+    ))
+}
+
+fn forgotten_gradient(first: &str) -> Error {
+    Error::State(format!(
+        "layer `{first}` was used in the forward but got no gradient; call mq_layer_grad() with the gradient at its \
+         output in the backward pass, or list it in disabled_layers"
+    ))
 }
 
 fn missing(text: &str) -> Error {

@@ -99,7 +99,9 @@ impl Algorithm for Awq {
     fn prepare(&self, model: &Model) {
         // Clipping alone works on the weight as an earlier algorithm has balanced it.
         if self.scales() {
-            balance::undo(model, balance::fits);
+            balance::undo(model, |layer| {
+                self.config.concerns(layer.name()) && balance::fits(layer)
+            });
         }
     }
 

@@ -57,7 +57,11 @@ impl Planned for HistogramAmax {
         Histogram::new(self.config.count("num_bins"))
             .map_err(|text| Error::Config(format!("algorithm.num_bins: {text}")))?;
         let is_entropy = self.config.choice("amax_method") == "entropy";
-        for slot in model.slots() {
+        for slot in model
+            .slots()
+            .iter()
+            .filter(|slot| self.config.concerns(slot.owner()))
+        {
             let state = slot.state();
             let asks =
                 |q: &Arc<Quantizer>| q.enabled && q.attributes.calibrator == Calibrator::Histogram;

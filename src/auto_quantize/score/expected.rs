@@ -1,0 +1,120 @@
+//! The score of a format from statistics, without replaying the layer.
+//!
+//! With x the input, e what the format changes in it, W the weight and Ŵ the format's, `Δy = x (Ŵ - W)ᵀ + e Ŵᵀ`. The
+//! sum of its squares over the tokens is exactly `δ G δᵀ` for each row δ of `Ŵ - W` when the input is not quantized,
+//! with G = Σ xᵀx. For the errors of the input only their squares by channel are known: they are taken as independent
+//! of each other and of x.
+//!
+//! With a `pre_quant_scale` p, which the format divides its weight by, Ŵ and e are meant without it: both are put back
+//! into the units of x.
+
+use super::moments::Sums;
+use super::work::Values;
+use crate::error::{Error, Result};
+use crate::kernels::{Cpu, quadratic};
+use crate::model::Layer;
+use crate::observe::InputSummary;
+
+/// Rows of a weight that are a task.
+const ROWS: usize = 128;
+
+/// Scores of one layer.
+pub(super) struct Expected<'a> {
+    pub cpu: &'a Cpu,
+    pub input: &'a InputSummary,
+    pub sums: &'a Sums,
+    /// Weighs every output with the mean square of the gradient there.
+    pub weighted: bool,
+}
+
+/// Bytes that one score takes beside the statistics, on so many threads.
+pub(super) fn workspace_bytes(layer: &Layer, threads: usize) -> u64 {
+    let weight = layer.spec().weight.map_or(0, |weight| weight.count());
+    let inputs = layer.input_slot().channels().unwrap_or(0);
+    let scratch = ROWS * inputs + quadratic::scratch_len(inputs, ROWS);
+    let packing = quadratic::gemm_workspace_bytes();
+    (5 * weight * size_of::<f32>() + threads * (scratch * size_of::<f32>() + packing)) as u64
+}
+
+impl Expected<'_> {
+    /// The score of the format that `candidate` is on.
+    pub fn score(
+        &self,
+        layer: &Layer,
+        candidate: &Layer,
+        format: usize,
+        work: &mut [Values; 2],
+    ) -> Result<f64> {
+        let missing = || {
+            Error::Internal(format!(
+                "layer `{}` is scored without a weight",
+                layer.name()
+            ))
+        };
+        let view = layer.spec().weight.ok_or_else(missing)?;
+        let (outputs, inputs) = (view.shape().dims()[0], view.shape().dims()[1]);
+        if self.input.tokens == 0 || view.count() == 0 {
+            return Ok(0.0);
+        }
+        let [own, changed] = work;
+        candidate.weight_into(changed.like(&view)?)?;
+        let (own, changed) = (
+            own.load(self.cpu, &view)?,
+            changed.written(self.cpu, &view)?,
+        );
+        let state = candidate.input_slot().state();
+        let factors = state
+            .members()
+            .first()
+            .and_then(|q| q.pre_quant_scale.clone());
+        let factor = |i: usize| factors.as_ref().map_or(1.0, |factors| factors[i]);
+        let errors = self
+            .sums
+            .errors
+            .get(format)
+            .filter(|errors| !errors.is_empty());
+        let rows = self.cpu.map(outputs.div_ceil(ROWS), |task| {
+            let first = task * ROWS;
+            let count = ROWS.min(outputs - first);
+            let mut deltas = vec![0.0f32; count * inputs];
+            let mut of_input = vec![0.0f64; count];
+            for (row, deltas) in deltas.chunks_exact_mut(inputs).enumerate() {
+                let start = (first + row) * inputs;
+                for (i, delta) in deltas.iter_mut().enumerate() {
+                    let effective = changed[start + i] * factor(i);
+                    *delta = effective - own[start + i];
+                    if let Some(errors) = errors {
+                        // The error was measured times p, as was the weight divided.
+                        of_input[row] += errors[i] * f64::from(changed[start + i]).powi(2);
+                    }
+                }
+            }
+            let mut scratch = vec![0.0f32; quadratic::scratch_len(inputs, count)];
+            let mut of_weight = vec![0.0f64; count];
+            quadratic::rows(
+                &self.input.gram,
+                inputs,
+                &deltas,
+                &mut scratch,
+                &mut of_weight,
+            );
+            let both = of_weight.iter().zip(&of_input);
+            // Rounding can make a form of the Gram matrix negative, which it is not.
+            both.zip(first..)
+                .map(|((of_weight, of_input), output)| {
+                    (of_weight.max(0.0) + of_input) * self.weight(output)
+                })
+                .sum::<f64>()
+        });
+        // The statistics are means over the tokens of a batch.
+        let tokens = self.input.tokens as f64 / self.input.batches.max(1) as f64;
+        Ok(tokens * rows.iter().sum::<f64>())
+    }
+
+    fn weight(&self, output: usize) -> f64 {
+        match self.weighted {
+            true => self.sums.gradients[output] / self.sums.gradient_tokens.max(1) as f64,
+            false => 1.0,
+        }
+    }
+}

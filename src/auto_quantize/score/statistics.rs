@@ -1,0 +1,294 @@
+//! Scores from statistics alone, of linear layers: one forward over the steps (and one backward, where gradients
+//! weigh), and no replay. In as many passes as the memory limit asks for.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::expected::{self, Expected};
+use super::moments::{Moments, MomentsTap, SquaresTap};
+use super::work::Values;
+use super::{Scores, Scoring};
+use crate::auto_quantize::checkpoint::Checkpoint;
+use crate::auto_quantize::formats::observed;
+use crate::auto_quantize::host::{Host, fetch};
+use crate::error::{Error, Result};
+use crate::model::{Layer, LayerKind, Progress};
+use crate::observe::{Gate, InputNeeds, InputStatistics, InputSummary};
+
+/// Whether the gradients at the outputs count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Gradients {
+    /// No backward pass is run.
+    Unused,
+    /// Every output weighs as much as the mean square of the gradient there.
+    Squared,
+}
+
+/// An activation and the layers that read it, with their groups.
+struct Reading {
+    channels: usize,
+    layers: Vec<(usize, Arc<Layer>)>,
+}
+
+/// Fills in the scores of all groups.
+pub(super) fn run(
+    scoring: &Scoring,
+    host: &mut dyn Host,
+    gradients: Gradients,
+    scores: &mut Scores,
+    checkpoint: &mut Checkpoint,
+) -> Result<()> {
+    let mut waiting = readings(scoring)?;
+    waiting.reverse();
+    // What a step of an interrupted search has added does not count: nothing is kept before the end.
+    scores.iter_mut().for_each(|scores| scores.fill(0.0));
+    let (mut done, all) = (0, waiting.len() as u64);
+    while !waiting.is_empty() {
+        let pass = Pass::new(scoring, &mut waiting, gradients)?;
+        let outcome = pass.observe(scoring, host, gradients);
+        pass.leave();
+        outcome?;
+        for watched in &pass.watched {
+            watched.score(scoring, gradients, scores)?;
+            done += 1;
+            scoring.model.shared().check_cancelled()?;
+            scoring.model.context().progress(&Progress {
+                phase: "score",
+                done,
+                total: all,
+                layer: watched.moments[0].layer().name(),
+            })?;
+        }
+    }
+    for (group, scores) in scoring.groups.iter().zip(scores.iter()) {
+        super::check(group, scores, scoring.steps.saturating_sub(1))?;
+    }
+    checkpoint.keep_scores(scoring.steps, scores)
+}
+
+/// What is read by the layers of all groups. Errors for a layer whose statistics do not say enough.
+fn readings(scoring: &Scoring) -> Result<Vec<Reading>> {
+    let mut readings: Vec<Reading> = Vec::new();
+    let mut by_name: HashMap<String, usize> = HashMap::new();
+    for (at, group) in scoring
+        .groups
+        .iter()
+        .enumerate()
+        .filter(|(_, group)| !group.is_disabled)
+    {
+        for layer in &group.layers {
+            let Some(channels) = linear_inputs(layer) else {
+                return Err(Error::Unsupported(format!(
+                    "layer `{}` is not linear: its formats can be scored by the methods gradient and kl_div only; \
+                     choose one of those, or list it in disabled_layers",
+                    layer.name()
+                )));
+            };
+            let candidates = scoring.formats.layers_of(layer)?;
+            let rotates = |layer: &Arc<Layer>| {
+                layer.slots().any(|slot| {
+                    slot.state()
+                        .members()
+                        .iter()
+                        .any(|q| q.attributes.rotate.enable)
+                })
+            };
+            if candidates.iter().any(rotates) {
+                return Err(Error::Unsupported(format!(
+                    "layer `{}`: a format with rotation can be scored by the methods gradient and kl_div only",
+                    layer.name()
+                )));
+            }
+            let shared = layer.spec().shared_input_group.as_ref();
+            let known = shared.and_then(|name| by_name.get(&format!("{channels} {name}")));
+            match known {
+                Some(&known) => readings[known].layers.push((at, Arc::clone(layer))),
+                None => {
+                    by_name
+                        .extend(shared.map(|name| (format!("{channels} {name}"), readings.len())));
+                    readings.push(Reading {
+                        channels,
+                        layers: vec![(at, Arc::clone(layer))],
+                    });
+                }
+            }
+        }
+    }
+    Ok(readings)
+}
+
+fn linear_inputs(layer: &Layer) -> Option<usize> {
+    let spec = layer.spec();
+    let weight = spec
+        .weight
+        .filter(|_| spec.kind == LayerKind::Linear && spec.forward.is_none())?;
+    weight.shape().dims().get(1).copied()
+}
+
+const NEEDS: InputNeeds = InputNeeds {
+    mean_abs: false,
+    gram: true,
+    blocks: None,
+};
+
+/// One activation in one pass.
+struct Watched {
+    groups: Vec<usize>,
+    moments: Vec<Arc<Moments>>,
+    gram: Arc<InputStatistics>,
+    gate: Arc<Gate>,
+}
+
+impl Watched {
+    fn new(scoring: &Scoring, reading: &Reading) -> Result<Self> {
+        let name = reading.layers[0].1.input_slot().name().to_owned();
+        let moments = reading.layers.iter().map(|(_, layer)| {
+            let outputs = layer
+                .spec()
+                .weight
+                .map_or(0, |weight| weight.shape().dims()[0]);
+            Ok(Arc::new(Moments::new(
+                layer,
+                &scoring.formats.layers_of(layer)?,
+                outputs,
+            )))
+        });
+        Ok(Self {
+            groups: reading.layers.iter().map(|(group, _)| *group).collect(),
+            moments: moments.collect::<Result<_>>()?,
+            gram: Arc::new(InputStatistics::new(&name, reading.channels, NEEDS)?),
+            gate: Arc::new(Gate::new(reading.layers.len())),
+        })
+    }
+
+    fn hang(&self, gradients: Gradients) {
+        for (place, moments) in self.moments.iter().enumerate() {
+            let layer = moments.layer();
+            layer.input_slot().set_observer(Some(Arc::new(MomentsTap {
+                moments: Arc::clone(moments),
+                gram: Arc::clone(&self.gram),
+                gate: Arc::clone(&self.gate),
+                place,
+            })));
+            if gradients == Gradients::Squared {
+                layer.set_gradient_observer(Some(Arc::new(SquaresTap(Arc::clone(moments)))));
+            }
+        }
+    }
+
+    fn score(&self, scoring: &Scoring, gradients: Gradients, scores: &mut Scores) -> Result<()> {
+        let input: InputSummary = self.gram.take(scoring.model.context().cpu());
+        let mut work = <[Values; 2]>::default();
+        for (moments, group) in self.moments.iter().zip(&self.groups) {
+            let (layer, sums) = (moments.layer(), moments.take());
+            if gradients == Gradients::Squared && sums.tokens > 0 && sums.gradient_tokens == 0 {
+                return Err(super::forgotten_gradient(layer.name()));
+            }
+            let expected = Expected {
+                cpu: scoring.model.context().cpu(),
+                input: &input,
+                sums: &sums,
+                weighted: gradients == Gradients::Squared,
+            };
+            for (format, candidate) in scoring.formats.layers_of(layer)?.iter().enumerate() {
+                scores[*group][format] += expected.score(layer, candidate, format, &mut work)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is observed at once.
+struct Pass {
+    watched: Vec<Watched>,
+}
+
+impl Pass {
+    /// Takes from the end of `waiting` what fits the memory together.
+    fn new(scoring: &Scoring, waiting: &mut Vec<Reading>, gradients: Gradients) -> Result<Self> {
+        let context = scoring.model.context();
+        let limit = context.memory_limit_bytes().unwrap_or(u64::MAX);
+        let threads = context.cpu().num_threads();
+        let (mut statistics, mut workspace) = (0, 0);
+        let mut pass = Self {
+            watched: Vec::new(),
+        };
+        while let Some(reading) = waiting.pop() {
+            let of_layers = reading
+                .layers
+                .iter()
+                .map(|(_, layer)| expected::workspace_bytes(layer, threads));
+            let needed = of_layers
+                .max()
+                .unwrap_or(0)
+                .max(NEEDS.transient_bytes(reading.channels, threads));
+            let own = NEEDS.size_bytes(reading.channels) + sums_bytes(scoring, &reading);
+            let with = (statistics + own, workspace.max(needed));
+            if with.0 + with.1 > limit {
+                if pass.watched.is_empty() {
+                    return Err(Error::OutOfMemory(format!(
+                        "`{}` needs {} bytes to be scored from statistics, but the context's memory_limit_bytes is {limit}",
+                        reading.layers[0].1.name(),
+                        own + needed
+                    )));
+                }
+                waiting.push(reading);
+                break;
+            }
+            (statistics, workspace) = with;
+            pass.watched.push(Watched::new(scoring, &reading)?);
+        }
+        pass.watched
+            .iter()
+            .for_each(|watched| watched.hang(gradients));
+        Ok(pass)
+    }
+
+    fn observe(&self, scoring: &Scoring, host: &mut dyn Host, gradients: Gradients) -> Result<()> {
+        for step in 0..scoring.steps {
+            fetch(scoring.model, host, step, scoring.steps, "num_score_steps")?;
+            let mut loss = 0.0;
+            observed(scoring.model, || {
+                match gradients {
+                    Gradients::Unused => host.forward(step)?,
+                    Gradients::Squared => loss = host.forward_backward(step)?,
+                }
+                Ok(())
+            })?;
+            scoring.model.shared().check_cancelled()?;
+            super::check_loss(loss, step)?;
+        }
+        let reached = |watched: &Watched| watched.gate.tokens().iter().any(|tokens| *tokens > 0);
+        match self.watched.iter().any(reached) {
+            true => Ok(()),
+            false => Err(super::no_inputs(
+                self.watched.len(),
+                self.watched[0].moments[0].layer().name(),
+            )),
+        }
+    }
+
+    fn leave(&self) {
+        for moments in self.watched.iter().flat_map(|watched| &watched.moments) {
+            moments.layer().input_slot().set_observer(None);
+            moments.layer().set_gradient_observer(None);
+        }
+    }
+}
+
+/// Bytes of the sums of a reading's layers.
+fn sums_bytes(scoring: &Scoring, reading: &Reading) -> u64 {
+    let of_layer = |layer: &Arc<Layer>| {
+        let outputs = layer
+            .spec()
+            .weight
+            .map_or(0, |weight| weight.shape().dims()[0]);
+        let sums = scoring.formats.count() * reading.channels + outputs;
+        (sums * size_of::<f64>()) as u64
+    };
+    reading
+        .layers
+        .iter()
+        .map(|(_, layer)| of_layer(layer))
+        .sum()
+}
