@@ -1,114 +1,17 @@
-// The forward pass of a Llama, and how its weights are found in a file.
+// The forward pass of a Llama.
 #include "llama.hpp"
 
-#include "error.hpp"
 #include "rowwise.hpp"
-#include "safetensors.hpp"
 
 #include <algorithm>
-#include <stdexcept>
-#include <utility>
 
 namespace tiny_llama {
-namespace {
-
-std::string text(const std::vector<std::size_t> &shape) {
-    std::string result;
-    for (const std::size_t dimension : shape) {
-        result += (result.empty() ? "[" : ", ") + std::to_string(dimension);
-    }
-    return result.empty() ? "[]" : result + "]";
-}
-
-// Moves a tensor out of the file's content.
-Tensor take(std::map<std::string, Tensor> &tensors, const std::string &name,
-            const std::vector<std::size_t> &shape) {
-    const auto found = tensors.find(name);
-    if (found == tensors.end()) {
-        throw std::runtime_error("tensor " + name + " is missing");
-    }
-    if (found->second.shape != shape) {
-        throw std::runtime_error("tensor " + name + " has shape " + text(found->second.shape) +
-                                 ", expected " + text(shape));
-    }
-    return std::move(found->second);
-}
-
-Linear take_linear(std::map<std::string, Tensor> &tensors, const std::string &name,
-                   std::size_t outputs, std::size_t inputs) {
-    Linear layer;
-    layer.name = name;
-    layer.weight = take(tensors, name + ".weight", {outputs, inputs});
-    return layer;
-}
-
-} // namespace
 
 Llama::Llama(const std::string &directory, ThreadPool &pool)
-    : config_(read_config(directory + "/config.json")), pool_(pool), matmul_(pool),
+    : config_(read_config(directory + "/config.json")), pool_(pool),
+      weights_(directory + "/model.safetensors", config_), matmul_(pool),
       rotary_(config_.context, config_.head_size, config_.rope_theta),
-      attention_(pool, {config_.context, config_.heads, config_.kv_heads, config_.head_size}) {
-    const std::string path = directory + "/model.safetensors";
-    std::map<std::string, Tensor> tensors = read_safetensors(path);
-    in_context(path, [&] { load(std::move(tensors)); });
-    connect();
-}
-
-void Llama::load(std::map<std::string, Tensor> tensors) {
-    const Config &c = config_;
-    const std::size_t q_size = c.heads * c.head_size;
-    const std::size_t kv_size = c.kv_heads * c.head_size;
-    embedding_ = take(tensors, "model.embed_tokens.weight", {c.vocabulary, c.hidden});
-    for (std::size_t layer = 0; layer < c.layers; ++layer) {
-        const std::string at = "model.layers." + std::to_string(layer) + ".";
-        Block block;
-        block.attention_norm = take(tensors, at + "input_layernorm.weight", {c.hidden});
-        block.q = take_linear(tensors, at + "self_attn.q_proj", q_size, c.hidden);
-        block.k = take_linear(tensors, at + "self_attn.k_proj", kv_size, c.hidden);
-        block.v = take_linear(tensors, at + "self_attn.v_proj", kv_size, c.hidden);
-        block.o = take_linear(tensors, at + "self_attn.o_proj", c.hidden, q_size);
-        block.mlp_norm = take(tensors, at + "post_attention_layernorm.weight", {c.hidden});
-        block.gate = take_linear(tensors, at + "mlp.gate_proj", c.intermediate, c.hidden);
-        block.up = take_linear(tensors, at + "mlp.up_proj", c.intermediate, c.hidden);
-        block.down = take_linear(tensors, at + "mlp.down_proj", c.hidden, c.intermediate);
-        blocks_.push_back(std::move(block));
-    }
-    norm_ = take(tensors, "model.norm.weight", {c.hidden});
-    head_ = take_linear(tensors, "lm_head", c.vocabulary, c.hidden);
-}
-
-// Numbers the layers and tells each where its input comes from, once nothing moves any more.
-void Llama::connect() {
-    for (Block &block : blocks_) {
-        for (Linear *layer : {&block.q, &block.k, &block.v}) {
-            layer->input_norm = &block.attention_norm;
-        }
-        for (Linear *layer : {&block.gate, &block.up}) {
-            layer->input_norm = &block.mlp_norm;
-        }
-    }
-    head_.input_norm = &norm_;
-
-    const std::vector<Linear *> layers = linears();
-    std::size_t group = 0;
-    for (std::size_t index = 0; index < layers.size(); ++index) {
-        const Tensor *norm = layers[index]->input_norm;
-        const bool shares = index > 0 && norm != nullptr && norm == layers[index - 1]->input_norm;
-        group += index > 0 && !shares ? 1 : 0;
-        layers[index]->index = index;
-        layers[index]->input_group = group;
-    }
-}
-
-std::vector<Linear *> Llama::linears() {
-    std::vector<Linear *> layers;
-    for (Block &block : blocks_) {
-        layers.insert(layers.end(), {&block.q, &block.k, &block.v, &block.o, &block.gate, &block.up,
-                                     &block.down});
-    }
-    layers.push_back(&head_);
-    return layers;
-}
+      attention_(pool, {config_.context, config_.heads, config_.kv_heads, config_.head_size}) {}
 
 void Llama::reserve(std::size_t batch) {
     if (batch <= buffers_.batch) {
@@ -131,7 +34,7 @@ void Llama::reserve(std::size_t batch) {
     buffers_.logits.resize(tokens * c.vocabulary);
     std::size_t widest = 0;
     std::size_t largest = 0;
-    for (const Linear *layer : linears()) {
+    for (const Linear *layer : weights_.linears()) {
         widest = std::max(widest, layer->inputs());
         largest = std::max(largest, layer->outputs() * layer->inputs());
     }
@@ -148,23 +51,23 @@ const float *Llama::forward(const std::uint8_t *tokens, std::size_t batch) {
 const float *Llama::forward(const std::uint8_t *tokens, std::size_t batch, LinearHooks &hooks) {
     reserve(batch);
     embed(tokens, batch);
-    for (Block &block : blocks_) {
+    for (Weights::Block &block : weights_.blocks) {
         attend(block, batch, hooks);
         feed_forward(block, batch, hooks);
     }
-    normalize(norm_, batch);
-    apply(head_, buffers_.normed, buffers_.logits, batch, hooks);
+    normalize(weights_.norm, batch);
+    apply(weights_.head, buffers_.normed, buffers_.logits, batch, hooks);
     return buffers_.logits.data();
 }
 
 void Llama::embed(const std::uint8_t *tokens, std::size_t batch) {
     for_each_token(batch, [&](std::size_t token) {
-        std::copy_n(embedding_.values.data() + tokens[token] * config_.hidden, config_.hidden,
-                    buffers_.stream.data() + token * config_.hidden);
+        std::copy_n(weights_.embedding.values.data() + tokens[token] * config_.hidden,
+                    config_.hidden, buffers_.stream.data() + token * config_.hidden);
     });
 }
 
-void Llama::attend(Block &block, std::size_t batch, LinearHooks &hooks) {
+void Llama::attend(Weights::Block &block, std::size_t batch, LinearHooks &hooks) {
     Buffers &b = buffers_;
     normalize(block.attention_norm, batch);
     apply(block.q, b.normed, b.q, batch, hooks);
@@ -181,7 +84,7 @@ void Llama::attend(Block &block, std::size_t batch, LinearHooks &hooks) {
     add_to_stream(batch);
 }
 
-void Llama::feed_forward(Block &block, std::size_t batch, LinearHooks &hooks) {
+void Llama::feed_forward(Weights::Block &block, std::size_t batch, LinearHooks &hooks) {
     Buffers &b = buffers_;
     normalize(block.mlp_norm, batch);
     apply(block.gate, b.normed, b.gate, batch, hooks);

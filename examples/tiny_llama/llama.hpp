@@ -7,10 +7,10 @@
 #include "matmul.hpp"
 #include "rotary.hpp"
 #include "thread_pool.hpp"
+#include "weights.hpp"
 
 #include <cstddef>
 #include <cstdint>
-#include <map>
 #include <string>
 #include <vector>
 
@@ -20,13 +20,11 @@ class Llama {
   public:
     /// Loads config.json and model.safetensors of a directory. The pool outlives the model.
     Llama(const std::string &directory, ThreadPool &pool);
-    Llama(const Llama &) = delete; // layers point to norms of their own model
-    Llama &operator=(const Llama &) = delete;
 
     const Config &config() const { return config_; }
 
     /// All linear layers in the order in which a forward pass uses them; owned by the model.
-    std::vector<Linear *> linears();
+    std::vector<Linear *> linears() { return weights_.linears(); }
 
     /// Runs `batch` sequences of config().context tokens, each alone from position 0.
     /// Returns the logits, [batch, context, vocabulary], valid until the next call.
@@ -34,13 +32,6 @@ class Llama {
     const float *forward(const std::uint8_t *tokens, std::size_t batch);
 
   private:
-    struct Block {
-        Tensor attention_norm;
-        Linear q, k, v, o;
-        Tensor mlp_norm;
-        Linear gate, up, down;
-    };
-
     // Activations of the largest batch so far, all [batch, context, channels].
     struct Buffers {
         std::size_t batch = 0;
@@ -54,13 +45,11 @@ class Llama {
         std::vector<float> weight_scratch;
     };
 
-    void load(std::map<std::string, Tensor> tensors);
-    void connect();
     void reserve(std::size_t batch);
 
     void embed(const std::uint8_t *tokens, std::size_t batch);
-    void attend(Block &block, std::size_t batch, LinearHooks &hooks);
-    void feed_forward(Block &block, std::size_t batch, LinearHooks &hooks);
+    void attend(Weights::Block &block, std::size_t batch, LinearHooks &hooks);
+    void feed_forward(Weights::Block &block, std::size_t batch, LinearHooks &hooks);
     void normalize(const Tensor &gain, std::size_t batch);
     void add_to_stream(std::size_t batch);
     void apply(const Linear &layer, const std::vector<float> &x, std::vector<float> &y,
@@ -69,14 +58,11 @@ class Llama {
 
     Config config_;
     ThreadPool &pool_;
+    Weights weights_;
     Matmul matmul_;
     Rotary rotary_;
     Attention attention_;
 
-    Tensor embedding_;
-    std::vector<Block> blocks_;
-    Tensor norm_;
-    Linear head_;
     Buffers buffers_;
 };
 
