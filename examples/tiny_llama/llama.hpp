@@ -1,6 +1,7 @@
 // A Llama that scores byte sequences: weights, buffers and the forward pass.
 #pragma once
 
+#include "activations.hpp"
 #include "attention.hpp"
 #include "config.hpp"
 #include "linear.hpp"
@@ -22,6 +23,8 @@ class Llama {
     Llama(const std::string &directory, ThreadPool &pool);
 
     const Config &config() const { return config_; }
+    const Weights &weights() const { return weights_; }
+    ThreadPool &pool() { return pool_; }
 
     /// All linear layers in the order in which a forward pass uses them; owned by the model.
     std::vector<Linear *> linears() { return weights_.linears(); }
@@ -31,30 +34,26 @@ class Llama {
     const float *forward(const std::uint8_t *tokens, std::size_t batch, LinearHooks &hooks);
     const float *forward(const std::uint8_t *tokens, std::size_t batch);
 
+    /// The same bits, and what a backward pass reads is in `record`, which may be used again.
+    const float *forward(const std::uint8_t *tokens, std::size_t batch, LinearHooks &hooks,
+                         Record &record);
+
   private:
-    // Activations of the largest batch so far, all [batch, context, channels].
-    struct Buffers {
-        std::size_t batch = 0;
-        std::vector<float> stream; // the residual stream
-        std::vector<float> normed;
-        std::vector<float> q, k, v, attended;
-        std::vector<float> gate, up;
-        std::vector<float> projected; // what a block adds to the stream
-        std::vector<float> logits;
-        std::vector<float> input_scratch;
-        std::vector<float> weight_scratch;
-    };
+    const float *forward(const std::uint8_t *tokens, std::size_t batch, LinearHooks &hooks,
+                         Record *record);
+    void reserve(std::size_t tokens);
 
-    void reserve(std::size_t batch);
+    // A residual stream goes in, and the same with something added comes out; both may be one.
+    void attend(const Weights::Block &block, BlockActivations &kept, std::size_t batch,
+                LinearHooks &hooks, const float *stream, float *sum);
+    void feed_forward(const Weights::Block &block, BlockActivations &kept, std::size_t batch,
+                      LinearHooks &hooks, const float *stream, float *sum);
 
-    void embed(const std::uint8_t *tokens, std::size_t batch);
-    void attend(Weights::Block &block, std::size_t batch, LinearHooks &hooks);
-    void feed_forward(Weights::Block &block, std::size_t batch, LinearHooks &hooks);
-    void normalize(const Tensor &gain, std::size_t batch);
-    void add_to_stream(std::size_t batch);
+    void embed(const std::uint8_t *tokens, std::size_t batch, float *stream);
+    void normalize(const float *stream, const Tensor &gain, std::size_t batch);
+    void add_projected(const float *stream, float *sum, std::size_t batch);
     void apply(const Linear &layer, const std::vector<float> &x, std::vector<float> &y,
                std::size_t batch, LinearHooks &hooks);
-    template <typename Body> void for_each_token(std::size_t batch, const Body &body);
 
     Config config_;
     ThreadPool &pool_;
@@ -63,7 +62,11 @@ class Llama {
     Rotary rotary_;
     Attention attention_;
 
-    Buffers buffers_;
+    // Of the largest batch so far.
+    Activations activations_;
+    std::vector<float> projected_; // what a block adds to the stream
+    std::vector<float> input_scratch_;
+    std::vector<float> weight_scratch_;
 };
 
 } // namespace tiny_llama

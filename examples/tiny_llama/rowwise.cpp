@@ -20,16 +20,16 @@ void rms_norm(const float *x, const float *gain, float epsilon, std::size_t n, f
     }
 }
 
-void swiglu(float *gate, const float *up, std::size_t n) {
+void swiglu(const float *gate, const float *up, std::size_t n, float *out) {
     for (std::size_t i = 0; i < n; i += kLanes) {
         const Vector g = load(gate + i, n - i);
-        store(gate + i, g / (1.0F + exp(-g)) * load(up + i, n - i), n - i);
+        store(out + i, g / (1.0F + exp(-g)) * load(up + i, n - i), n - i);
     }
 }
 
-void add(float *x, const float *y, std::size_t n) {
+void add(const float *x, const float *y, std::size_t n, float *out) {
     for (std::size_t i = 0; i < n; ++i) {
-        x[i] += y[i];
+        out[i] = x[i] + y[i];
     }
 }
 
