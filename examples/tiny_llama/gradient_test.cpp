@@ -5,6 +5,7 @@
 #include "gradients.hpp"
 #include "llama.hpp"
 #include "options.hpp"
+#include "perplexity.hpp"
 #include "sequences.hpp"
 #include "thread_pool.hpp"
 
@@ -117,13 +118,15 @@ class Test {
     void run(const std::string &name) {
         require(recorder_.is_complete(), "gradients came in another order than backwards");
         check_forward();
+        check_loss();
         check_reduction();
+        check_repetition();
         check_threads();
         const std::size_t per_block = (layers_.size() - 1) / model_.config().layers;
-        for (const Linear *layer : layers_) {
+        for (std::size_t i = layers_.size(); i-- > 0;) { // the first to fail is next to the fault
             // What is right in the first and last block is right between them.
-            if (layer->index < per_block || layer->index + per_block + 1 >= layers_.size()) {
-                in_context(layer->name, [&] { check_layer(*layer); });
+            if (i < per_block || i + per_block + 1 >= layers_.size()) {
+                in_context(layers_[i]->name, [&] { check_layer(*layers_[i]); });
             }
         }
         check_missing_weight();
@@ -142,6 +145,19 @@ class Test {
                 "the recorded forward pass has other logits");
     }
 
+    // Against what perplexity is made of, which is checked against recorded values.
+    void check_loss() {
+        const Config &c = model_.config();
+        const float *logits = model_.forward(tokens_, kBatch);
+        double nats = 0;
+        for (std::size_t i = 0; i < kBatch; ++i) {
+            nats += mean_nats(logits + i * c.context * c.vocabulary, tokens_ + i * c.context,
+                              c.context, c.vocabulary);
+        }
+        require(std::abs(nats * static_cast<double>(c.context - 1) - loss_) <= 1e-9 * loss_,
+                "the loss is not the sum of all nats");
+    }
+
     void check_reduction() {
         const auto predictions = static_cast<double>(kBatch * (model_.config().context - 1));
         Gradients mean(model_, Reduction::mean);
@@ -157,6 +173,16 @@ class Test {
             require(norm(apart) <= 1e-5 * norm(recorder_.gradients[i]),
                     layers_[i]->name + ": gradients of mean and sum do not fit");
         }
+    }
+
+    // That nothing of an earlier pass, of another batch, is left.
+    void check_repetition() {
+        LinearHooks none;
+        gradients_.loss_and_gradients(tokens_, kBatch + 1, none);
+        Recorder recorder(layers_.size());
+        const double loss = gradients_.loss_and_gradients(tokens_, kBatch, recorder);
+        require(loss == loss_ && recorder.gradients == recorder_.gradients,
+                "the gradients depend on earlier ones");
     }
 
     void check_threads() {

@@ -18,8 +18,8 @@ namespace tiny_llama {
 /// token.
 enum class Reduction { sum, mean };
 
-/// Runs a model forward and backward. It has the memory for that, about 3 MB per block and
-/// sequence of 256 tokens; destroy it when the gradients are known.
+/// Runs a model forward and backward. It holds what the backward pass reads, 2.5 MB per block and
+/// sequence of the models beside it; destroy it when the gradients are known.
 ///
 ///     Gradients gradients(model, Reduction::sum);
 ///     const double loss = gradients.loss_and_gradients(tokens, batch, hooks);
