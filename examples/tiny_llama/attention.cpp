@@ -2,40 +2,13 @@
 // through the queries a few at a time, so that each key and value loaded serves all of them.
 #include "attention.hpp"
 
+#include "attention_rows.hpp"
 #include "rowwise.hpp"
-#include "simd.hpp"
 
 #include <algorithm>
 #include <cmath>
 
 namespace tiny_llama {
-namespace {
-
-constexpr std::size_t kBlock = 4; // queries at a time
-constexpr std::size_t kColumns = 2 * kLanes;
-
-// y[kBlock, n] = a[kBlock, depth] * b[depth, n]; n is a multiple of kColumns.
-void multiply(const float *a, std::size_t a_stride, const float *b, std::size_t b_stride, float *y,
-              std::size_t y_stride, std::size_t n, std::size_t depth) {
-    for (std::size_t column = 0; column < n; column += kColumns) {
-        Vector total[kBlock][2] = {};
-        for (std::size_t p = 0; p < depth; ++p) {
-            const Vector b0 = load(b + p * b_stride + column);
-            const Vector b1 = load(b + p * b_stride + column + kLanes);
-#pragma GCC unroll 4
-            for (std::size_t row = 0; row < kBlock; ++row) {
-                total[row][0] += a[row * a_stride + p] * b0;
-                total[row][1] += a[row * a_stride + p] * b1;
-            }
-        }
-        for (std::size_t row = 0; row < kBlock; ++row) {
-            store(y + row * y_stride + column, total[row][0]);
-            store(y + row * y_stride + column + kLanes, total[row][1]);
-        }
-    }
-}
-
-} // namespace
 
 Attention::Attention(ThreadPool &pool, const AttentionShape &shape)
     : pool_(pool), shape_(shape), padded_tokens_(round_up(shape.tokens, kColumns)),
@@ -43,9 +16,9 @@ Attention::Attention(ThreadPool &pool, const AttentionShape &shape)
     for (Workspace &work : workspaces_) {
         work.keys.resize(shape.head_size * padded_tokens_);
         work.values.resize(shape.tokens * padded_head_);
-        work.queries.resize(kBlock * shape.head_size);
-        work.scores.resize(kBlock * padded_tokens_);
-        work.mixed.resize(kBlock * padded_head_);
+        work.queries.resize(kRows * shape.head_size);
+        work.scores.resize(kRows * padded_tokens_);
+        work.mixed.resize(kRows * padded_head_);
     }
 }
 
@@ -69,27 +42,19 @@ void Attention::operator()(const float *q, const float *k, const float *v, float
 
 void Attention::load_head(const float *k, const float *v, Workspace &work) const {
     const std::size_t stride = shape_.kv_heads * shape_.head_size;
-    for (std::size_t token = 0; token < shape_.tokens; ++token) {
-        for (std::size_t i = 0; i < shape_.head_size; ++i) {
-            work.keys[i * padded_tokens_ + token] = k[token * stride + i];
-            work.values[token * padded_head_ + i] = v[token * stride + i];
-        }
-    }
+    transpose_rows(k, stride, shape_.tokens, shape_.head_size, work.keys.data(), padded_tokens_);
+    copy_rows(v, stride, shape_.tokens, shape_.head_size, 1, work.values.data(), padded_head_);
 }
 
 void Attention::attend(const float *q, float *out, Workspace &work) const {
     const std::size_t size = shape_.head_size;
     const std::size_t stride = shape_.heads * size;
     const float scale = 1.0F / std::sqrt(static_cast<float>(size));
-    for (std::size_t first = 0; first < shape_.tokens; first += kBlock) {
-        const std::size_t rows = std::min(kBlock, shape_.tokens - first);
+    for (std::size_t first = 0; first < shape_.tokens; first += kRows) {
+        const std::size_t rows = std::min(kRows, shape_.tokens - first);
         const std::size_t visible = first + rows; // keys that the last query of the block sees
         const std::size_t padded = round_up(visible, kColumns);
-        for (std::size_t row = 0; row < rows; ++row) {
-            for (std::size_t i = 0; i < size; ++i) {
-                work.queries[row * size + i] = q[(first + row) * stride + i] * scale;
-            }
-        }
+        copy_rows(q + first * stride, stride, rows, size, scale, work.queries.data(), size);
         multiply(work.queries.data(), size, work.keys.data(), padded_tokens_, work.scores.data(),
                  padded_tokens_, padded, size);
         for (std::size_t row = 0; row < rows; ++row) {
@@ -97,9 +62,7 @@ void Attention::attend(const float *q, float *out, Workspace &work) const {
         }
         multiply(work.scores.data(), padded_tokens_, work.values.data(), padded_head_,
                  work.mixed.data(), padded_head_, padded_head_, visible);
-        for (std::size_t row = 0; row < rows; ++row) {
-            std::copy_n(work.mixed.data() + row * padded_head_, size, out + (first + row) * stride);
-        }
+        copy_rows(work.mixed.data(), padded_head_, rows, size, 1, out + first * stride, stride);
     }
 }
 

@@ -54,6 +54,12 @@ class LinearHooks {
     /// The product, to be looked at or changed in place.
     virtual void output(const Linear & /*layer*/, float * /*y*/,
                         const ActivationShape & /*shape*/) {}
+
+    /// Called in a backward pass, in the reverse order of the forward pass, on the thread that
+    /// runs it: the gradient of the loss with respect to the layer's product, [batch, tokens,
+    /// outputs].
+    virtual void gradient(const Linear & /*layer*/, const float * /*g*/,
+                          const ActivationShape & /*shape*/) {}
 };
 
 } // namespace tiny_llama

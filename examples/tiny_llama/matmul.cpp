@@ -25,12 +25,22 @@ struct Tile {
     Vector values[kTileRows][2];
 };
 
-// Interleaves `columns` rows of w, which are outputs; the panel's other columns become zero.
-void pack_panel(const float *w, std::size_t columns, std::size_t k, Matmul::PanelRow *panel) {
+// Interleaves `columns` rows of w[n, k], which are outputs; the panel's other columns become zero.
+void pack_transposed(const float *w, std::size_t columns, std::size_t k, Matmul::PanelRow *panel) {
     for (std::size_t column = 0; column < kTileColumns; ++column) {
         for (std::size_t p = 0; p < k; ++p) {
             panel[p].values[column] = column < columns ? w[column * k + p] : 0.0F;
         }
+    }
+}
+
+// Takes `columns` columns of w[k, n], likewise.
+void pack_panel(const float *w, std::size_t columns, std::size_t k, std::size_t n,
+                Matmul::PanelRow *panel) {
+    for (std::size_t p = 0; p < k; ++p) {
+        store(panel[p].values, load(w + p * n, columns));
+        const std::size_t rest = columns - std::min(columns, kLanes);
+        store(panel[p].values + kLanes, rest > 0 ? load(w + p * n + kLanes, rest) : Vector{});
     }
 }
 
@@ -44,7 +54,7 @@ void pack_block(const float *x, std::size_t rows, std::size_t stride, std::size_
     }
 }
 
-Tile multiply(const Block &block, const Matmul::PanelRow *panel, std::size_t depth) {
+Tile multiply_tile(const Block &block, const Matmul::PanelRow *panel, std::size_t depth) {
     Tile sum = {};
     for (std::size_t p = 0; p < depth; ++p) {
         const Vector w0 = load(panel[p].values);
@@ -74,14 +84,34 @@ void put_tile(const Tile &tile, float *y, std::size_t rows, std::size_t columns,
 
 void Matmul::operator()(const float *x, const float *w, float *y, std::size_t m, std::size_t n,
                         std::size_t k) {
+    pack(n, k, [&](std::size_t column, std::size_t columns, PanelRow *panel) {
+        pack_transposed(w + column * k, columns, k, panel);
+    });
+    multiply(x, y, m, n, k, false);
+}
+
+void Matmul::untransposed(const float *x, const float *w, float *y, std::size_t m, std::size_t n,
+                          std::size_t k, bool add) {
+    pack(n, k, [&](std::size_t column, std::size_t columns, PanelRow *panel) {
+        pack_panel(w + column, columns, k, n, panel);
+    });
+    multiply(x, y, m, n, k, add);
+}
+
+// Has W packed panel by panel.
+template <typename Pack> void Matmul::pack(std::size_t n, std::size_t k, const Pack &pack_one) {
     const std::size_t panels = (n + kTileColumns - 1) / kTileColumns;
     packed_w_.resize(std::max(packed_w_.size(), panels * k));
     pool_.run(panels, [&](std::size_t panel, std::size_t) {
         const std::size_t column = panel * kTileColumns;
         const std::size_t columns = std::min(kTileColumns, n - column);
-        pack_panel(w + column * k, columns, k, packed_w_.data() + panel * k);
+        pack_one(column, columns, packed_w_.data() + panel * k);
     });
+}
 
+void Matmul::multiply(const float *x, float *y, std::size_t m, std::size_t n, std::size_t k,
+                      bool add) {
+    const std::size_t panels = (n + kTileColumns - 1) / kTileColumns;
     const std::size_t strips = (m + kTileRows - 1) / kTileRows;
     pool_.run(strips, [&](std::size_t strip, std::size_t) {
         const std::size_t row = strip * kTileRows;
@@ -91,10 +121,10 @@ void Matmul::operator()(const float *x, const float *w, float *y, std::size_t m,
             const std::size_t depth = std::min(kDepth, k - p);
             pack_block(x + row * k + p, rows, k, depth, block);
             for (std::size_t panel = 0; panel < panels; ++panel) {
-                const Tile tile = multiply(block, packed_w_.data() + panel * k + p, depth);
+                const Tile tile = multiply_tile(block, packed_w_.data() + panel * k + p, depth);
                 const std::size_t column = panel * kTileColumns;
                 const std::size_t columns = std::min(kTileColumns, n - column);
-                put_tile(tile, y + row * n + column, rows, columns, n, p > 0);
+                put_tile(tile, y + row * n + column, rows, columns, n, add || p > 0);
             }
         }
     });

@@ -1,5 +1,7 @@
-// Cross-entropy in double precision over float32 logits.
+// Averages of cross-entropy over predictions.
 #include "perplexity.hpp"
+
+#include "cross_entropy.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -10,23 +12,13 @@ namespace {
 // Sequences per forward pass: their activations take about 4 MB each.
 constexpr std::size_t kBatch = 32;
 
-double log_sum_exp(const float *x, std::size_t n) {
-    const double largest = *std::max_element(x, x + n);
-    double sum = 0;
-    for (std::size_t i = 0; i < n; ++i) {
-        sum += std::exp(x[i] - largest);
-    }
-    return largest + std::log(sum);
-}
-
 } // namespace
 
 double mean_nats(const float *logits, const std::uint8_t *tokens, std::size_t length,
                  std::size_t vocabulary) {
     double nats = 0;
     for (std::size_t position = 0; position + 1 < length; ++position) {
-        const float *row = logits + position * vocabulary;
-        nats += log_sum_exp(row, vocabulary) - row[tokens[position + 1]];
+        nats += cross_entropy(logits + position * vocabulary, vocabulary, tokens[position + 1]);
     }
     return nats / static_cast<double>(length - 1);
 }

@@ -18,6 +18,14 @@ Rotary::Rotary(std::size_t positions, std::size_t head_size, double theta)
 }
 
 void Rotary::rotate(float *x, std::size_t heads, std::size_t position) const {
+    turn(x, heads, position, 1);
+}
+
+void Rotary::rotate_back(float *x, std::size_t heads, std::size_t position) const {
+    turn(x, heads, position, -1);
+}
+
+void Rotary::turn(float *x, std::size_t heads, std::size_t position, float direction) const {
     const float *cos = cos_.data() + position * half_;
     const float *sin = sin_.data() + position * half_;
     for (std::size_t head = 0; head < heads; ++head) {
@@ -26,8 +34,9 @@ void Rotary::rotate(float *x, std::size_t heads, std::size_t position) const {
         for (std::size_t i = 0; i < half_; ++i) {
             const float l = low[i];
             const float h = high[i];
-            low[i] = l * cos[i] - h * sin[i];
-            high[i] = h * cos[i] + l * sin[i];
+            const float s = direction * sin[i];
+            low[i] = l * cos[i] - h * s;
+            high[i] = h * cos[i] + l * s;
         }
     }
 }
