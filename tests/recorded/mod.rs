@@ -20,6 +20,10 @@ pub struct Recorded<'a> {
     pub loss: f64,
     /// The gradients are multiplied with it.
     pub scale: f32,
+    /// Gradients are this number in place of what was recorded.
+    pub constant: Option<f32>,
+    /// The step whose backward fails.
+    pub fails_at: Option<u64>,
 }
 
 impl<'a> Recorded<'a> {
@@ -31,6 +35,8 @@ impl<'a> Recorded<'a> {
             batches: BATCHES as u64,
             loss: 1.0,
             scale: 1.0,
+            constant: None,
+            fails_at: None,
         }
     }
 
@@ -58,7 +64,8 @@ impl<'a> Recorded<'a> {
             let mut scaled = g.cast(mq::tensor::DType::F32);
             for value in scaled.bytes_mut().chunks_exact_mut(4) {
                 let number = f32::from_ne_bytes([value[0], value[1], value[2], value[3]]);
-                value.copy_from_slice(&(number * self.scale).to_ne_bytes());
+                let number = self.constant.unwrap_or(number) * self.scale;
+                value.copy_from_slice(&number.to_ne_bytes());
             }
             layer.gradient(scaled.cast(weight.dtype).view())?;
         }
@@ -80,6 +87,12 @@ impl Host for Recorded<'_> {
     fn forward_backward(&mut self, step: u64) -> Result<f64> {
         self.calls[2] += 1;
         self.inputs(step)?;
+        if self.fails_at == Some(step) {
+            return Err(Error::Callback {
+                what: "backward",
+                code: 7,
+            });
+        }
         self.gradients(step)?;
         Ok(self.loss)
     }

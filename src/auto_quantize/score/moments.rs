@@ -73,13 +73,6 @@ impl Moments {
         std::mem::take(&mut *self.lock())
     }
 
-    /// Bytes that the sums take.
-    pub fn size_bytes(&self) -> u64 {
-        let sums = self.lock();
-        let errors: usize = sums.errors.iter().map(Vec::len).sum();
-        ((errors + sums.gradients.len()) * size_of::<f64>()) as u64
-    }
-
     fn enter(&self, cpu: &Cpu, x: &TensorView) -> Result<()> {
         let channels = x.shape().dims().last().copied().unwrap_or(1);
         let tokens = x.count() / channels.max(1);
