@@ -1,4 +1,5 @@
-// mq.hpp: C++17 face of mq.h, header only. SPDX-License-Identifier: MIT OR Apache-2.0
+// mq.hpp: C++17 face of mq.h, header only, with the folder mq beside it.
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //
 // A status other than MQ_OK becomes an mq::Error. Callbacks are any callable; what they throw stops
 // the call they run in and reaches its caller with its own type. mq.h has the contract of each
@@ -7,6 +8,7 @@
 #ifndef MQ_HPP
 #define MQ_HPP
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -14,7 +16,6 @@
 #include <functional>
 #include <memory>
 #include <optional>
-#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -22,264 +23,10 @@
 #include <vector>
 
 #include "mq.h"
+#include "mq/auto_quantize.hpp"
+#include "mq/base.hpp"
 
 namespace mq {
-
-/// A call that failed: its status, and mq's text about it as what().
-class Error : public std::runtime_error {
-  public:
-    Error(mq_status status, const std::string &text) : std::runtime_error(text), status_(status) {}
-    mq_status status() const noexcept { return status_; }
-
-  private:
-    mq_status status_;
-};
-
-namespace detail {
-
-/// What a progress callback threw on this thread, on its way to the verb that called it.
-inline std::exception_ptr &thrown_by_progress() noexcept {
-    thread_local std::exception_ptr thrown;
-    return thrown;
-}
-
-} // namespace detail
-
-/// Throws the calling thread's last error unless `status` is MQ_OK.
-inline void check(mq_status status) {
-    if (status == MQ_OK)
-        return;
-    const std::exception_ptr thrown = std::exchange(detail::thrown_by_progress(), nullptr);
-    if (thrown && status == MQ_ERR_CALLBACK) // it caused the status
-        std::rethrow_exception(thrown);
-    throw Error(status, mq_last_error_message());
-}
-
-/// Version of the library that is loaded, as MQ_VERSION is that of the header.
-inline uint32_t version() noexcept { return mq_version(); }
-
-// Tensors
-
-/// Element types. The two of 16 bits are carried as uint16_t.
-enum class DType { f32, f16, bf16 };
-
-/// Extents of a tensor, held by value: `{rows, columns}`, of any integer type, or a vector.
-class Shape {
-  public:
-    Shape() = default;
-
-    template <class... Extents, class = std::enable_if_t<(sizeof...(Extents) > 0) &&
-                                                         (std::is_integral_v<Extents> && ...)>>
-    Shape(Extents... extents)
-        : extents_{static_cast<int64_t>(extents)...},
-          rank_(static_cast<int32_t>(sizeof...(Extents))) {
-        static_assert(sizeof...(Extents) <= MQ_MAX_RANK, "more dimensions than MQ_MAX_RANK");
-    }
-
-    Shape(const std::vector<int64_t> &extents) : rank_(static_cast<int32_t>(extents.size())) {
-        if (extents.size() > extents_.size())
-            throw Error(MQ_ERR_INVALID_ARGUMENT,
-                        "invalid argument: rank " + std::to_string(extents.size()) +
-                            ", expected 0 to " + std::to_string(MQ_MAX_RANK));
-        for (size_t i = 0; i < extents.size(); ++i)
-            extents_[i] = extents[i];
-    }
-
-    const int64_t *data() const noexcept { return extents_.data(); }
-    int32_t rank() const noexcept { return rank_; }
-
-  private:
-    std::array<int64_t, MQ_MAX_RANK> extents_{};
-    int32_t rank_ = 0;
-};
-
-/// A tensor that mq reads. Borrows the elements, owns the shape; passes as `const mq_tensor *`.
-class ConstTensorRef {
-  public:
-    ConstTensorRef(const void *data, DType dtype, const Shape &shape) : shape_(shape) {
-        tensor_.data =
-            const_cast<void *>(data); // C has one struct for both; only TensorRef is written to
-        tensor_.device = {MQ_DEVICE_CPU, 0};
-        tensor_.ndim = shape.rank();
-        tensor_.dtype.code = dtype == DType::bf16 ? MQ_DTYPE_BFLOAT : MQ_DTYPE_FLOAT;
-        tensor_.dtype.bits = dtype == DType::f32 ? 32 : 16;
-        tensor_.dtype.lanes = 1;
-        tensor_.shape = shape_.data();
-    }
-
-    /// A tensor described elsewhere, such as a DLTensor; its shape and strides stay borrowed.
-    ConstTensorRef(const mq_tensor &tensor) : tensor_(tensor) {}
-
-    ConstTensorRef(const ConstTensorRef &other) : tensor_(other.tensor_), shape_(other.shape_) {
-        adopt_shape(other);
-    }
-
-    ConstTensorRef &operator=(const ConstTensorRef &other) {
-        tensor_ = other.tensor_;
-        shape_ = other.shape_;
-        adopt_shape(other);
-        return *this;
-    }
-
-    const mq_tensor *get() const noexcept { return &tensor_; }
-    operator const mq_tensor *() const noexcept { return &tensor_; }
-
-  private:
-    // A copy points to its own shape, unless the shape was never ours.
-    void adopt_shape(const ConstTensorRef &other) noexcept {
-        if (other.tensor_.shape == other.shape_.data())
-            tensor_.shape = shape_.data();
-    }
-
-    mq_tensor tensor_{};
-    Shape shape_;
-};
-
-/// A tensor that mq may also write to.
-class TensorRef : public ConstTensorRef {
-  public:
-    TensorRef(void *data, DType dtype, const Shape &shape) : ConstTensorRef(data, dtype, shape) {}
-    TensorRef(const mq_tensor &tensor) : ConstTensorRef(tensor) {}
-};
-
-namespace detail {
-
-inline DType half(DType dtype) {
-    if (dtype == DType::f32)
-        throw Error(MQ_ERR_INVALID_ARGUMENT,
-                    "invalid argument: uint16_t elements are DType::f16 or DType::bf16");
-    return dtype;
-}
-
-} // namespace detail
-
-/// float32 elements: `tensor(data, {rows, columns})`.
-inline TensorRef tensor(float *data, const Shape &shape) { return {data, DType::f32, shape}; }
-inline ConstTensorRef tensor(const float *data, const Shape &shape) {
-    return {data, DType::f32, shape};
-}
-
-/// float16 or bfloat16 elements: `tensor(data, {rows, columns}, DType::bf16)`.
-inline TensorRef tensor(uint16_t *data, const Shape &shape, DType dtype) {
-    return {data, detail::half(dtype), shape};
-}
-inline ConstTensorRef tensor(const uint16_t *data, const Shape &shape, DType dtype) {
-    return {data, detail::half(dtype), shape};
-}
-
-// What crosses the boundary
-
-namespace detail {
-
-/// A string that C copies out: asks for its length, then for its bytes.
-template <class CopyOut, class... Args> std::string copied_text(CopyOut copy_out, Args... args) {
-    std::string text;
-    size_t length = 0;
-    check(copy_out(args..., nullptr, size_t{0}, &length));
-    do { // another thread may have made it longer meanwhile
-        text.resize(length);
-        check(copy_out(args..., text.data(), text.size() + 1, &length));
-    } while (length > text.size());
-    text.resize(length);
-    return text;
-}
-
-/// Floats that C copies out, as copied_text().
-template <class CopyOut, class... Args>
-std::vector<float> copied_values(CopyOut copy_out, Args... args) {
-    std::vector<float> values;
-    size_t count = 0;
-    check(copy_out(args..., nullptr, size_t{0}, &count));
-    do {
-        values.resize(count);
-        check(copy_out(args..., values.data(), values.size(), &count));
-    } while (count > values.size());
-    values.resize(count);
-    return values;
-}
-
-/// What a verb puts into its last argument: how many quantizers matched.
-template <class Verb, class... Args> size_t matched_by(Verb verb, Args... args) {
-    size_t matched = 0;
-    check(verb(args..., &matched));
-    return matched;
-}
-
-/// C's NULL for a string that is not given.
-inline const char *or_null(const std::string &text) noexcept {
-    return text.empty() ? nullptr : text.c_str();
-}
-
-/// Calls a callback: one that returns nothing goes on; true, or an int or mq_status other than 0,
-/// stops.
-template <class Function, class... Args> int32_t outcome(Function &function, Args... args) {
-    using Result = std::invoke_result_t<Function &, Args...>;
-    static_assert(std::is_void_v<Result> || std::is_same_v<Result, int32_t> ||
-                      std::is_same_v<Result, mq_status> || std::is_same_v<Result, bool>,
-                  "a callback returns nothing, or a bool, int or mq_status that is 0 to go on");
-    if constexpr (std::is_void_v<Result>) {
-        std::invoke(function, args...);
-        return 0;
-    } else {
-        return static_cast<int32_t>(std::invoke(function, args...));
-    }
-}
-
-/// A callable lent to one C call, and what it threw there.
-template <class Function> struct Lent {
-    Function &function;
-    std::exception_ptr thrown;
-
-    template <class Body> int32_t guard(Body body) noexcept {
-        try {
-            return body(function);
-        } catch (...) {
-            thrown = std::current_exception();
-            return -1;
-        }
-    }
-
-    /// After the C call: the exception first, for it caused the status.
-    void finish(mq_status status) const {
-        if (thrown)
-            std::rethrow_exception(thrown);
-        check(status);
-    }
-};
-
-/// Runs a verb whose last argument is an mq_forward_fn.
-template <class Forward, class Verb, class... Args>
-void with_forward(Forward &forward, Verb verb, Args... args) {
-    using Lent = detail::Lent<Forward>;
-    Lent lent{forward, nullptr};
-    const auto call = [](void *data) -> int32_t {
-        return static_cast<Lent *>(data)->guard([](Forward &f) { return outcome(f); });
-    };
-    const mq_forward_fn callback{&lent, call, nullptr};
-    lent.finish(verb(args..., &callback));
-}
-
-/// Runs a verb on the quantizers that a predicate selects, and counts them.
-template <class Predicate, class Verb, class... Args>
-size_t with_filter(Predicate &predicate, Verb verb, mq_model *model, Args... args) {
-    using Lent = detail::Lent<Predicate>;
-    Lent lent{predicate, nullptr};
-    const auto call = [](void *data, const char *name, int32_t *selected) -> int32_t {
-        return static_cast<Lent *>(data)->guard([&](Predicate &p) -> int32_t {
-            *selected = std::invoke(p, name) ? 1 : 0;
-            return 0;
-        });
-    };
-    const mq_filter_fn callback{&lent, call, nullptr};
-    size_t matched = 0;
-    lent.finish(verb(model, &callback, args..., &matched));
-    return matched;
-}
-
-template <class Function>
-using if_predicate = std::enable_if_t<std::is_invocable_r_v<bool, Function &, const char *>>;
-
-} // namespace detail
 
 // Context
 
@@ -294,28 +41,8 @@ struct Progress {
     uint64_t total;
 };
 
-/// Receives progress, on the thread of the verb: any callable that takes a `const Progress &` and
-/// returns nothing, or true (or an int other than 0) to stop the verb with MQ_ERR_CALLBACK. What it
-/// throws stops the verb too, and reaches the verb's caller with its own type.
-class OnProgress {
-  public:
-    OnProgress() = default;
-    OnProgress(std::nullptr_t) noexcept {}
-
-    template <class Function,
-              class = std::enable_if_t<!std::is_same_v<std::decay_t<Function>, OnProgress> &&
-                                       std::is_invocable_v<Function &, const Progress &>>>
-    OnProgress(Function &&function)
-        : call_([f = std::forward<Function>(function)](const Progress &progress) mutable {
-              return detail::outcome<decltype(f), const Progress &>(f, progress);
-          }) {}
-
-    explicit operator bool() const noexcept { return static_cast<bool>(call_); }
-    int32_t operator()(const Progress &progress) const { return call_(progress); }
-
-  private:
-    std::function<int32_t(const Progress &)> call_;
-};
+/// Receives progress, on the thread of the verb. What it throws or answers stops the verb.
+using OnProgress = Callback<const Progress &>;
 
 /// How a Context works; the defaults are those of mq_context_options.
 struct ContextOptions {
@@ -355,11 +82,11 @@ class Context {
             raw.progress.user_data = progress.release();
             raw.progress.progress = [](void *data, const mq_progress *told) -> int32_t {
                 try {
-                    detail::thrown_by_progress() = nullptr;
+                    detail::thrown_meanwhile() = nullptr;
                     const Progress step{told->phase, told->layer, told->done, told->total};
                     return (*static_cast<OnProgress *>(data))(step);
                 } catch (...) {
-                    detail::thrown_by_progress() = std::current_exception();
+                    detail::thrown_meanwhile() = std::current_exception();
                     return -1;
                 }
             };
@@ -411,6 +138,9 @@ class Layer {
     }
     /// The layer's output, observed only.
     void output(const ConstTensorRef &y) const { check(mq_layer_output(layer_, y, nullptr)); }
+    /// The gradient of a loss at the layer's output, for Model::auto_quantize(); nothing happens
+    /// outside its scoring steps.
+    void grad(const ConstTensorRef &g) const { check(mq_layer_grad(layer_, g)); }
     /// The weight as the quantized layer uses it.
     void weight(const TensorRef &out) const { check(mq_layer_weight(layer_, out)); }
 
@@ -487,6 +217,33 @@ class Quantizer {
     mq_quantizer *quantizer_ = nullptr;
 };
 
+/// Computes a layer as mq_layer_forward_fn: the output for an input and a weight of mq's into `y`.
+/// Their memory is under get(), valid during the call.
+using LayerForward = Callback<const ConstTensorRef & /*x*/, const ConstTensorRef & /*weight*/,
+                              const TensorRef & /*y*/>;
+
+namespace detail {
+
+/// A LayerForward as C calls it, which owns it; NULL members for none.
+inline mq_layer_forward_fn owned(const LayerForward &forward) {
+    if (!forward)
+        return {nullptr, nullptr, nullptr};
+    const auto call = [](void *data, const mq_tensor *x, const mq_tensor *weight,
+                         const mq_tensor *y) -> int32_t {
+        try {
+            thrown_meanwhile() = nullptr;
+            return (*static_cast<const LayerForward *>(data))(*x, *weight, *y);
+        } catch (...) {
+            thrown_meanwhile() = std::current_exception();
+            return -1;
+        }
+    };
+    const auto release = [](void *data) { delete static_cast<LayerForward *>(data); };
+    return {new LayerForward(forward), call, release};
+}
+
+} // namespace detail
+
 /// One layer to register, as mq_layer_desc; empty strings are not given.
 struct LayerDesc {
     std::string name;
@@ -503,6 +260,13 @@ struct LayerDesc {
     std::optional<TensorRef> norm_bias = std::nullopt;
     bool norm_adds_one = false;
     std::string producer = {};
+    /// For Model::auto_quantize(): computes the layer where mq cannot. Lives as long as the Model.
+    LayerForward forward = nullptr;
+    /// Of a convolution, for Model::auto_quantize(), by spatial axis; a stride or dilation of 0
+    /// is 1.
+    std::array<uint32_t, 3> conv_stride = {};
+    std::array<uint32_t, 3> conv_padding = {};
+    std::array<uint32_t, 3> conv_dilation = {};
 };
 
 /// How the calibrations of a Model work; the defaults are those of mq_calibration_options.
@@ -550,6 +314,11 @@ class Model {
         raw.norm_bias = desc.norm_bias ? desc.norm_bias->get() : nullptr;
         raw.producer = detail::or_null(desc.producer);
         raw.norm_flags = desc.norm_adds_one ? MQ_NORM_ADDS_ONE : 0;
+        std::copy_n(desc.conv_stride.data(), 3, raw.conv_stride);
+        std::copy_n(desc.conv_padding.data(), 3, raw.conv_padding);
+        std::copy_n(desc.conv_dilation.data(), 3, raw.conv_dilation);
+        const mq_layer_forward_fn forward = detail::owned(desc.forward); // mq's from here on
+        raw.forward = desc.forward ? &forward : nullptr;
         mq_layer *layer = nullptr;
         mq::check(mq_model_add_layer(get(), &raw, &layer));
         return Layer(layer);
@@ -621,6 +390,34 @@ class Model {
         raw.min_tokens = options.min_tokens;
         raw.resume_file = detail::or_null(options.resume_file);
         mq::check(mq_model_set_calibration_options(get(), &raw));
+    }
+
+    /// Searches the format of every layer, and leaves the model with the best choice. `cost` says
+    /// what a layer costs under a format; none: mq counts the bits of weights.
+    void auto_quantize(const AutoQuantizeOptions &options, const AutoQuantizeHost &host,
+                       const LayerCost &cost = nullptr) {
+        detail::auto_quantize(get(), options, host, cost);
+    }
+
+    /// Solves the search anew for other constraints, and puts the choice into effect unless it is a
+    /// dry run, which also takes a list. JSON: the "best" of auto_quantize_state(), or a list of
+    /// it.
+    std::string auto_quantize_solve(const std::string &constraints, bool dry_run = false) {
+        const char *text = constraints.c_str();
+        if (!dry_run)
+            mq::check(mq_auto_quantize_solve(get(), text, 0, nullptr, 0, nullptr));
+        return detail::copied_text(mq_auto_quantize_solve, get(), text, MQ_SOLVE_DRY_RUN);
+    }
+
+    /// JSON: what auto_quantize() found.
+    std::string auto_quantize_state() const {
+        return detail::copied_text(mq_auto_quantize_state, get());
+    }
+
+    /// JSON: the configuration that gives quantize() the choice under constraints; none: the choice
+    /// that is in effect.
+    std::string auto_quantize_config(const std::string &constraints = {}) const {
+        return detail::copied_text(mq_auto_quantize_config, get(), detail::or_null(constraints));
     }
 
     /// JSON: what quantize() of a configuration, or calibrate() of an algorithm, would do.

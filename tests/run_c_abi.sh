@@ -49,7 +49,9 @@ for pair in "${compilers[@]}"; do
     for standard in c++11 c++17; do
         echo '#include "mq.h"' | "$cxx" -std=$standard "${warnings[@]}" -fsyntax-only -Iinclude -x c++ -
     done
-    echo '#include "mq.hpp"' | "$cxx" -std=c++17 "${warnings[@]}" -fsyntax-only -Iinclude -x c++ -
+    for header in mq.hpp mq/base.hpp mq/auto_quantize.hpp; do
+        echo "#include \"$header\"" | "$cxx" -std=c++17 "${warnings[@]}" -fsyntax-only -Iinclude -x c++ -
+    done
 done
 
 step "exported symbols"

@@ -22,6 +22,7 @@ int main() {
         test_model();
         test_callbacks();
         test_calibration();
+        test_auto_quantize();
         test_lifetime();
         test_second_unit(mq::Context());
     } catch (const std::exception &error) {
