@@ -63,6 +63,10 @@ fn search(case: &Value, shares: bool, scale: f32) -> Search {
     let mut host = Recorded::new(&network);
     host.scale = scale;
     let found = auto_quantize(&mut model, settings(case), &mut host, None).expect("a search");
+    assert_eq!(
+        host.calls[1], 4,
+        "one forward over the calibration steps for all formats"
+    );
     assert_eq!(host.calls[2], 4, "one forward and backward for each step");
     found
 }

@@ -275,7 +275,7 @@ fn mean_magnitudes(part: &Part) -> Vec<f32> {
     for x in &part.batches {
         seen.observe(context.cpu(), &x.view()).expect("finite");
     }
-    let found = seen.take(context.cpu()).mean_abs;
+    let found = seen.summary(context.cpu()).mean_abs.clone();
     let mut exact = vec![0.0f64; found.len()];
     for batch in &part.batches {
         let values = batch.view().to_f32();

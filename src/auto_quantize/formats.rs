@@ -89,6 +89,7 @@ impl Formats {
                     .config
                     .as_ref()
                     .map_or(&[], |config| &config.algorithm),
+                steps: steps_of(&self.recipes[*at], steps),
             })
             .collect();
         together::calibrate(&lanes, &mut |lanes| {

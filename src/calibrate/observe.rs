@@ -1,12 +1,14 @@
 //! One pass of the host's forward, with statistics hanging in the slots.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::Forward;
 use crate::error::{Error, Result};
 use crate::model::{Mode, Model, Observer, Slot};
 use crate::observe::{
-    AbsMax, Gate, Histogram, HistogramStatistic, InputStatistics, Sample, Statistic, Tap,
+    AbsMax, Gate, Histogram, HistogramStatistic, InputNeeds, InputStatistics, Sample, Statistic,
+    Tap,
 };
 use crate::plan::{Item, Pass, Plan, SlotNeeds};
 
@@ -36,11 +38,44 @@ pub(super) struct Watch {
     before: usize,
 }
 
-/// Hangs what a pass of the plan asks for in the slots. What others ask for is only counted.
-pub(super) fn watch(plan: &Plan, pass: usize) -> Result<Watch> {
+/// Statistics of inputs that shadows of one model collect together, because they see the same data and want to know the
+/// same of it.
+#[derive(Default)]
+pub(super) struct SharedStatistics(HashMap<(Vec<String>, InputNeeds), Watched>);
+
+impl SharedStatistics {
+    /// What is collected of an item already, or will be from now on.
+    fn watched(&mut self, item: &Item) -> Result<Watched> {
+        let slots = item.slots();
+        let changes = |slot: &Arc<Slot>| slot.state().members().iter().any(|q| q.changes_input());
+        let Item::Layers(_, needs) = item else {
+            return Ok(Watched::new(item.clone(), statistic(item)?));
+        };
+        if slots.iter().any(changes) {
+            return Ok(Watched::new(item.clone(), statistic(item)?));
+        }
+        let key = (
+            slots.iter().map(|slot| slot.name().to_owned()).collect(),
+            *needs,
+        );
+        if let Some(known) = self.0.get(&key) {
+            return Ok(Watched {
+                item: item.clone(),
+                ..known.clone()
+            });
+        }
+        let watched = Watched::new(item.clone(), statistic(item)?);
+        self.0.insert(key, watched.clone());
+        Ok(watched)
+    }
+}
+
+/// Hangs what a pass of the plan asks for in the slots, but for what is collected in `shared`. What others ask for is
+/// only counted.
+pub(super) fn watch(plan: &Plan, pass: usize, shared: &mut SharedStatistics) -> Result<Watch> {
     let mut watched = Vec::new();
     for item in &plan.passes[pass].items {
-        watched.push(Watched::new(item.clone(), statistic(item)?));
+        watched.push(shared.watched(item)?);
     }
     let mine = watched.len();
     let others = plan.passes.iter().enumerate().filter(|(i, _)| *i != pass);
@@ -109,6 +144,7 @@ impl Witnesses {
 }
 
 /// An item whose slots have taps.
+#[derive(Clone)]
 struct Watched {
     item: Item,
     gate: Arc<Gate>,

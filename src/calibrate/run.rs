@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use super::Forward;
 use super::algorithm::{Algorithm, Run, States};
-use super::observe::{self, Seen, Watch, Witnesses};
+use super::observe::{self, Seen, SharedStatistics, Watch, Witnesses};
 use super::resume::Journal;
 use super::sample_error::SampleError;
 use super::{coverage, fused, shared_scale};
 use crate::error::{Error, Result};
 use crate::model::{CalibrationRecord, Model, Progress, Quantizer, Role, Shared, Slot, SlotState};
-use crate::observe::{InputSummary, Statistic};
+use crate::observe::Statistic;
 use crate::plan::{Item, Pass, Plan};
 
 /// Runs one algorithm. On failure the caller restores a snapshot.
@@ -24,7 +24,7 @@ pub(super) fn run(
 ) -> Result<()> {
     let mut stage = Stage::begin(model, algorithm, journal, forward.is_some())?;
     while let Some(forward) = forward
-        && let Some(watch) = stage.watch()?
+        && let Some(watch) = stage.watch(&mut SharedStatistics::default())?
     {
         let outcome = observe::run(model, forward);
         stage.collect(watch, outcome, journal)?;
@@ -93,15 +93,16 @@ impl<'a> Stage<'a> {
         self.plan.passes.get(self.passes)
     }
 
-    /// Hangs the taps of the next pass in the slots. None: no pass is left.
-    pub fn watch(&self) -> Result<Option<Watch>> {
+    /// Hangs the taps of the next pass in the slots, but for what somebody else of `shared` collects already. None: no
+    /// pass is left.
+    pub fn watch(&self, shared: &mut SharedStatistics) -> Result<Option<Watch>> {
         if self.next_pass().is_none() {
             return Ok(None);
         }
         let run = Run::new(&self.shared);
         self.steps
             .observing(&run, self.passes, self.plan.passes.len())?;
-        observe::watch(&self.plan, self.passes).map(Some)
+        observe::watch(&self.plan, self.passes, shared).map(Some)
     }
 
     /// The forward has run, with that outcome: takes what was seen, and solves it.
@@ -207,7 +208,7 @@ fn solve(run: &Run, algorithm: &dyn Algorithm, seen: &Seen) -> Result<States> {
         if is_there { most } else { 0 }
     };
     let mut states = States::new();
-    let (rows, channels) = seen.sample.take();
+    let (rows, channels) = seen.sample.rows();
     let mut sample = SampleError {
         run,
         rows,
@@ -229,7 +230,7 @@ fn solve(run: &Run, algorithm: &dyn Algorithm, seen: &Seen) -> Result<States> {
             }
         }
         (Item::Layers(layers, _), Statistic::Input(input)) => {
-            let summary: InputSummary = input.take(run.cpu);
+            let summary = input.summary(run.cpu);
             for layer in layers {
                 run.shared.check_cancelled()?;
                 for (slot, state) in algorithm.solve_layer(run, layer, &summary)? {

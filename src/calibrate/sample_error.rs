@@ -14,7 +14,7 @@ use crate::tensor::TensorView;
 pub(super) struct SampleError<'a> {
     pub run: &'a Run<'a>,
     /// `[count, channels]`.
-    pub rows: Vec<f32>,
+    pub rows: Arc<Vec<f32>>,
     pub channels: usize,
 }
 
@@ -79,7 +79,7 @@ impl SampleError<'_> {
     fn measure(&mut self, slot: &Slot, q: &Quantizer, factors: Option<&[f32]>) -> Option<f64> {
         let cpu = self.run.cpu;
         let shape = [self.rows.len() / self.channels, self.channels];
-        let mut scaled = self.rows.clone();
+        let mut scaled = self.rows.to_vec();
         let mut rounded = vec![0.0; scaled.len()];
         let x = TensorView::over(&mut scaled, &shape).ok()?;
         let out = TensorView::over(&mut rounded, &shape).ok()?;

@@ -1,7 +1,10 @@
 //! Calibrates several shadows of one model, each with algorithms of its own, over the same runs of the host's
 //! forward: what one pass can bring to all of them it brings at once, as far as the memory limit allows.
 
+use std::collections::HashMap;
+
 use super::algorithm::{self, Algorithm};
+use super::observe::SharedStatistics;
 use super::resume::Journal;
 use super::run::Stage;
 use crate::config::Algorithm as AlgorithmConfig;
@@ -15,6 +18,8 @@ pub struct Lane<'a> {
     pub model: &'a Model,
     /// Its algorithms, one after the other.
     pub algorithms: &'a [AlgorithmConfig],
+    /// Batches that it is given: lanes that are given as many see the same data.
+    pub steps: u64,
 }
 
 /// Runs the algorithms of all lanes. `forward` gets the positions of the lanes whose taps wait, and brings them the
@@ -44,11 +49,15 @@ pub fn calibrate(lanes: &[Lane], forward: &mut dyn FnMut(&[usize]) -> Result<()>
         if admitted.is_empty() {
             return Ok(());
         }
+        let mut shared: HashMap<u64, SharedStatistics> = HashMap::new();
         let mut watches = Vec::with_capacity(admitted.len());
         for &at in &admitted {
-            let watch = running[at].stage.as_ref().map(Stage::watch).transpose()?;
+            let shared = shared.entry(lanes[at].steps).or_default();
+            let stage = running[at].stage.as_ref();
+            let watch = stage.map(|stage| stage.watch(shared)).transpose()?;
             watches.push(watch.flatten());
         }
+        drop(shared);
         let models = || admitted.iter().map(|at| running[*at].model);
         let outcome = observed(models, || forward(&admitted));
         for (&at, watch) in admitted.iter().zip(watches) {

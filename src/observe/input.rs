@@ -1,7 +1,7 @@
 //! What algorithms want to know of the activations that enter a layer: magnitudes of the channels, and
 //! how the channels move together.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::gate::tokens;
 use crate::error::{Error, Result};
@@ -84,6 +84,7 @@ pub struct InputStatistics {
     channels: usize,
     needs: InputNeeds,
     running: Mutex<Running>,
+    summary: OnceLock<Arc<InputSummary>>,
 }
 
 #[derive(Default)]
@@ -161,6 +162,7 @@ impl InputStatistics {
             channels,
             needs,
             running: Mutex::new(running),
+            summary: OnceLock::new(),
         })
     }
 
@@ -206,8 +208,12 @@ impl InputStatistics {
         Ok(())
     }
 
-    /// What was collected; nothing is left.
-    pub fn take(&self, cpu: &Cpu) -> InputSummary {
+    /// What was collected, once nothing more comes: whoever asks gets the same.
+    pub fn summary(&self, cpu: &Cpu) -> Arc<InputSummary> {
+        Arc::clone(self.summary.get_or_init(|| Arc::new(self.finish(cpu))))
+    }
+
+    fn finish(&self, cpu: &Cpu) -> InputSummary {
         let mut running = std::mem::take(&mut *self.lock());
         running.flush(cpu, self.channels);
         let batches = running.batches.max(1) as f64;

@@ -1,6 +1,6 @@
 //! A few of the tokens that passed, to measure the error of a quantizer on.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::gate::tokens;
 use crate::kernels::Cpu;
@@ -20,7 +20,8 @@ struct Kept {
     channels: usize,
     seen: u64,
     stride: u64,
-    rows: Vec<f32>,
+    /// Shared with whoever measures on it, when nothing more comes.
+    rows: Arc<Vec<f32>>,
     /// A tensor with another last axis came: there is no sample of such.
     mixed: bool,
 }
@@ -41,7 +42,7 @@ impl Sample {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.seen == 0 {
             (kept.channels, kept.stride) = (channels, 1);
-            kept.rows.reserve_exact(MOST as usize * channels);
+            Arc::make_mut(&mut kept.rows).reserve_exact(MOST as usize * channels);
         }
         if kept.mixed || kept.channels != channels {
             *kept = Kept {
@@ -54,10 +55,10 @@ impl Sample {
         kept.add(cpu, x, count);
     }
 
-    /// The rows, `[count, channels]`, and the number of channels; nothing is left.
-    pub fn take(&self) -> (Vec<f32>, usize) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        (std::mem::take(&mut kept.rows), kept.channels)
+    /// The rows, `[count, channels]`, and the number of channels.
+    pub fn rows(&self) -> (Arc<Vec<f32>>, usize) {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        (Arc::clone(&kept.rows), kept.channels)
     }
 }
 
@@ -78,21 +79,22 @@ impl Kept {
             count: (total - first).div_ceil(self.stride) as usize,
             channels: self.channels,
         };
-        let start = self.rows.len();
-        self.rows.resize(start + rows.count * rows.channels, 0.0);
-        load_rows::run(cpu, x, rows, 1.0, &mut self.rows[start..]);
+        let kept = Arc::make_mut(&mut self.rows);
+        let start = kept.len();
+        kept.resize(start + rows.count * rows.channels, 0.0);
+        load_rows::run(cpu, x, rows, 1.0, &mut kept[start..]);
     }
 
     /// Keeps every second row.
     fn halve(&mut self) {
         self.stride *= 2;
         let channels = self.channels;
-        let rows = self.rows.len() / channels;
+        let kept = Arc::make_mut(&mut self.rows);
+        let rows = kept.len() / channels;
         for row in (0..rows).step_by(2) {
-            self.rows
-                .copy_within(row * channels..(row + 1) * channels, row / 2 * channels);
+            kept.copy_within(row * channels..(row + 1) * channels, row / 2 * channels);
         }
-        self.rows.truncate(rows.div_ceil(2) * channels);
+        kept.truncate(rows.div_ceil(2) * channels);
     }
 }
 
@@ -115,7 +117,7 @@ mod tests {
             let x = TensorView::over(&mut rows, &[count, 2]).expect("valid");
             sample.add(&cpu, &x);
         }
-        let (rows, _) = sample.take();
+        let (rows, _) = sample.rows();
         assert!(rows.chunks(2).all(|row| row[0] == -row[1]));
         rows.chunks(2).map(|row| row[0]).collect()
     }

@@ -13,7 +13,7 @@ use crate::auto_quantize::formats::observed;
 use crate::auto_quantize::host::{Host, fetch};
 use crate::error::{Error, Result};
 use crate::model::{Layer, LayerKind, Progress};
-use crate::observe::{Gate, InputNeeds, InputStatistics, InputSummary};
+use crate::observe::{Gate, InputNeeds, InputStatistics};
 
 /// Whether the gradients at the outputs count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -177,7 +177,7 @@ impl Watched {
     }
 
     fn score(&self, scoring: &Scoring, gradients: Gradients, scores: &mut Scores) -> Result<()> {
-        let input: InputSummary = self.gram.take(scoring.model.context().cpu());
+        let input = self.gram.summary(scoring.model.context().cpu());
         let mut work = <[Values; 2]>::default();
         for (moments, group) in self.moments.iter().zip(&self.groups) {
             let (layer, sums) = (moments.layer(), moments.take());
