@@ -35,7 +35,7 @@ using Log = std::function<void(mq_log_level level, std::string_view text)>;
 
 /// How far a verb has come, as mq_progress; valid during the callback.
 struct Progress {
-    std::string_view phase; ///< "observe" or "solve"
+    std::string_view phase; ///< "observe", "solve" or "score"
     std::string_view layer; ///< the layer or quantizer that was just solved; empty for none
     uint64_t done;          ///< steps of this phase
     uint64_t total;

@@ -25,6 +25,10 @@ STRUCTS = {
     "mq_context_options": interface.ContextOptions,
     "mq_layer_desc": interface.LayerDesc,
     "mq_calibration_options": interface.CalibrationOptions,
+    "mq_layer_forward_fn": interface.LayerForwardFn,
+    "mq_auto_quantize_options": interface.AutoQuantizeOptions,
+    "mq_auto_quantize_fn": interface.AutoQuantizeFn,
+    "mq_layer_cost_fn": interface.LayerCostFn,
     "mq_check_report": interface.CheckReport,
 }
 SCALARS = {
@@ -37,6 +41,7 @@ SCALARS = {
     "uint64_t": ct.c_uint64,
     "size_t": ct.c_size_t,
     "float": ct.c_float,
+    "double": ct.c_double,
     **STRUCTS,
 }
 FUNCTIONS = {
@@ -88,8 +93,8 @@ def test_a_structure_has_the_fields_of_the_header(name):
             assert kind._restype_ == ctype(result)
             assert list(kind._argtypes_) == [ctype(entry) for entry in arguments.split(",")]
         else:
-            member_name = re.search(r"(\w+)$", member).group(1)
-            assert kind == ctype(member)
+            member_name, count = re.search(r"(\w+)(?:\[(\d+)\])?$", member).groups()
+            assert kind == (ctype(member) * int(count) if count else ctype(member))
         assert field == member_name
 
 
@@ -105,6 +110,7 @@ def test_enumerations_and_constants_are_those_of_the_header():
     assert enumerators("mq_log_level")["MQ_LOG_WARNING"] == interface.LOG_WARNING
     defines = dict(re.findall(r"#define MQ_(\w+) (\d+)\n", CODE))
     named = ["MAX_RANK", "DEVICE_CPU", "ALLOW_NO_MATCH", "REPLACE_ATTRIBUTES", "SUMMARY_TEXT"]
+    named += ["AUTO_QUANTIZE_VERBOSE", "AUTO_QUANTIZE_ALL_LAYERS", "SOLVE_DRY_RUN"]
     for name in [*named, "SUMMARY_JSON", "FOLD_KEEP_ATTRIBUTES", "NORM_ADDS_ONE"]:
         assert getattr(interface, name) == int(defines[name])
     ieee, brain = int(defines["DTYPE_FLOAT"]), int(defines["DTYPE_BFLOAT"])

@@ -5,8 +5,6 @@ from __future__ import annotations
 import threading
 from typing import Callable
 
-import numpy as np
-
 from . import _lib
 from ._lib import interface as abi
 from .errors import BusyError, StateError, Status
@@ -30,16 +28,16 @@ class ModelHandle:
         self._model: int | None = None
         self._lock = threading.Lock()
         self._calls = 0
-        self._borrowed: list[np.ndarray] = []
+        self._borrowed: list[object] = []
         context, self._options = _lib.create_context(threads, log, memory_limit, progress)
         try:
             self._model = _lib.handle_from(abi.mq_model_create, context)
         finally:
             abi.mq_context_destroy(context)  # the model keeps what it needs of it
 
-    def borrow(self, *arrays: np.ndarray | None) -> None:
-        """Keeps arrays alive until the model is destroyed."""
-        self._borrowed.extend(array for array in arrays if array is not None)
+    def borrow(self, *things: object) -> None:
+        """Keeps arrays, and what else the library points to, alive until the model is destroyed."""
+        self._borrowed.extend(thing for thing in things if thing is not None)
 
     def __enter__(self) -> int:
         with self._lock:

@@ -67,6 +67,27 @@ class Layer:
         """The layer's output on its way out; as `input`, with the `output_quantizer`."""
         return self._tap(abi.mq_layer_output, y, out)
 
+    def grad(self, g: Array) -> None:
+        """The gradient of a loss at the layer's output, for `Model.auto_quantize`.
+
+        Does nothing outside its scoring steps, so that a backward pass may always call it. The
+        layer's formats are scored before it returns.
+
+        Args:
+            g: dL/dy, of the shape of the layer's output: `[..., out]` for a linear layer; float32,
+                float16 or bfloat16, copied first if it is not C-contiguous. Where a layer is used
+                several times in a step, gradients come in the reverse order of the inputs.
+
+        Raises:
+            InvalidArgumentError: another shape than that of the output.
+            NumericError: NaN or Inf. StateError: more gradients than inputs. OutOfMemoryError.
+            The search that is running fails with any of them too.
+            Whatever the layer's `forward` raises, unchanged.
+        """
+        g = tensors.activation(g, "g")
+        with self._owner:
+            _lib.call(abi.mq_layer_grad, self._handle, g)
+
     def weight(self, out: Array | None = None) -> Array:
         """The weight as the quantized layer uses it: fake-quantized once quantized.
 

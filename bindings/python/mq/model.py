@@ -8,11 +8,11 @@ from typing import Any
 
 from . import _lib, callbacks, configuration, tensors
 from ._lib import interface as abi
+from .auto_quantize import AutoQuantize
 from .outcome import CheckReport
-from .registry import Registry
 
 
-class Model(Registry):
+class Model(AutoQuantize):
     """Names, borrowed arrays and quantizers of a model that the caller holds and runs.
 
     Register the layers, then `quantize`, then run the model again: its taps (`Layer.input`,
@@ -31,10 +31,10 @@ class Model(Registry):
             beside the caller's arrays and the scales it results in; None: no limit. Where one pass
             of the forward loop would need more, there are several (see `plan`), which must bring
             the same data; the results are the same.
-        progress: called with a `Progress`, on the thread of `quantize` or `calibrate`, when a pass
-            of the forward loop begins or ends and when a layer is solved. A true value stops the
-            verb, which raises MqError (MQ_ERR_CALLBACK); so does an exception, which the verb
-            raises unchanged.
+        progress: called with a `Progress`, on the thread of the verb, when a pass of the forward
+            loop begins or ends, when a layer is solved, and when a step is scored. A true value
+            stops the verb, which raises MqError (MQ_ERR_CALLBACK); so does an exception, which the
+            verb raises unchanged.
     """
 
     def quantize(

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 class Progress(NamedTuple):
     """How far a verb has come."""
 
-    #: "observe": a pass of the forward loop begins or ends; "solve": a layer is solved.
+    #: "observe": a pass of the forward loop begins or ends; "solve": a layer is solved; "score": a
+    #: step of a search for formats is scored.
     phase: str
     #: The layer or quantizer that was just solved; empty for none.
     layer: str

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Callable, TypeVar
+from typing import Callable, TypeVar, Union
+
+import numpy as np
 
 from . import _lib, tensors
 from ._handle import ModelHandle
@@ -15,6 +18,10 @@ from .quantizer import Quantizer
 from .tensors import Array
 
 R = TypeVar("R", bound="Registry")
+#: One number for all spatial axes of a convolution, or one for each.
+Steps = Union[int, Sequence[int]]
+#: `forward(x, weight)` returns a layer's output.
+LayerForward = Callable[[Array, Array], Array]
 
 
 class Registry:
@@ -103,6 +110,10 @@ class Registry:
         norm_bias: Array | None = None,
         norm_adds_one: bool = False,
         producer: str | None = None,
+        stride: Steps = 1,
+        padding: Steps = 0,
+        dilation: Steps = 1,
+        forward: LayerForward | None = None,
     ) -> Layer:
         """Registers a layer, and creates its input, output and weight quantizers.
 
@@ -131,10 +142,19 @@ class Registry:
             producer: name of the linear layer whose rows can take over what this layer's input is
                 multiplied with: the input is that layer's output, or a product of it with
                 something, channel by channel. Not together with `norm`.
+            stride: of a convolution, for `auto_quantize`: elements from one place of the kernel to
+                the next; a number, or one for each spatial axis.
+            padding: zeros before the first and after the last element, likewise.
+            dilation: elements from one of the kernel's to the next, likewise.
+            forward: for `auto_quantize`, where the library cannot compute the layer ("generic",
+                "conv_transpose*", padding with other than zeros): `forward(x, weight)` returns the
+                layer's output, with or without the bias, for arrays of the shapes and dtypes that
+                the layer's input and weight have. Its exceptions come out of `Layer.grad`.
 
         Raises:
-            TypeError: not a numpy array, or another dtype.
-            ValueError: not C-contiguous or not writable.
+            TypeError: not a numpy array, or another dtype; `forward` is no function.
+            ValueError: not C-contiguous or not writable; a stride, padding or dilation that does
+                not fit the kind.
             InvalidArgumentError: a wrong rank or shape; a norm or producer of a layer that is not
                 linear, or both.
             AlreadyExistsError: the name is taken.
@@ -160,10 +180,18 @@ class Registry:
             "expert_group": expert_group,
             "producer": producer,
         }
+        convolution = {
+            "conv_stride": _steps(stride, "stride", kind, least=1),
+            "conv_padding": _steps(padding, "padding", kind, least=0),
+            "conv_dilation": _steps(dilation, "dilation", kind, least=1),
+        }
+        if forward is not None and not callable(forward):
+            raise TypeError(f"forward is a {type(forward).__name__}, expected a function")
         flags = abi.NORM_ADDS_ONE if norm_adds_one else 0
         with self._owner as model:
-            handle = _lib.add_layer(model, abi.LAYER_KINDS[kind], arrays, names, flags)
-            self._owner.borrow(*arrays.values())
+            code = abi.LAYER_KINDS[kind]
+            handle, kept = _lib.add_layer(model, code, arrays, names, flags, convolution, forward)
+            self._owner.borrow(*arrays.values(), kept)
         layer = Layer(self._owner, handle, kind, name, weight, bias, producer)
         self._layers[name] = layer
         return layer
@@ -208,3 +236,17 @@ class Registry:
                 name = _lib.text_from(abi.mq_quantizer_name, handle)
                 found[name] = Quantizer(self._owner, handle, name)
         return found
+
+
+def _steps(given: Steps, what: str, kind: str, least: int) -> tuple[int, ...]:
+    """A number for each spatial axis of a convolution; none for other layers."""
+    axes = int(kind[-2]) if kind.startswith("conv") else 0
+    each = [given] * axes if np.ndim(given) == 0 else list(given)
+    numbers = tuple(map(operator.index, each))
+    if axes == 0 and given != least:
+        raise ValueError(f"{what} is {given}, but a {kind} layer has none")
+    if len(numbers) != axes or any(not least <= number < 2**32 for number in numbers):
+        raise ValueError(
+            f"{what} is {given}, expected a number from {least} on, or {axes} of them for {kind}"
+        )
+    return numbers

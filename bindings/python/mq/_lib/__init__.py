@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes as ct
 import logging
+import math
 import threading
 from typing import Any, Callable
 
@@ -17,31 +18,45 @@ from ..errors import error_for
 from ..outcome import Progress
 from . import interface as abi
 
-#: What the progress callback of a context raised, on its way to the verb of the same thread.
+#: What a callback that outlives a call (progress, the forward of a layer) raised, on its way to the
+#: call on the same thread that it ran in.
 _raised = threading.local()
+_DTYPE_NAMES = {codes: name for name, codes in abi.DTYPES.items()}
+
+
+def _guarded(body: Callable[..., object], errors: list[BaseException]) -> Callable[..., int]:
+    def guarded(_user_data: object, *arguments: Any) -> int:
+        try:
+            body(*arguments)
+            return 0
+        except BaseException as error:
+            errors.append(error)
+            return 1
+
+    return guarded
 
 
 class Callback:
-    """A Python function as C calls it. An exception in it stops the verb; `call` re-raises it."""
+    """Python functions as C calls them. An exception in one stops the verb; `call` re-raises it.
 
-    def __init__(self, structure: Any, prototype: Any, body: Callable[..., object]) -> None:
-        self.errors: list[BaseException] = []
-        errors = self.errors  # a closure over self would be a cycle, and keep the model alive
+    `functions` are prototypes and bodies in the order of the members of `structure`; a body of None
+    is NULL.
+    """
 
-        def guarded(_user_data: object, *arguments: Any) -> int:
-            try:
-                body(*arguments)
-                return 0
-            except BaseException as error:
-                errors.append(error)
-                return 1
-
-        self.struct = structure(None, prototype(guarded), abi.RELEASE())
+    def __init__(
+        self, structure: Any, *functions: tuple[Any, Callable[..., object] | None]
+    ) -> None:
+        self.errors: list[BaseException] = []  # a closure over self would keep the model alive
+        members = [
+            prototype() if body is None else prototype(_guarded(body, self.errors))
+            for prototype, body in functions
+        ]
+        self.struct = structure(None, *members, abi.RELEASE())
 
 
 def forward_callback(run: Callable[[], object]) -> Callback:
     """`run()` for mq_forward_fn."""
-    return Callback(abi.ForwardFn, abi.FORWARD, run)
+    return Callback(abi.ForwardFn, (abi.FORWARD, run))
 
 
 def filter_callback(selects: Callable[[str], object]) -> Callback:
@@ -50,7 +65,7 @@ def filter_callback(selects: Callable[[str], object]) -> Callback:
     def body(name: bytes, selected: Any) -> None:
         selected[0] = bool(selects(name.decode()))
 
-    return Callback(abi.FilterFn, abi.FILTER, body)
+    return Callback(abi.FilterFn, (abi.FILTER, body))
 
 
 def amax_callback(process: Callable[[str, np.ndarray], np.ndarray]) -> Callback:
@@ -60,16 +75,17 @@ def amax_callback(process: Callable[[str, np.ndarray], np.ndarray]) -> Callback:
         amax = np.ctypeslib.as_array(values, (count,))
         amax[:] = process(name.decode(), amax.copy())  # the host must not keep C's memory
 
-    return Callback(abi.AmaxFn, abi.PROCESS, body)
+    return Callback(abi.AmaxFn, (abi.PROCESS, body))
 
 
-def _encoded(text: str | None) -> bytes | None:
+def encoded(text: str | None) -> bytes | None:
+    """A string for C; None is NULL."""
     if text is not None and "\0" in text:
         raise ValueError(f"{text!r} holds a NUL character")
     return None if text is None else text.encode()
 
 
-def _tensor(array: np.ndarray | None) -> abi.Tensor | None:
+def tensor_of(array: np.ndarray | None) -> abi.Tensor | None:
     """Views an array that `tensors` has checked; the view keeps it alive."""
     if array is None:
         return None
@@ -83,9 +99,9 @@ def _tensor(array: np.ndarray | None) -> abi.Tensor | None:
 
 def _argument(value: Any) -> Any:
     if isinstance(value, str):
-        return _encoded(value)
+        return encoded(value)
     if isinstance(value, np.ndarray):
-        return _tensor(value)
+        return tensor_of(value)
     return value.struct if isinstance(value, Callback) else value
 
 
@@ -203,8 +219,41 @@ def set_calibration_options(model: int, min_tokens: int, resume_file: str | None
     """Sets how the calibrations of a model work; the library copies the path."""
     options = abi.CalibrationOptions()
     call(abi.mq_calibration_options_init, options, ct.sizeof(options))
-    options.min_tokens, options.resume_file = min_tokens, _encoded(resume_file)
+    options.min_tokens, options.resume_file = min_tokens, encoded(resume_file)
     call(abi.mq_model_set_calibration_options, model, options)
+
+
+def array_of(tensor: abi.Tensor) -> np.ndarray:
+    """The elements of a tensor of C's, in its memory: gone when the callback returns."""
+    shape = tuple(tensor.shape[: tensor.ndim])
+    name = _DTYPE_NAMES[tensor.dtype.code, tensor.dtype.bits]
+    count = math.prod(shape)
+    if count == 0:
+        return np.empty(shape, name)
+    first = tensor.data + tensor.byte_offset
+    memory = (ct.c_char * (count * tensor.dtype.bits // 8)).from_address(first)
+    return np.frombuffer(memory, name).reshape(shape)
+
+
+def _layer_forward(
+    name: str, compute: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> abi.LayerForwardFn:
+    def run(_user_data: object, x: Any, weight: Any, y: Any) -> int:
+        try:  # the host must not keep C's memory
+            found = compute(array_of(x[0]).copy(), array_of(weight[0]).copy())
+            out = array_of(y[0])
+            if np.shape(found) != out.shape:
+                raise ValueError(
+                    f"forward of {name} gave the shape {np.shape(found)}, but its gradient has "
+                    f"{out.shape}"
+                )
+            out[...] = found
+            return 0
+        except BaseException as error:
+            _raised.error = error
+            return 1
+
+    return abi.LayerForwardFn(None, abi.LAYER_FORWARD(run), abi.RELEASE())
 
 
 def add_layer(
@@ -213,17 +262,25 @@ def add_layer(
     arrays: dict[str, np.ndarray | None],
     names: dict[str, str | None],
     flags: int,
-) -> int:
+    convolution: dict[str, tuple[int, ...]],
+    forward: Callable[[np.ndarray, np.ndarray], np.ndarray] | None,
+) -> tuple[int, object]:
     """Registers a layer; the caller keeps the arrays alive until the model is destroyed.
 
-    `arrays` and `names` go to the members of mq_layer_desc of that name.
+    `arrays`, `names` and `convolution` go to the members of mq_layer_desc of that name. Returns the
+    handle, and what else must live as long.
     """
     desc = abi.LayerDesc()
     call(abi.mq_layer_desc_init, desc, ct.sizeof(desc))
     desc.kind, desc.norm_flags = kind, flags
     for member, text in names.items():
-        setattr(desc, member, _encoded(text))
+        setattr(desc, member, encoded(text))
     for member, array in arrays.items():
-        view = _tensor(array)
+        view = tensor_of(array)
         setattr(desc, member, None if view is None else ct.pointer(view))
-    return handle_from(abi.mq_model_add_layer, model, desc)
+    for member, numbers in convolution.items():
+        getattr(desc, member)[: len(numbers)] = numbers
+    struct = None if forward is None else _layer_forward(str(names["name"]), forward)
+    if struct is not None:
+        desc.forward = ct.pointer(struct)
+    return handle_from(abi.mq_model_add_layer, model, desc), struct

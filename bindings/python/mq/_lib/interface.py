@@ -25,6 +25,9 @@ FOLD_KEEP_ATTRIBUTES = 1
 SUMMARY_TEXT = 0
 SUMMARY_JSON = 1
 LOG_WARNING = 1
+AUTO_QUANTIZE_VERBOSE = 1
+AUTO_QUANTIZE_ALL_LAYERS = 2
+SOLVE_DRY_RUN = 1
 #: mq_layer_kind, under the names of the package.
 LAYER_KINDS = {
     "linear": 1,
@@ -70,6 +73,16 @@ ALLOCATE = ct.CFUNCTYPE(
     ct.c_size_t,
     ct.POINTER(ct.c_void_p),
 )
+LAYER_FORWARD = ct.CFUNCTYPE(
+    ct.c_int32, ct.c_void_p, ct.POINTER(Tensor), ct.POINTER(Tensor), ct.POINTER(Tensor)
+)
+DATA = ct.CFUNCTYPE(ct.c_int32, ct.c_void_p, ct.c_uint64, ct.POINTER(ct.c_int32))
+STEP = ct.CFUNCTYPE(ct.c_int32, ct.c_void_p, ct.c_uint64)
+LOSS = ct.CFUNCTYPE(ct.c_int32, ct.c_void_p, ct.c_uint64, ct.POINTER(ct.c_double))
+LOGITS = ct.CFUNCTYPE(ct.c_int32, ct.c_void_p, ct.c_uint64, ct.POINTER(Tensor))
+COST = ct.CFUNCTYPE(
+    ct.c_int32, ct.c_void_p, ct.c_char_p, ct.c_char_p, ct.c_uint64, ct.POINTER(ct.c_double)
+)
 
 
 class Progress(ct.Structure):
@@ -100,6 +113,27 @@ class AmaxFn(ct.Structure):
 
 class BufferFn(ct.Structure):
     _fields_ = [("user_data", ct.c_void_p), ("allocate", ALLOCATE), ("release", RELEASE)]
+
+
+class LayerForwardFn(ct.Structure):
+    _fields_ = [("user_data", ct.c_void_p), ("forward", LAYER_FORWARD), ("release", RELEASE)]
+
+
+class AutoQuantizeFn(ct.Structure):
+    _fields_ = [
+        ("user_data", ct.c_void_p),
+        ("data", DATA),
+        ("forward_step", STEP),
+        ("loss", LOSS),
+        ("backward", STEP),
+        ("forward_backward_step", LOSS),
+        ("logits", LOGITS),
+        ("release", RELEASE),
+    ]
+
+
+class LayerCostFn(ct.Structure):
+    _fields_ = [("user_data", ct.c_void_p), ("cost", COST), ("release", RELEASE)]
 
 
 class LogFn(ct.Structure):
@@ -136,6 +170,11 @@ class LayerDesc(ct.Structure):
         ("producer", ct.c_char_p),
         ("norm_flags", ct.c_uint32),
         ("reserved", ct.c_uint32),
+        ("forward", ct.POINTER(LayerForwardFn)),
+        ("conv_stride", ct.c_uint32 * 3),
+        ("conv_padding", ct.c_uint32 * 3),
+        ("conv_dilation", ct.c_uint32 * 3),
+        ("reserved2", ct.c_uint32),
     ]
 
 
@@ -145,6 +184,21 @@ class CalibrationOptions(ct.Structure):
         ("reserved", ct.c_uint32),
         ("min_tokens", ct.c_uint64),
         ("resume_file", ct.c_char_p),
+    ]
+
+
+class AutoQuantizeOptions(ct.Structure):
+    _fields_ = [
+        ("struct_size", ct.c_uint32),
+        ("flags", ct.c_uint32),
+        ("constraints", ct.c_char_p),
+        ("quantization_formats", ct.c_char_p),
+        ("disabled_layers", ct.c_char_p),
+        ("grouping_rules", ct.c_char_p),
+        ("method", ct.c_char_p),
+        ("checkpoint", ct.c_char_p),
+        ("num_calib_steps", ct.c_uint64),
+        ("num_score_steps", ct.c_uint64),
     ]
 
 
@@ -195,6 +249,7 @@ _TensorIn, _Floats = ct.POINTER(Tensor), ct.POINTER(ct.c_float)
 _Options, _Desc = ct.POINTER(ContextOptions), ct.POINTER(LayerDesc)
 _Calibration, _Report = ct.POINTER(CalibrationOptions), ct.POINTER(CheckReport)
 _Forward, _Filter, _Amax = ct.POINTER(ForwardFn), ct.POINTER(FilterFn), ct.POINTER(AmaxFn)
+_Search, _Host = ct.POINTER(AutoQuantizeOptions), ct.POINTER(AutoQuantizeFn)
 _TEXT_OUT = (_Text, _Size, _SizeOut)
 
 mq_last_error_message = _declare("mq_last_error_message", restype=_Text)
@@ -213,6 +268,7 @@ mq_model_quantizer_count = _declare("mq_model_quantizer_count", Handle, _SizeOut
 mq_model_quantizer_at = _declare("mq_model_quantizer_at", Handle, _Size, _HandleOut)
 mq_layer_input = _declare("mq_layer_input", Handle, _TensorIn, _TensorIn)
 mq_layer_output = _declare("mq_layer_output", Handle, _TensorIn, _TensorIn)
+mq_layer_grad = _declare("mq_layer_grad", Handle, _TensorIn)
 mq_layer_weight = _declare("mq_layer_weight", Handle, _TensorIn)
 mq_quantizer_forward = _declare("mq_quantizer_forward", Handle, _TensorIn, _TensorIn)
 mq_quantize = _declare("mq_quantize", Handle, _Text, _Forward)
@@ -241,6 +297,11 @@ mq_plan = _declare("mq_plan", Handle, _Text, *_TEXT_OUT)
 mq_check = _declare("mq_check", Handle, _Report, *_TEXT_OUT)
 mq_fold_pre_quant_scale = _declare("mq_fold_pre_quant_scale", Handle, _Flags, _SizeOut)
 mq_cancel = _declare("mq_cancel", Handle)
+mq_auto_quantize_options_init = _declare("mq_auto_quantize_options_init", _Search, ct.c_uint32)
+mq_auto_quantize = _declare("mq_auto_quantize", Handle, _Search, _Host, ct.POINTER(LayerCostFn))
+mq_auto_quantize_solve = _declare("mq_auto_quantize_solve", Handle, _Text, _Flags, *_TEXT_OUT)
+mq_auto_quantize_state = _declare("mq_auto_quantize_state", Handle, *_TEXT_OUT)
+mq_auto_quantize_config = _declare("mq_auto_quantize_config", Handle, _Text, *_TEXT_OUT)
 mq_quantizer_name = _declare("mq_quantizer_name", Handle, *_TEXT_OUT)
 mq_quantizer_is_enabled = _declare("mq_quantizer_is_enabled", Handle, _IntOut)
 mq_quantizer_attributes = _declare("mq_quantizer_attributes", Handle, *_TEXT_OUT)
