@@ -25,6 +25,7 @@ int main(void) {
     test_check();
     test_fold_pqs();
     test_compress();
+    test_auto_quantize();
     test_callbacks();
     test_release();
     test_busy();

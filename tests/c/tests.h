@@ -23,6 +23,7 @@ void test_plan(void);
 void test_check(void);
 void test_fold_pqs(void);
 void test_compress(void);
+void test_auto_quantize(void);
 void test_callbacks(void);
 void test_release(void);
 void test_busy(void);
