@@ -244,7 +244,7 @@ static void it_tells_as_the_reference_does(void) {
     CHECK(strstr(net.log, "AutoQuantize effective bits: 8.00\n") != NULL);
     net_free(&net);
 
-    net_init(&net, 1, 0); /* quietly: out, and all but out, at 8 bits and 4 */
+    net_init(&net, 1, 0); /* quietly */
     net_ask(&net, "{'max_cost': 97.5}", FP8_INT4);
     CHECK_STATUS(net_search(&net), MQ_OK);
     CHECK(strstr(net.log, "cost model") == NULL && strstr(net.log, "best recipe") == NULL);
