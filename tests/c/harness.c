@@ -25,6 +25,11 @@ int main(void) {
     test_check();
     test_fold_pqs();
     test_compress();
+    test_auto_quantize();
+    test_auto_quantize_solve();
+    test_auto_quantize_runs();
+    test_auto_quantize_memory();
+    test_auto_quantize_kinds();
     test_callbacks();
     test_release();
     test_busy();
