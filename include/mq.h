@@ -342,7 +342,8 @@ typedef struct mq_log_fn {
  */
 typedef struct mq_progress {
     /**
-     * "observe": a pass of the host's forward begins or ends; "solve": a layer or quantizer is solved.
+     * "observe": a pass of the host's forward begins or ends; "solve": a layer or quantizer is solved; "score": a step
+     * of mq_auto_quantize() (a layer, for the methods gram and fisher) is scored.
      */
     const char *phase;
     /**
@@ -484,7 +485,8 @@ typedef struct mq_tensor {
 /**
  * Computes the output of a layer for an input and a weight that mq gives. Ownership of `user_data` and unwinding as in
  * mq_forward_fn, but `release` runs when the model is destroyed (or mq_model_add_layer() fails).
- * Threads: called on the thread that calls mq_layer_grad(), one call at a time.
+ * Threads: called on the thread that calls mq_layer_grad(), one call at a time; it must not call mq_layer_grad() itself
+ * (MQ_ERR_STATE).
  */
 typedef struct mq_layer_forward_fn {
     /**
@@ -765,8 +767,10 @@ typedef struct mq_auto_quantize_options {
      */
     const char *grouping_rules;
     /**
-     * How sensitive the loss is to a format: "gradient" (default; the reference's) or "kl_div" (no backward pass, but
-     * a forward for every format of every group).
+     * How sensitive the loss is to a format: "gradient" (default; the reference's); "gram" (the squares of what changes
+     * in the outputs, expected from second moments; no backward pass) and "fisher" (the same, each output weighed with
+     * the mean square of its gradient; no layer is computed again), of linear layers; or "kl_div" (no backward
+     * pass, but a forward for every format of every group).
      */
     const char *method;
     /**
@@ -1148,6 +1152,8 @@ mq_status mq_quantizer_forward(struct mq_quantizer *quantizer,
  *         passes no token through any tap, other numbers of tokens in a later pass, or different ones
  *         through layers of one shared_input_group, when a quantizer saw fewer than `min_tokens`, and for a
  *         resume file of something else; MQ_ERR_BUSY. On failure the model is exactly as before the call.
+ *
+ * What mq_auto_quantize() found before is forgotten.
  *
  * The forward runs once for each pass that mq_plan() tells. The host's weights are not written to: what
  * SmoothQuant and AWQ multiply them with is applied by mq_layer_weight(), and written by mq_fold_weight() or

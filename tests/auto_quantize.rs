@@ -352,6 +352,65 @@ fn a_checkpoint_of_another_search_or_of_other_weights_is_refused_and_one_cut_off
     std::fs::remove_file(path).expect("it is there");
 }
 
+/// What a host forgot must not be in the checkpoint as scores of zero.
+#[test]
+fn a_search_that_missed_a_gradient_leaves_nothing_that_a_right_one_would_trust() {
+    let path = file("forgotten");
+    let kept = Settings {
+        checkpoint: Some(path.clone()),
+        ..settings(FORMATS, 7.0)
+    };
+    let mut apart = Apart::new(context(1, 0), true);
+    let error = apart
+        .search(kept.clone(), |host| host.without_gradient = Some("lm_head"))
+        .err()
+        .expect("a forgotten tap");
+    assert!(error.to_string().contains("`lm_head` was used"), "{error}");
+    let mut host = Recorded::new(&apart.network);
+    let found = auto_quantize(&mut apart.model, kept, &mut host, None).expect("a search");
+    assert_eq!(host.calls[2], 4, "every step again");
+    assert_eq!(found.to_json().to_string(), plain(Method::Gradient));
+    std::fs::remove_file(path).expect("a checkpoint stays");
+}
+
+#[test]
+fn layers_that_only_some_steps_use_are_not_warned_of_also_after_resuming() {
+    let said: Arc<std::sync::Mutex<Vec<String>>> = Arc::default();
+    let keep = Arc::clone(&said);
+    let log = move |level: mq::model::LogLevel, text: &str| {
+        if level == mq::model::LogLevel::Warning {
+            keep.lock().expect("one thread").push(text.to_owned());
+        }
+    };
+    let context = Arc::new(Context::new(1, Box::new(log)).expect("threads"));
+    let path = file("unused");
+    let kept = Settings {
+        checkpoint: Some(path.clone()),
+        ..settings(r#"["INT8_WEIGHT_ONLY_CFG"]"#, 9.0)
+    };
+    let mut apart = Apart::new(Arc::clone(&context), true);
+    let stopped = apart.search(kept.clone(), |host| {
+        host.absent = Some(("lm_head", 2));
+        host.fails_at = Some(2);
+    });
+    stopped.err().expect("stopped");
+    apart
+        .search(kept.clone(), |host| host.absent = Some(("lm_head", 2)))
+        .expect("the rest");
+    assert_eq!(said.lock().expect("one thread").as_slice(), [""; 0]);
+    std::fs::remove_file(&path).expect("a checkpoint stays");
+    let mut never = Apart::new(context, true);
+    never
+        .search(kept, |host| host.absent = Some(("lm_head", 0)))
+        .expect("a search");
+    let said = said.lock().expect("one thread").join("\n");
+    assert!(
+        said.contains("1 layers were not used in any of the 4 steps"),
+        "{said}"
+    );
+    std::fs::remove_file(path).expect("a checkpoint stays");
+}
+
 #[test]
 fn other_budgets_are_solved_and_put_into_effect_without_data() {
     let mut apart = Apart::new(context(2, 0), true);

@@ -29,8 +29,16 @@ pub struct Checkpoint {
     file: Option<RecordFile>,
     states: HashMap<(u64, String), Kept>,
     calibrated: Vec<u64>,
-    /// Steps that are scored, and the bits of the scores.
-    scores: Option<(u64, Vec<Vec<u64>>)>,
+    scores: Option<KeptScores>,
+}
+
+/// Scores after some steps.
+struct KeptScores {
+    steps: u64,
+    /// Their bits.
+    rows: Vec<Vec<u64>>,
+    /// Layers that were used in any of the steps.
+    used: Vec<bool>,
 }
 
 impl Checkpoint {
@@ -57,18 +65,7 @@ impl Checkpoint {
         if let Some(recipe) = header["calibrated"].as_u64() {
             self.calibrated.push(recipe);
         } else if let Some(steps) = header["scored_steps"].as_u64() {
-            let row = |row: &Value| {
-                row.as_array()?
-                    .iter()
-                    .map(Value::as_u64)
-                    .collect::<Option<Vec<u64>>>()
-            };
-            let rows = header["scores"]
-                .as_array()
-                .map(|rows| rows.iter().map(row).collect());
-            if let Some(Some(rows)) = rows {
-                self.scores = Some((steps, rows));
-            }
+            self.scores = read_scores(steps, header).or(self.scores.take());
         } else if let Some((key, kept)) = Kept::read(frame) {
             self.states.insert(key, kept);
         }
@@ -142,30 +139,31 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Fills `scores` with those of the file; returns after how many steps they were.
-    pub fn restore_scores(&self, scores: &mut Scores) -> Result<u64> {
-        let Some((steps, kept)) = &self.scores else {
-            return Ok(0);
+    /// Whether the file holds the scores of so many steps.
+    pub fn is_scored(&self, steps: u64) -> bool {
+        self.scores.as_ref().is_some_and(|kept| kept.steps >= steps)
+    }
+
+    /// Fills `scores` with those of the file; returns after how many steps they were, and which layers were used in them.
+    pub fn restore_scores(&self, scores: &mut Scores) -> Result<(u64, Vec<bool>)> {
+        let Some(kept) = &self.scores else {
+            return Ok((0, Vec::new()));
         };
-        let alike = kept.len() == scores.len()
-            && kept
-                .iter()
-                .zip(scores.iter())
-                .all(|(a, b)| a.len() == b.len());
-        if !alike {
+        let pairs = || kept.rows.iter().zip(scores.iter());
+        if kept.rows.len() != scores.len() || pairs().any(|(a, b)| a.len() != b.len()) {
             return Err(Error::State(
                 "checkpoint: its scores are of other groups. Use a different checkpoint path."
                     .into(),
             ));
         }
-        for (scores, kept) in scores.iter_mut().zip(kept) {
+        for (scores, kept) in scores.iter_mut().zip(&kept.rows) {
             *scores = kept.iter().map(|bits| f64::from_bits(*bits)).collect();
         }
-        Ok(*steps)
+        Ok((kept.steps, kept.used.clone()))
     }
 
-    /// Keeps the scores after so many steps.
-    pub fn keep_scores(&mut self, steps: u64, scores: &Scores) -> Result<()> {
+    /// Keeps the scores after so many steps, in which these layers were used.
+    pub fn keep_scores(&mut self, steps: u64, scores: &Scores, used: &[bool]) -> Result<()> {
         let Some(file) = &mut self.file else {
             return Ok(());
         };
@@ -176,9 +174,26 @@ impl Checkpoint {
                 .collect::<Vec<u64>>()
         };
         let rows: Vec<Vec<u64>> = scores.iter().map(bits).collect();
-        let record = frame::write(&json!({"scored_steps": steps, "scores": rows}), &[]);
+        let record = frame::write(
+            &json!({"scored_steps": steps, "scores": rows, "used": used}),
+            &[],
+        );
         file.append(&record.unwrap_or_default())
     }
+}
+
+fn read_scores(steps: u64, header: &Value) -> Option<KeptScores> {
+    let row = |row: &Value| row.as_array()?.iter().map(Value::as_u64).collect();
+    let used = header["used"].as_array()?.iter();
+    Some(KeptScores {
+        steps,
+        rows: header["scores"]
+            .as_array()?
+            .iter()
+            .map(row)
+            .collect::<Option<_>>()?,
+        used: used.map(Value::as_bool).collect::<Option<_>>()?,
+    })
 }
 
 /// The slots that a calibration may give something.
@@ -206,8 +221,11 @@ pub fn describe(model: &Model, groups: &[Group], formats: &Formats, further: &[&
             .weight
             .map(|weight| format!("{} {:?}", weight.dtype(), weight.shape()));
         parts.push(format!(
-            "{} {weight:?} {:?} {:?} {:?}",
+            "{} {:?} {weight:?} {:?} {} {:?} {:?} {:?}",
             layer.name(),
+            spec.kind,
+            spec.convolution,
+            spec.forward.is_some(),
             spec.fused_group,
             spec.shared_input_group,
             spec.expert_group

@@ -177,9 +177,8 @@ fn check_keys(map: &Map<String, Value>, known: &[&str], what: &str) -> Result<()
     match map.keys().find(|key| !known.contains(&key.as_str())) {
         None => Ok(()),
         Some(key) => Err(config(format!(
-            "{what}: {key:?}{}; expected {}",
-            crate::config::hint(key, known),
-            known.join(", ")
+            "{what}: {key:?}{}",
+            crate::config::hint(key, known)
         ))),
     }
 }

@@ -73,6 +73,9 @@ pub fn auto_quantize(
         ],
     );
     let mut checkpoint = Checkpoint::open(settings.checkpoint.as_deref(), &description)?;
+    if !checkpoint.is_scored(settings.num_score_steps) {
+        score::check_host(settings.method, host)?;
+    }
     let (scores, best) = model.transaction(|model| {
         let restored = checkpoint.restore_formats(model, &formats)?;
         let is_restored = |recipe: usize| restored[recipe];

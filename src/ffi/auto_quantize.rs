@@ -59,8 +59,10 @@ pub struct mq_auto_quantize_options {
     /// counts; classes (\d, \w) are ASCII's. Layers of one `fused_group` always get one format. NULL (default): the
     /// default rules.
     pub grouping_rules: *const c_char,
-    /// How sensitive the loss is to a format: "gradient" (default; the reference's) or "kl_div" (no backward pass, but
-    /// a forward for every format of every group).
+    /// How sensitive the loss is to a format: "gradient" (default; the reference's); "gram" (the squares of what changes
+    /// in the outputs, expected from second moments; no backward pass) and "fisher" (the same, each output weighed with
+    /// the mean square of its gradient; no layer is computed again), of linear layers; or "kl_div" (no backward
+    /// pass, but a forward for every format of every group).
     pub method: *const c_char,
     /// Path of a file that keeps what the formats were calibrated to, and the scores after every step: a search that
     /// was killed, cancelled or failed goes on from there, and one that was finished is solved for other constraints

@@ -115,7 +115,8 @@ pub struct mq_log_fn {
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct mq_progress {
-    /// "observe": a pass of the host's forward begins or ends; "solve": a layer or quantizer is solved.
+    /// "observe": a pass of the host's forward begins or ends; "solve": a layer or quantizer is solved; "score": a step
+    /// of mq_auto_quantize() (a layer, for the methods gram and fisher) is scored.
     pub phase: *const c_char,
     /// The layer or quantizer that was just solved; empty for none.
     pub layer: *const c_char,

@@ -11,7 +11,8 @@ use crate::tensor::{MAX_RANK, TensorView};
 
 /// Computes the output of a layer for an input and a weight that mq gives. Ownership of `user_data` and unwinding as in
 /// mq_forward_fn, but `release` runs when the model is destroyed (or mq_model_add_layer() fails).
-/// Threads: called on the thread that calls mq_layer_grad(), one call at a time.
+/// Threads: called on the thread that calls mq_layer_grad(), one call at a time; it must not call mq_layer_grad() itself
+/// (MQ_ERR_STATE).
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct mq_layer_forward_fn {

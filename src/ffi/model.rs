@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::c_char;
-use std::sync::{Arc, Mutex, TryLockError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 
 use super::context::{self, mq_context};
 use super::guard::{self, enter, enter_or_poison, out};
@@ -276,6 +276,11 @@ pub(crate) unsafe fn with(
 }
 
 impl mq_model {
+    /// What was searched is no longer what the model is.
+    pub(super) fn forget_search(&self) {
+        *self.search.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     fn keep_layer(&self, layer: Arc<Layer>) -> Result<*mut mq_layer> {
         let mut handles = self.handles.lock().map_err(|_| Error::Poisoned)?;
         let handle = handles

@@ -46,6 +46,8 @@ pub const MQ_SUMMARY_JSON: i32 = 1;
 ///         through layers of one shared_input_group, when a quantizer saw fewer than `min_tokens`, and for a
 ///         resume file of something else; MQ_ERR_BUSY. On failure the model is exactly as before the call.
 ///
+/// What mq_auto_quantize() found before is forgotten.
+///
 /// The forward runs once for each pass that mq_plan() tells. The host's weights are not written to: what
 /// SmoothQuant and AWQ multiply them with is applied by mq_layer_weight(), and written by mq_fold_weight() or
 /// mq_compress().
@@ -58,7 +60,7 @@ pub unsafe extern "C" fn mq_quantize(
     // SAFETY: contract above; ownership of the user data is taken before anything can fail.
     unsafe {
         let forward = take_forward(forward);
-        with(model, |_, model| {
+        with(model, |handle, model| {
             if let Some(forward) = &forward {
                 forward.check()?;
             }
@@ -69,7 +71,9 @@ pub unsafe extern "C" fn mq_quantize(
                 &config,
                 run.as_mut()
                     .map(|run| run as &mut dyn FnMut() -> Result<()>),
-            )
+            )?;
+            handle.forget_search();
+            Ok(())
         })
     }
 }

@@ -33,6 +33,8 @@ pub struct Shared {
     /// The host wants the running verb to stop.
     cancelled: Arc<AtomicBool>,
     failure: FirstFailure,
+    /// A verb wants to know of failures of taps that quantize.
+    heeds_failures: AtomicBool,
     /// Counts the changes between plain and sequential quantizers.
     structure: AtomicUsize,
 }
@@ -92,7 +94,7 @@ impl Shared {
     }
 
     pub(super) fn note_failure(&self, error: &Error) {
-        if self.mode() == Mode::Calibrating {
+        if self.mode() == Mode::Calibrating || self.heeds_failures.load(SeqCst) {
             self.failure.note(error);
         }
     }
@@ -140,6 +142,7 @@ impl Model {
                 poisoned: AtomicBool::new(false),
                 cancelled,
                 failure: FirstFailure::default(),
+                heeds_failures: AtomicBool::new(false),
                 structure: AtomicUsize::new(0),
             }),
             listing: Listing::default(),
@@ -207,6 +210,14 @@ impl Model {
 
     pub(crate) fn set_mode(&self, mode: Mode) {
         self.shared.mode.store(mode as u8, SeqCst);
+    }
+
+    /// Whether the first failure of a tap is remembered also while taps quantize. Those from before are forgotten.
+    pub(crate) fn heed_failures(&self, heed: bool) {
+        if heed {
+            self.take_failure();
+        }
+        self.shared.heeds_failures.store(heed, SeqCst);
     }
 
     /// The first failure of a tap since the last call.

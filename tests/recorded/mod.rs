@@ -24,6 +24,10 @@ pub struct Recorded<'a> {
     pub constant: Option<f32>,
     /// The step whose backward fails.
     pub fails_at: Option<u64>,
+    /// A layer whose gradient does not come.
+    pub without_gradient: Option<&'static str>,
+    /// A layer that is not used from a step on.
+    pub absent: Option<(&'static str, u64)>,
 }
 
 impl<'a> Recorded<'a> {
@@ -37,11 +41,21 @@ impl<'a> Recorded<'a> {
             scale: 1.0,
             constant: None,
             fails_at: None,
+            without_gradient: None,
+            absent: None,
         }
+    }
+
+    fn is_absent(&self, layer: &str, step: u64) -> bool {
+        self.absent
+            .is_some_and(|(absent, from)| absent == layer && step >= from)
     }
 
     fn inputs(&self, step: u64) -> Result<()> {
         for (layer, weight) in &self.network.layers {
+            if self.is_absent(layer.name(), step) {
+                continue;
+            }
             let x = self
                 .network
                 .tensors
@@ -57,6 +71,9 @@ impl<'a> Recorded<'a> {
             layers.reverse();
         }
         for (layer, weight) in layers {
+            if self.is_absent(layer.name(), step) || self.without_gradient == Some(layer.name()) {
+                continue;
+            }
             let g = self
                 .network
                 .tensors

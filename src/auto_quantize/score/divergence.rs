@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{Scores, Scoring};
+use super::{From, Scores, Scoring};
 use crate::auto_quantize::checkpoint::Checkpoint;
 use crate::auto_quantize::formats::switched_off;
 use crate::auto_quantize::host::{Host, fetch};
@@ -11,11 +11,11 @@ use crate::error::{Error, Result};
 use crate::model::{Mode, Progress};
 use crate::tensor::TensorView;
 
-/// Adds the scores of the steps from `first` on.
+/// Adds the scores of the steps that are left.
 pub(super) fn run(
     scoring: &Scoring,
     host: &mut dyn Host,
-    first: u64,
+    from: From,
     scores: &mut Scores,
     checkpoint: &mut Checkpoint,
 ) -> Result<()> {
@@ -24,12 +24,12 @@ pub(super) fn run(
     }
     let before = scoring.model.mode();
     scoring.model.set_mode(Mode::Quantized);
-    for step in first..scoring.steps {
+    for step in from.step..scoring.steps {
         run_step(scoring, host, step, scores)?;
         for (group, scores) in scoring.groups.iter().zip(scores.iter()) {
             super::check(group, scores, step)?;
         }
-        checkpoint.keep_scores(step + 1, scores)?;
+        checkpoint.keep_scores(step + 1, scores, &[])?;
         scoring.model.context().progress(&Progress {
             phase: "score",
             done: step + 1,
@@ -72,7 +72,14 @@ fn run_step(scoring: &Scoring, host: &mut dyn Host, step: u64, scores: &mut Scor
 
 fn logits(scoring: &Scoring, host: &mut dyn Host, step: u64) -> Result<TensorView> {
     fetch(scoring.model, host, step, scoring.steps, "num_score_steps")?;
-    host.forward(step)?;
+    scoring.model.heed_failures(true);
+    let outcome = host.forward(step);
+    scoring.model.heed_failures(false);
+    // What went wrong in a tap says more than the callback's return value.
+    match scoring.model.take_failure() {
+        Some(failure) => Err(failure),
+        None => outcome,
+    }?;
     scoring.model.shared().check_cancelled()?;
     host.logits(step)
 }

@@ -2,30 +2,31 @@
 //! format of this layer alone changes, and g the gradient of the loss; one forward and backward for each batch, all
 //! formats at once. Not averaged: it grows with the batches, and with the square of the loss.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::activations::{Activation, InputTap, Store};
 use super::work::Work;
-use super::{Scores, Scoring, change};
+use super::{From, Scores, Scoring, change};
 use crate::auto_quantize::checkpoint::Checkpoint;
 use crate::auto_quantize::formats::observed;
 use crate::auto_quantize::host::{Host, fetch};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernels::Cpu;
 use crate::model::{GradientObserver, Layer, Progress};
 use crate::tensor::TensorView;
 
-/// Adds the scores of the steps from `first` on.
+/// Adds the scores of the steps that are left.
 pub(super) fn run(
     scoring: &Scoring,
     host: &mut dyn Host,
-    first: u64,
+    from: From,
     scores: &mut Scores,
     checkpoint: &mut Checkpoint,
 ) -> Result<()> {
     let watch = Watch::new(scoring)?;
-    let outcome = watch.steps(scoring, host, first, scores, checkpoint);
+    let outcome = watch.steps(scoring, host, from, scores, checkpoint);
     watch.leave();
     outcome
 }
@@ -41,6 +42,12 @@ struct Scored {
     reader: usize,
     /// Of the present step, by recipe.
     sums: Mutex<Vec<f64>>,
+}
+
+impl Scored {
+    fn reads(&self, activation: &Arc<Activation>) -> bool {
+        Arc::ptr_eq(&self.activation, activation)
+    }
 }
 
 /// The taps of all layers that are scored.
@@ -121,18 +128,19 @@ impl Watch {
         &self,
         scoring: &Scoring,
         host: &mut dyn Host,
-        first: u64,
+        from: From,
         scores: &mut Scores,
         checkpoint: &mut Checkpoint,
     ) -> Result<()> {
-        let mut reached = vec![Reached::default(); self.scored.len()];
-        for step in first..scoring.steps {
-            self.step(scoring, host, step, &mut reached)?;
+        let mut used = from.used;
+        used.resize(self.scored.len(), false);
+        for step in from.step..scoring.steps {
+            self.step(scoring, host, step, &mut used)?;
             self.add_to(scores);
             for (group, scores) in scoring.groups.iter().zip(scores.iter()) {
                 super::check(group, scores, step)?;
             }
-            checkpoint.keep_scores(step + 1, scores)?;
+            checkpoint.keep_scores(step + 1, scores, &used)?;
             scoring.model.context().progress(&Progress {
                 phase: "score",
                 done: step + 1,
@@ -140,7 +148,8 @@ impl Watch {
                 layer: "",
             })?;
         }
-        self.check_reached(scoring, &reached)
+        self.warn_of_unused(scoring, &used);
+        Ok(())
     }
 
     /// Runs one step as often as the memory asks for.
@@ -149,8 +158,9 @@ impl Watch {
         scoring: &Scoring,
         host: &mut dyn Host,
         step: u64,
-        reached: &mut [Reached],
+        used: &mut [bool],
     ) -> Result<()> {
+        let mut any = false;
         self.activations
             .iter()
             .for_each(|activation| activation.begin_step());
@@ -168,13 +178,15 @@ impl Watch {
                 let Some(ended) = activation.end_run() else {
                     continue;
                 };
-                let of = self.scored.iter().zip(reached.iter_mut());
-                for (scored, reached) in
-                    of.filter(|(scored, _)| Arc::ptr_eq(&scored.activation, activation))
-                {
+                let all = self.scored.iter().zip(used.iter_mut());
+                for (scored, used) in all.filter(|(scored, _)| scored.reads(activation)) {
                     let (called, answered) = ended[scored.reader];
-                    reached.called |= called;
-                    reached.answered |= answered;
+                    // Before anything is kept: a score of zero would call every format of it lossless.
+                    if called && !answered {
+                        return Err(super::forgotten_gradient(scored.layer.name()));
+                    }
+                    *used |= called;
+                    any |= called;
                 }
             }
             if !self
@@ -182,7 +194,13 @@ impl Watch {
                 .iter()
                 .any(|activation| activation.is_waiting())
             {
-                return Ok(());
+                return match any {
+                    true => Ok(()),
+                    false => Err(super::no_inputs(
+                        self.scored.len(),
+                        self.scored[0].layer.name(),
+                    )),
+                };
             }
             self.store.trim();
         }
@@ -198,21 +216,10 @@ impl Watch {
         }
     }
 
-    /// A layer that was used but never got a gradient is a forgotten tap; one that was not even used may be an
-    /// expert that no token reached.
-    fn check_reached(&self, scoring: &Scoring, reached: &[Reached]) -> Result<()> {
-        if reached.iter().all(|reached| !reached.called) && !reached.is_empty() {
-            return Err(super::no_inputs(reached.len(), self.scored[0].layer.name()));
-        }
-        let pairs = || self.scored.iter().zip(reached);
-        let mut forgotten = pairs().filter(|(_, reached)| reached.called && !reached.answered);
-        if let Some((scored, _)) = forgotten.next() {
-            return Err(super::forgotten_gradient(scored.layer.name()));
-        }
-        let unused: Vec<&str> = pairs()
-            .filter(|(_, reached)| !reached.called)
-            .map(|(scored, _)| scored.layer.name())
-            .collect();
+    /// A layer that no step used may be an expert that no token reached, or a forgotten tap.
+    fn warn_of_unused(&self, scoring: &Scoring, used: &[bool]) {
+        let unused = self.scored.iter().zip(used).filter(|(_, used)| !**used);
+        let unused: Vec<&str> = unused.map(|(scored, _)| scored.layer.name()).collect();
         if let Some(first) = unused.first() {
             scoring.model.context().warn(&format!(
                 "{} layers were not used in any of the {} steps that score: their formats count as lossless: `{first}`{}",
@@ -221,15 +228,7 @@ impl Watch {
                 if unused.len() > 1 { ", ..." } else { "" }
             ));
         }
-        Ok(())
     }
-}
-
-/// What is known of a layer after the steps.
-#[derive(Debug, Clone, Copy, Default)]
-struct Reached {
-    called: bool,
-    answered: bool,
 }
 
 /// What layers that read the same activation have in common.
@@ -254,6 +253,7 @@ struct GradientTap {
 impl GradientObserver for GradientTap {
     fn observe(&self, cpu: &Cpu, g: &TensorView) -> Result<()> {
         let scored = &self.scored;
+        let _inside = Inside::enter(scored.layer.name())?;
         let Some(kept) = scored
             .activation
             .leave(scored.reader, scored.layer.name())?
@@ -275,5 +275,32 @@ impl GradientObserver for GradientTap {
             *sum += found;
         }
         Ok(())
+    }
+}
+
+thread_local! {
+    /// Whether this thread is scoring a layer.
+    static SCORING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// A thread that is scoring a layer: a host that computes one for it must not ask for another meanwhile, which would
+/// wait for this one.
+struct Inside;
+
+impl Inside {
+    fn enter(layer: &str) -> Result<Self> {
+        match SCORING.replace(true) {
+            false => Ok(Self),
+            true => Err(Error::State(format!(
+                "layer `{layer}`: mq_layer_grad() was called inside the forward callback of a layer, which mq_layer_grad() \
+                 itself had called"
+            ))),
+        }
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        SCORING.set(false);
     }
 }

@@ -55,6 +55,25 @@ impl Method {
     }
 }
 
+/// Where an interrupted search goes on.
+struct From {
+    step: u64,
+    /// Layers that were used before; empty for none.
+    used: Vec<bool>,
+}
+
+/// Refuses a host that cannot do what a method needs.
+pub fn check_host(method: Method, host: &dyn Host) -> Result<()> {
+    let missing = |text: &str| Err(Error::InvalidArgument(text.to_owned()));
+    match method {
+        Method::Gradient | Method::Fisher if !host.has_backward() => missing(
+            "loss_func or forward_backward_step must be provided: either loss and backward, or forward_backward_step",
+        ),
+        Method::KlDiv if !host.has_logits() => missing("logits must be provided for kl_div"),
+        _ => Ok(()),
+    }
+}
+
 /// Scores, by group and by recipe.
 pub type Scores = Vec<Vec<f64>>;
 
@@ -79,26 +98,20 @@ impl Scoring<'_> {
         checkpoint: &mut Checkpoint,
     ) -> Result<Scores> {
         let mut scores = vec![vec![0.0; self.formats.recipes.len()]; self.groups.len()];
-        let done = checkpoint.restore_scores(&mut scores)?;
+        let (done, used) = checkpoint.restore_scores(&mut scores)?;
         if done >= self.steps {
-            self.model
-                .context()
-                .info("AutoQuantize: Restored from checkpoint, skipping scoring");
+            let text = "AutoQuantize: Restored from checkpoint, skipping scoring";
+            self.model.context().info(text);
             return Ok(scores);
         }
+        let from = From { step: done, used };
         match method {
-            Method::Gradient | Method::Fisher if !host.has_backward() => Err(missing(
-                "loss_func or forward_backward_step must be provided: either loss and backward, or forward_backward_step",
-            )),
-            Method::Gradient => gradient::run(self, host, done, &mut scores, checkpoint),
+            Method::Gradient => gradient::run(self, host, from, &mut scores, checkpoint),
             Method::Gram => statistics::run(self, host, Gradients::Unused, &mut scores, checkpoint),
             Method::Fisher => {
                 statistics::run(self, host, Gradients::Squared, &mut scores, checkpoint)
             }
-            Method::KlDiv if !host.has_logits() => {
-                Err(missing("logits must be provided for kl_div"))
-            }
-            Method::KlDiv => divergence::run(self, host, done, &mut scores, checkpoint),
+            Method::KlDiv => divergence::run(self, host, from, &mut scores, checkpoint),
         }?;
         Ok(scores)
     }
@@ -126,10 +139,6 @@ fn forgotten_gradient(first: &str) -> Error {
         "layer `{first}` was used in the forward but got no gradient; call mq_layer_grad() with the gradient at its \
          output in the backward pass, or list it in disabled_layers"
     ))
-}
-
-fn missing(text: &str) -> Error {
-    Error::InvalidArgument(text.to_owned())
 }
 
 /// Refuses scores that are no numbers, after a step.

@@ -63,7 +63,7 @@ pub(super) fn run(
     for (group, scores) in scoring.groups.iter().zip(scores.iter()) {
         super::check(group, scores, scoring.steps.saturating_sub(1))?;
     }
-    checkpoint.keep_scores(scoring.steps, scores)
+    checkpoint.keep_scores(scoring.steps, scores, &[])
 }
 
 /// What is read by the layers of all groups. Errors for a layer whose statistics do not say enough.
