@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Measures: mq's kernels against a plain copy, a product of matrices and PyTorch, its calibration against NVIDIA
-# Model Optimizer. `make bench`. Both get an environment of their own (several gigabytes each):
+# Measures: mq's kernels against a plain copy, a product of matrices and PyTorch, its calibration and its search for
+# formats against NVIDIA Model Optimizer. `make bench`. Both get an environment of their own (several gigabytes each):
 # MQ_BENCH_TORCH=0 and MQ_BENCH_REFERENCE=0 leave them out.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=target/bench
 mkdir -p "$out"
 
-cargo bench --locked --bench kernels --bench histogram --bench gram --bench search
-parts=("$out/kernels.json" "$out/histogram.json" "$out/gram.json" "$out/search.json")
+cargo bench --locked --bench kernels --bench histogram --bench gram --bench search --bench knapsack
+parts=("$out/kernels.json" "$out/histogram.json" "$out/gram.json" "$out/search.json" "$out/knapsack.json")
 export PYTHONPATH=bindings/python MQ_LIBRARY=target/release/libmq.so PYTHONUNBUFFERED=1
 
 # environment FOLDER REQUIREMENTS MODULES: makes it unless these modules import.
@@ -28,7 +28,9 @@ if [[ ${MQ_BENCH_REFERENCE:-1} != 0 ]]; then
     environment "$out/venv-reference" benches/calibration/requirements.txt \
         modelopt.torch.quantization
     "$out/venv-reference/bin/python" -W ignore benches/calibration "$out/calibration.json"
-    parts+=("$out/calibration.json")
+    "$out/venv-reference/bin/python" -W ignore benches/auto_quantize "$out/auto_quantize.json" \
+        2>"$out/auto_quantize.log"
+    parts+=("$out/calibration.json" "$out/auto_quantize.json")
 fi
 python3 - "$out/report.json" "${parts[@]}" <<'PY'
 import json

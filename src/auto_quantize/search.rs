@@ -42,6 +42,8 @@ pub struct Choice {
     pub cost: f64,
     /// Of an element, on average.
     pub effective_bits: f64,
+    /// How much lower the score could be, relative to it: rounding, but for problems that are too hard to finish.
+    pub gap: f64,
 }
 
 impl Search {
@@ -148,6 +150,7 @@ pub(super) fn choose(
         score: solution.score,
         cost: solution.cost,
         effective_bits: costs.effective_bits(solution.cost),
+        gap: solution.gap,
     })
 }
 

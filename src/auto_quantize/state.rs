@@ -61,6 +61,7 @@ impl Search {
             "constraints": {"effective_bits": choice.effective_bits, "cost": choice.cost},
             "score": choice.score,
             "is_satisfied": true,
+            "gap": choice.gap,
         })
     }
 

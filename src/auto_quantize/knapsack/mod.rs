@@ -27,8 +27,9 @@
 //! all that are told apart by the order of the search, which depends on nothing but the groups and the
 //! budget. Scores times a power of two give the same choice; any other factor rounds them.
 //!
-//! Time: milliseconds for a thousand groups, but exponential for instances made to be hard. Memory: see
-//! `search`.
+//! Time: milliseconds for a thousand groups. Instances made to be hard (scores that are all but proportional to costs,
+//! over hundreds of groups) would take exponential time: after some ten million states, smaller and smaller
+//! differences stop to count, and the solution says how much it could be off ([`Solution::gap`]). Memory: see `search`.
 
 mod core;
 mod fixed;
@@ -58,12 +59,18 @@ pub struct Solution {
     pub cost: f64,
     /// Sum of the scores, added in the order of the groups.
     pub score: f64,
+    /// How much lower a score could be, relative to it: 1e-12, or more for an instance that is too hard.
+    pub gap: f64,
 }
 
 /// The choice of one candidate for each group with the least total score among those whose total cost is
 /// at most `budget`, and of those the one with the least cost. None when even the cheapest exceeds it, or
 /// a group has no candidate.
 pub fn solve(groups: &[Vec<Candidate>], budget: f64) -> Option<Solution> {
+    solve_within(groups, budget, search::PATIENCE)
+}
+
+fn solve_within(groups: &[Vec<Candidate>], budget: f64, patience: u64) -> Option<Solution> {
     let mut problem = Problem::new(groups, budget)?;
     loop {
         let (groups_left, capacity) = problem.integers();
@@ -73,13 +80,13 @@ pub fn solve(groups: &[Vec<Candidate>], budget: f64) -> Option<Solution> {
         if problem.drop_above(&start.choice) {
             continue;
         }
-        let best = search::run(&relaxation, start);
-        if problem.drop_above(&best.choice) {
+        let (best, bits) = search::run(&relaxation, start, patience);
+        if bits == search::BITS && problem.drop_above(&best.choice) {
             continue;
         }
         let mut choice = best.choice;
         lowest_first(groups, &mut choice);
-        return Some(total(groups, choice));
+        return Some(total(groups, choice, (-f64::from(bits)).exp2()));
     }
 }
 
@@ -95,6 +102,8 @@ pub fn least_cost(groups: &[Vec<Candidate>]) -> f64 {
 pub fn curve(groups: &[Vec<Candidate>], points: usize) -> Vec<Solution> {
     let least = least_cost(groups);
     let useful: f64 = groups.iter().map(|group| useful_cost(group)).sum();
+    // Not more for all of it than for a few.
+    let patience = search::PATIENCE / 16;
     let mut curve: Vec<Solution> = Vec::new();
     for i in 0..points {
         let budget = if i + 1 == points && i > 0 {
@@ -102,7 +111,7 @@ pub fn curve(groups: &[Vec<Candidate>], points: usize) -> Vec<Solution> {
         } else {
             least + (useful - least) * (i as f64 / (points - 1).max(1) as f64)
         };
-        let Some(solution) = solve(groups, budget) else {
+        let Some(solution) = solve_within(groups, budget, patience) else {
             continue;
         };
         if curve.last().is_none_or(|last| solution.score < last.score) {
@@ -137,7 +146,7 @@ fn lowest_first(groups: &[Vec<Candidate>], choice: &mut [usize]) {
     }
 }
 
-fn total(groups: &[Vec<Candidate>], choice: Vec<usize>) -> Solution {
+fn total(groups: &[Vec<Candidate>], choice: Vec<usize>, gap: f64) -> Solution {
     let (mut cost, mut score) = (0.0, 0.0);
     for (group, &index) in groups.iter().zip(&choice) {
         cost += group[index].cost;
@@ -147,5 +156,6 @@ fn total(groups: &[Vec<Candidate>], choice: Vec<usize>) -> Solution {
         choice,
         cost,
         score,
+        gap,
     }
 }

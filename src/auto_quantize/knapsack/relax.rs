@@ -51,15 +51,15 @@ pub struct Goal {
 }
 
 impl Goal {
-    /// What it takes to be better than `best`: a lower score, or the same at a lower cost. Differences of
-    /// 2⁻⁴⁰ do not count: where costs and scores are all but proportional, there is no end to them.
-    pub fn beyond(best: &Choice, capacity: i64) -> [Self; 2] {
+    /// What it takes to be better than `best`: a lower score, or the same at a lower cost. Differences of 2 to
+    /// the power of `-bits` do not count: where costs and scores are all but proportional, there is no end to them.
+    pub fn beyond(best: &Choice, capacity: i64, bits: u32) -> [Self; 2] {
         let score = Self {
             capacity,
-            target: best.score - (best.score >> 40),
+            target: best.score - (best.score >> bits),
         };
         let cost = Self {
-            capacity: best.cost - (best.cost >> 40) - 1,
+            capacity: best.cost - (best.cost >> bits) - 1,
             target: best.score + 1,
         };
         [score, cost]

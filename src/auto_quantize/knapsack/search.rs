@@ -16,6 +16,13 @@ const MOST: usize = 1 << 18;
 /// States of the smallest piece that is cut.
 const LEAST: usize = 1 << 8;
 
+/// Bits of the differences that count, as long as that is no trouble.
+pub const BITS: u32 = 40;
+
+/// States that are looked at before differences count less, by [`FEWER`] bits, and so on: about a second.
+pub const PATIENCE: u64 = 1 << 24;
+const FEWER: u32 = 4;
+
 /// Steps from which on pieces are the smallest.
 const TRACED: usize = 1 << 23;
 
@@ -47,14 +54,18 @@ struct Piece {
     most: usize,
 }
 
-/// The best choice, given one to begin with.
-pub fn run(relaxation: &Relaxation, start: Choice) -> Choice {
-    let order = order(relaxation, Goal::beyond(&start, relaxation.capacity));
+/// The best choice, given one to begin with, and the bits of the differences that counted.
+pub fn run(relaxation: &Relaxation, start: Choice, patience: u64) -> (Choice, u32) {
+    let goals = Goal::beyond(&start, relaxation.capacity, BITS);
+    let order = order(relaxation, goals);
     let rests = rests(&order);
     let mut search = Search {
         relaxation,
         best: start,
         steps: Vec::new(),
+        bits: BITS,
+        bits_after: patience,
+        patience,
     };
     let root = State {
         cost: relaxation.cost,
@@ -99,20 +110,33 @@ pub fn run(relaxation: &Relaxation, start: Choice) -> Choice {
             most,
         }));
     }
-    search.best
+    (search.best, search.bits)
 }
 
 struct Search<'a> {
     relaxation: &'a Relaxation<'a>,
     best: Choice,
     steps: Vec<Step>,
+    /// Of the differences that count.
+    bits: u32,
+    /// States to look at before they become fewer, and those that are left of them.
+    bits_after: u64,
+    patience: u64,
 }
 
 impl Search<'_> {
     /// The states with each change of a group that could still be better than the best, by ascending cost
     /// and falling score.
     fn expand(&mut self, states: &[State], open: &Open, rest: &Rest) -> Vec<State> {
-        let goals = Goal::beyond(&self.best, self.relaxation.capacity);
+        let seen = (states.len() * open.changes.len()) as u64;
+        match self.patience.checked_sub(seen) {
+            Some(left) => self.patience = left,
+            None => {
+                self.patience = self.bits_after;
+                self.bits = self.bits.saturating_sub(FEWER).max(FEWER);
+            }
+        }
+        let goals = Goal::beyond(&self.best, self.relaxation.capacity, self.bits);
         let mut heads = vec![0; open.changes.len()];
         let mut out: Vec<State> = Vec::with_capacity(states.len());
         let mut least = i64::MAX;

@@ -17,7 +17,7 @@ fn every_choice(groups: &[Vec<Candidate>], budget: f64) -> Option<Solution> {
     let mut best: Option<Solution> = None;
     let mut choice = vec![0; groups.len()];
     loop {
-        let solution = total(groups, choice.clone());
+        let solution = total(groups, choice.clone(), 0.0);
         let key = |s: &Solution| (s.score, s.cost);
         if within(solution.cost, budget) && best.as_ref().is_none_or(|b| key(&solution) < key(b)) {
             best = Some(solution);
@@ -222,6 +222,7 @@ fn no_groups_cost_nothing() {
         choice: Vec::new(),
         cost: 0.0,
         score: 0.0,
+        gap: (-40f64).exp2(),
     };
     assert_eq!(solve(&[], 0.0), Some(nothing.clone()));
     assert_eq!(solve(&[], f64::INFINITY), Some(nothing.clone()));
@@ -415,4 +416,25 @@ fn the_curve_falls_and_its_points_are_optimal() {
     }
     assert_eq!(super::curve(&groups, 0), []);
     assert_eq!(super::curve(&groups, 1).len(), 1);
+}
+
+/// Scores that are proportional to costs but for a billionth: no bound tells choices apart, and a search that insisted
+/// would not end.
+#[test]
+fn what_is_too_hard_ends_with_a_gap() {
+    let groups = Random(10).groups(400, |random| {
+        let size = 1.0 + 1e6 * random.unit();
+        let score = |bits: f64, noise: f64| size * (16.0 - bits) * (1.0 + 1e-9 * noise);
+        let candidate = |bits: f64| (size * bits, score(bits, random.unit()));
+        [4.0, 4.5, 6.0, 8.0, 8.5, 16.0].map(candidate).to_vec()
+    });
+    let least = least_cost(&groups);
+    let solution = solve(&groups, 1.7 * least).expect("a choice");
+    assert!(solution.gap <= 1e-6, "{:e}", solution.gap);
+    let relaxed: f64 = 3.0 * least - 0.7 * least;
+    assert!(
+        solution.score <= relaxed * (1.0 + 1e-6),
+        "{} {relaxed}",
+        solution.score
+    );
 }
