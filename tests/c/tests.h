@@ -25,6 +25,7 @@ void test_fold_pqs(void);
 void test_compress(void);
 void test_auto_quantize(void);
 void test_auto_quantize_solve(void);
+void test_auto_quantize_bad(void);
 void test_auto_quantize_runs(void);
 void test_auto_quantize_memory(void);
 void test_auto_quantize_kinds(void);
