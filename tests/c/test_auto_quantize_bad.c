@@ -196,25 +196,44 @@ static void formats_that_are_none_are_refused(void) {
         {"['']", "quantization_formats[0]"},
         {"['FP8_DEFAULT_CFG', 8]", "quantization_formats[1]"},
         {"['FP8_DEFAULT_CFG', ['FP8_DEFAULT_CFG']]", "quantization_formats[1]"},
-        {"[{}]", "quantization_formats[0]"},
         {"[{'quant_cfg': 3}]", "quantization_formats[0]"},
-        {"[{'quant_cfg': {}, 'algorithm': 'max'}]", "weight"},
-        {"['FP8_KV_CFG']", "FP8_KV_CFG"},
+        {"[{'quant_cfg': {}, 'algorithm': 'max'}]", "CUSTOM_0"},
         {"[{'quant_cfg': {'*weight_quantizer': {'num_bits': 8, 'fake_quant': false}}}]",
          "fake_quant"},
-        {"[{'quant_cfg': {'*weight_quantizer': {'num_bits': 8}}, 'algorithm': 'gptq'}]", "gptq"},
+        {"[{'quant_cfg': {'*weight_quantizer': {'num_bits': 8}}, 'algorithm': 'real_quantize'}]",
+         "real_quantize"},
         {"[{'quant_cfg': {'*weight_quantizer': {'num_bits': 8, 'colour': 1}}}]", "colour"},
-        {"[{'quant_cfg': {'*lm_head*': {'num_bits': 8}}}]", "CUSTOM_0"},
         {"[{'quant_cfg': {'*weight_quantizer': {'num_bits': 8, 'axis': 7}}}]", "7"},
     };
-    struct net net;
-    net_init(&net, 1, 0);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct net net;
+        net_init(&net, 1, 0);
+        net_ask(&net, "{'effective_bits': 8}",
+                "[{'quant_cfg': {'*weight_quantizer': {'num_bits': 8}}, 'algorithm': 'gptq'}]");
+        NET_REFUSES(&net, MQ_ERR_UNSUPPORTED, "gptq");
         net_ask(&net, "{'effective_bits': 8}", cases[i].text);
         NET_REFUSES(&net, MQ_ERR_CONFIG, cases[i].piece);
         CHECK(net.calls[AT_DATA] == 0);
+        net_free(&net);
     }
-    net_free_unharmed(&net);
+}
+
+/* A format that says nothing about weights would leave them at the default of 8 bits, under the
+ * name and the bits of something else. */
+static void formats_that_say_nothing_of_weights_are_refused(void) {
+    static const struct text cases[] = {
+        {"['FP8_KV_CFG']", "FP8_KV_CFG"},
+        {"[{'quant_cfg': {'*lm_head*': {'num_bits': 8}}}]", "CUSTOM_0"},
+        {"[{'quant_cfg': {}}]", "CUSTOM_0"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct net net;
+        net_init(&net, 1, 0);
+        net_ask(&net, "{'effective_bits': 16}", cases[i].text);
+        CHECK_STATUS(net_search(&net), MQ_ERR_CONFIG);
+        CHECK_SAYS(cases[i].piece);
+        net_free(&net);
+    }
 }
 
 static void a_format_that_is_named_twice_counts_once(void) {
@@ -231,23 +250,26 @@ static void a_format_that_is_named_twice_counts_once(void) {
 
 static void rules_and_names_that_are_none_are_refused(void) {
     static const struct text rules[] = {
-        {"[\"(\"]", "regular expression"}, {"[\"(a\\\\\"]", "regular expression"},
-        {"[\"block\"]", "parentheses"},    {"[\"(?:block)\"]", "parentheses"},
-        {"\"(block)\"", "list"},           {"[3]", "list"},
-        {"3", "list"},                     {"{\"before\": []}", "prepend"},
-        {"{\"append\": []", "JSON"},       {"{\"append\": [], \"prepend\": []}", "prepend"},
-        {"{\"append\": \"(a)\"}", "list"}, {"", "JSON"},
+        {"[\"(\"]", "regular expression"},
+        {"[\"(a\\\\\"]", "regular expression"},
+        {"[\"block\"]", "parentheses"},
+        {"[\"(?:block)\"]", "parentheses"},
+        {"\"(block)\"", "list"},
+        {"[3]", "list"},
+        {"3", "list"},
+        {"{\"before\": []}", "prepend"},
+        {"{\"append\": []", "JSON"},
+        {"{\"append\": [], \"prepend\": []}", "prepend"},
+        {"{\"append\": \"(a)\"}", "list"},
+        {"", "JSON"},
         {"[\"(a){1000}{1000}{1000}\"]", "regular expression"},
     };
     static const struct text disabled[] = {
-        {"", "JSON"},
-        {"block*", "JSON"},
-        {"3", "patterns"},
-        {"[3]", "patterns"},
-        {"{}", "patterns"},
-        {"[[\"block\"]]", "patterns"},
+        {"", "JSON"},        {"block*", "JSON"}, {"3", "patterns"},
+        {"[3]", "patterns"}, {"{}", "patterns"}, {"[[\"block\"]]", "patterns"},
     };
-    static const struct text methods[] = {{"", "gradient"}, {"GRADIENT", "gradient"}, {"x", "kl_div"}};
+    static const struct text methods[] = {
+        {"", "gradient"}, {"GRADIENT", "gradient"}, {"x", "kl_div"}};
     struct net net;
     net_init(&net, 1, 0);
     for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
@@ -349,6 +371,7 @@ void test_auto_quantize_bad(void) {
     zero_steps_are_refused();
     constraints_that_are_none_are_refused();
     formats_that_are_none_are_refused();
+    formats_that_say_nothing_of_weights_are_refused();
     a_format_that_is_named_twice_counts_once();
     rules_and_names_that_are_none_are_refused();
     everything_can_be_left_out();

@@ -26,6 +26,8 @@ void test_compress(void);
 void test_auto_quantize(void);
 void test_auto_quantize_solve(void);
 void test_auto_quantize_bad(void);
+void test_auto_quantize_host(void);
+void test_auto_quantize_checkpoint(void);
 void test_auto_quantize_runs(void);
 void test_auto_quantize_memory(void);
 void test_auto_quantize_kinds(void);
