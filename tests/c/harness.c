@@ -27,6 +27,9 @@ int main(void) {
     test_compress();
     test_auto_quantize();
     test_auto_quantize_solve();
+    test_auto_quantize_bad();
+    test_auto_quantize_host();
+    test_auto_quantize_checkpoint();
     test_auto_quantize_runs();
     test_auto_quantize_memory();
     test_auto_quantize_kinds();

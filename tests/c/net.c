@@ -98,7 +98,8 @@ static mq_status net_backward(struct net *net) {
         g_h[i] = g_s[i] * net->used_scale[i % NET_HIDDEN];
     }
     const mq_tensor *of_y = F32(g_y, NET_BATCH, NET_OUT);
-    const mq_tensor *of_s = F32(g_s, NET_BATCH, NET_HIDDEN), *of_h = F32(g_h, NET_BATCH, NET_HIDDEN);
+    const mq_tensor *of_s = F32(g_s, NET_BATCH, NET_HIDDEN),
+                    *of_h = F32(g_h, NET_BATCH, NET_HIDDEN);
     if (net->gradient_of_out != NULL) {
         of_y = net->gradient_of_out;
     }
@@ -208,7 +209,8 @@ static void layer_release(void *user_data) { ((struct net *)user_data)->layer_re
 static int32_t progress(void *user_data, const mq_progress *progress) {
     struct net *net = user_data;
     if (strcmp(progress->phase, "score") == 0) {
-        CHECK(progress->done == net->scored + 1 && progress->layer[0] == '\0');
+        CHECK(net->scored == 0 || progress->done == net->scored + 1); /* 0: it may go on */
+        CHECK(progress->done <= progress->total && progress->layer[0] == '\0');
         net->scored = progress->done;
         net->steps = progress->total;
     }
@@ -274,7 +276,8 @@ void net_init(struct net *net, uint32_t num_threads, uint64_t memory_limit_bytes
     CHECK_STATUS(mq_auto_quantize_options_init(&net->options, sizeof net->options), MQ_OK);
     net->options.num_calib_steps = 2;
     net->options.num_score_steps = 2;
-    net->host = (mq_auto_quantize_fn){net, data, forward_step, loss, backward, NULL, logits, release};
+    net->host =
+        (mq_auto_quantize_fn){net, data, forward_step, loss, backward, NULL, logits, release};
     net->cost = (mq_layer_cost_fn){net, cost, cost_release};
     net_ask(net, "{'effective_bits': 8}", FP8_INT4);
 }
@@ -307,8 +310,8 @@ mq_status net_search(struct net *net) {
     int released = net->released, cost_released = net->cost_released;
     memset(net->calls, 0, sizeof net->calls);
     net->scored = 0;
-    mq_status status = mq_auto_quantize(net->model, &net->options, &net->host,
-                                        net->has_cost ? &net->cost : NULL);
+    mq_status status =
+        mq_auto_quantize(net->model, &net->options, &net->host, net->has_cost ? &net->cost : NULL);
     CHECK(net->released == released + 1);
     CHECK(net->cost_released == cost_released + (net->has_cost != 0));
     return status;
@@ -394,8 +397,8 @@ static int passes_unchanged(struct net *net) {
     float seen[NET_BATCH * NET_IN], weight[NET_HIDDEN * NET_IN];
     const float *const weights[NET_LAYERS] = {net->q_weight, net->k_weight, net->scale_weight,
                                               net->out_weight};
-    const int64_t extents[NET_LAYERS][2] = {{NET_HIDDEN, NET_IN}, {NET_HIDDEN, NET_IN},
-                                            {NET_HIDDEN, 1}, {NET_OUT, NET_HIDDEN}};
+    const int64_t extents[NET_LAYERS][2] = {
+        {NET_HIDDEN, NET_IN}, {NET_HIDDEN, NET_IN}, {NET_HIDDEN, 1}, {NET_OUT, NET_HIDDEN}};
     int same = 1;
     for (int i = 0; i < NET_LAYERS; i++) {
         int64_t inputs = i < 2 ? NET_IN : NET_HIDDEN;
@@ -446,6 +449,7 @@ void net_free_unharmed(struct net *net) {
     net->fails_on = 0;
     net->inside = NULL;
     net->skips_taps = 0;
+    net->options.num_calib_steps = 2;
     net_init(&other, 1, 0);
     CHECK_STATUS(net_quantize(net, FP8), MQ_OK);
     CHECK_STATUS(net_quantize(&other, FP8), MQ_OK);

@@ -50,15 +50,15 @@ struct net {
     char texts[2][2048];
 
     /* what a test asks for */
-    uint64_t batches;                               /* data() has so many */
-    enum stage fails_at;                            /* returns `result` at its call `fails_on` */
-    int fails_on;                                   /* 0: never */
+    uint64_t batches;    /* data() has so many */
+    enum stage fails_at; /* returns `result` at its call `fails_on` */
+    int fails_on;        /* 0: never */
     int32_t result;
     enum stage inside_at;
     void (*inside)(struct net *net, enum stage stage);
-    double loss;                                    /* added to the loss */
+    double loss; /* added to the loss */
     int skips_taps, skips_gradients, extra_gradients;
-    const mq_tensor *gradient_of_out;               /* in place of the right one */
+    const mq_tensor *gradient_of_out; /* in place of the right one */
 
     /* what happened */
     int calls[STAGES], released, cost_released, layer_released;
@@ -90,7 +90,8 @@ mq_status net_forward(struct net *net, uint64_t batch);
 char *net_state(struct net *net);
 char *net_config(struct net *net, const char *constraints);
 
-/* The number at a position of a list in the "candidate_stats" of a group; NaN when there is none. */
+/* The number at a position of a list in the "candidate_stats" of a group; NaN when there is none.
+ */
 double net_stat(const char *state, const char *group, const char *key, int at);
 /* The number after "key":, behind "before": unless that is NULL; NaN when there is none. */
 double net_number(const char *text, const char *before, const char *key);

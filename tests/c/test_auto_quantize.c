@@ -120,8 +120,8 @@ static double least_score(const char *state, double cost) {
 }
 
 static void the_choice_is_the_best_of_the_budget(void) {
-    static const char *const budgets[] = {"4", "4.1", "5", "6.5", "7.77", "8", "9", "12", "15.9",
-                                          "16"};
+    static const char *const budgets[] = {"4", "4.1", "5",  "6.5",  "7.77",
+                                          "8", "9",   "12", "15.9", "16"};
     for (size_t i = 0; i < sizeof budgets / sizeof *budgets; i++) {
         struct net net;
         char constraints[64];
@@ -151,8 +151,8 @@ static void the_model_is_left_with_the_choice(void) {
     }
     CHECK_STATUS(net_forward(&wanted, 0), MQ_OK);
     int32_t enabled = 1;
-    CHECK_STATUS(
-        mq_quantizer_is_enabled(find_quantizer(net.model, "kv.k_bmm_quantizer"), &enabled), MQ_OK);
+    CHECK_STATUS(mq_quantizer_is_enabled(find_quantizer(net.model, "kv.k_bmm_quantizer"), &enabled),
+                 MQ_OK);
     CHECK(enabled == 0); /* whatever is not searched is off */
     CHECK_STATUS(mq_check(net.model, NULL, NULL, 0, &(size_t){0}), MQ_OK);
     CHECK_STATUS(mq_fold_weight(net.model, 0), MQ_OK); /* it is a quantized model as any other */

@@ -112,9 +112,8 @@ static double expected_score(const struct conv *original) {
     for (int i = 0; i < IMAGES * KERNELS * PLACES * PLACES; i++) {
         int column = i % PLACES, row = i / PLACES % PLACES;
         int kernel = i / PLACES / PLACES % KERNELS, image = i / PLACES / PLACES / KERNELS;
-        double change =
-            output_at(x, weight, image, kernel, row, column) -
-            output_at(original->x, original->weight, image, kernel, row, column);
+        double change = output_at(x, weight, image, kernel, row, column) -
+                        output_at(original->x, original->weight, image, kernel, row, column);
         score += (double)original->g[i] * change * (double)original->g[i] * change;
     }
     conv_free(&conv);
@@ -137,11 +136,14 @@ static void a_convolution_is_scored_where_it_stands(void) {
 /* A gradient of another shape tells that stride, padding or dilation are not the layer's. */
 static void a_gradient_of_another_convolution_is_refused(void) {
     float g[IMAGES * KERNELS * SIDE * SIDE] = {0.0f};
-    const mq_tensor *const wrong[] = {
-        F32(g, IMAGES, KERNELS, 5, 5), F32(g, IMAGES, KERNELS, 4, 5),
-        F32(g, IMAGES, KERNELS, 16),   F32(g, KERNELS, 4, 4),
-        F32(g, 1, KERNELS, 4, 4),      F32(g, IMAGES, KERNELS - 1, 4, 4),
-        F32_SCALAR(g),                 F32(g, IMAGES, KERNELS, 0, 4)};
+    const mq_tensor *const wrong[] = {F32(g, IMAGES, KERNELS, 5, 5),
+                                      F32(g, IMAGES, KERNELS, 4, 5),
+                                      F32(g, IMAGES, KERNELS, 16),
+                                      F32(g, KERNELS, 4, 4),
+                                      F32(g, 1, KERNELS, 4, 4),
+                                      F32(g, IMAGES, KERNELS - 1, 4, 4),
+                                      F32_SCALAR(g),
+                                      F32(g, IMAGES, KERNELS, 0, 4)};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         struct conv conv;
         conv_init(&conv);

@@ -123,8 +123,8 @@ static uint64_t bytes_needed(void) {
     return found == NULL ? 0 : strtoull(found + 6, NULL, 10);
 }
 
-/* The least memory of a search: what each failure says it needs, until one succeeds; 0 when that does
- * not come to an end. */
+/* The least memory of a search: what each failure says it needs, until one succeeds; 0 when that
+ * does not come to an end. */
 static uint64_t least_memory(const struct shape *shape, uint32_t threads) {
     uint64_t limit = 1;
     for (int tries = 0; tries < 12; tries++) {

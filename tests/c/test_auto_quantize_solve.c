@@ -53,11 +53,12 @@ static void a_dry_run_only_tells(void) {
     net_init_searched(&net, "{'effective_bits': 4}", FP8_INT4);
     char *before = net_state(&net);
     net_snapshot_take(&snapshot, &net);
-    CHECK_STATUS(
-        mq_auto_quantize_solve(net.model, bits8, MQ_SOLVE_DRY_RUN, one, sizeof one, NULL), MQ_OK);
+    CHECK_STATUS(mq_auto_quantize_solve(net.model, bits8, MQ_SOLVE_DRY_RUN, one, sizeof one, NULL),
+                 MQ_OK);
     CHECK(net_number(one, NULL, "effective_bits") <= 8.0);
-    CHECK_STATUS(mq_auto_quantize_solve(net.model, json("[{'effective_bits': 4}, {'max_cost': 328}, "
-                                                        "{'effective_bits': 8}]"),
+    CHECK_STATUS(mq_auto_quantize_solve(net.model,
+                                        json("[{'effective_bits': 4}, {'max_cost': 328}, "
+                                             "{'effective_bits': 8}]"),
                                         MQ_SOLVE_DRY_RUN, list, sizeof list, &length),
                  MQ_OK);
     CHECK(length == strlen(list) && list[0] == '[' && list[length - 1] == ']');
@@ -144,7 +145,8 @@ static void a_solve_that_fails_changes_nothing(void) {
     net_free(&net);
 }
 
-static mq_status text_of(struct net *net, int which, char *buffer, size_t capacity, size_t *length) {
+static mq_status text_of(struct net *net, int which, char *buffer, size_t capacity,
+                         size_t *length) {
     switch (which) {
     case 0:
         return mq_auto_quantize_state(net->model, buffer, capacity, length);
@@ -153,7 +155,8 @@ static mq_status text_of(struct net *net, int which, char *buffer, size_t capaci
     case 2:
         return mq_auto_quantize_config(net->model, bits8, buffer, capacity, length);
     case 3:
-        return mq_auto_quantize_solve(net->model, bits8, MQ_SOLVE_DRY_RUN, buffer, capacity, length);
+        return mq_auto_quantize_solve(net->model, bits8, MQ_SOLVE_DRY_RUN, buffer, capacity,
+                                      length);
     default: /* in effect, also when the text does not fit */
         return mq_auto_quantize_solve(net->model, bits8, 0, buffer, capacity, length);
     }
@@ -245,12 +248,13 @@ static void only_the_budget_changes_costs_of_the_hosts(void) {
     net_ask(&net, "{'max_cost': 200}", FP8_INT4);
     CHECK_STATUS(net_search(&net), MQ_OK);
     CHECK_STATUS(
-        mq_auto_quantize_solve(net.model, "{\"max_cost\": 100}", 0, told, sizeof told, NULL), MQ_OK);
+        mq_auto_quantize_solve(net.model, "{\"max_cost\": 100}", 0, told, sizeof told, NULL),
+        MQ_OK);
     CHECK(net_number(told, NULL, "cost") <= 100.0);
-    CHECK_STATUS(
-        mq_auto_quantize_solve(net.model, json("{'cost': {'excluded_module_name_patterns': 'out'}}"),
-                               0, NULL, 0, NULL),
-        MQ_ERR_CONFIG);
+    CHECK_STATUS(mq_auto_quantize_solve(net.model,
+                                        json("{'cost': {'excluded_module_name_patterns': 'out'}}"),
+                                        0, NULL, 0, NULL),
+                 MQ_ERR_CONFIG);
     CHECK_SAYS("callback");
     net_free(&net);
 }
