@@ -3,6 +3,7 @@
 
 #include "file.hpp"
 
+#include <cstddef>
 #include <filesystem>
 
 namespace tiny_llama {
@@ -47,6 +48,16 @@ Configuration custom(const char *name, const std::string &formats, const std::st
 const char *const kEntropy =
     R"({"method": "histogram", "amax_method": "entropy", "num_bins": 2048})";
 
+// "A+B@4.8": a search among presets for a number of bits.
+Configuration search(const std::string &name) {
+    const std::size_t at = name.rfind('@');
+    std::string formats = "[\"";
+    for (const char c : name.substr(0, at)) {
+        formats += c == '+' ? "\", \"" : std::string(1, c);
+    }
+    return {name, formats + "\"]", name.substr(at + 1)};
+}
+
 const std::vector<Configuration> kConfigs = {
     preset("INT8_DEFAULT_CFG"), // weights: a scale per row; activations: one
     first_model_only(custom("INT8 entropy", kInt8, kEntropy)),
@@ -65,13 +76,22 @@ const std::vector<Configuration> kConfigs = {
     first_model_only(preset("MXFP4_DEFAULT_CFG")),
     preset("NVFP4_DEFAULT_CFG"), // an E4M3 scale per 16 values
     preset("NVFP4_AWQ_LITE_CFG"),
+    // A format, or none, for each layer, lm_head too. The first of a pair searches; the others are
+    // solved with what it has calibrated and scored.
+    search("INT4_AWQ_CFG+INT8_DEFAULT_CFG@4.8"),
+    search("INT4_AWQ_CFG+INT8_DEFAULT_CFG@6.0"),
+    search("INT4_AWQ_CFG+INT8_DEFAULT_CFG@8.0"),
+    search("W4A8_AWQ_BETA_CFG+FP8_DEFAULT_CFG@4.8"),
+    search("W4A8_AWQ_BETA_CFG+FP8_DEFAULT_CFG@6.0"),
+    search("W4A8_AWQ_BETA_CFG+FP8_DEFAULT_CFG@8.0"),
 };
 
 Configuration read(const std::string &argument) {
     if (std::filesystem::path(argument).extension() == ".json") {
         return {argument, read_file(argument)};
     }
-    return preset(argument.c_str());
+    const bool is_search = argument.find('@') != std::string::npos;
+    return is_search ? search(argument) : preset(argument.c_str());
 }
 
 } // namespace

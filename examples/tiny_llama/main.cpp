@@ -7,6 +7,7 @@
 #include "perplexity.hpp"
 #include "quantizer.hpp"
 #include "report.hpp"
+#include "search_files.hpp"
 #include "sequences.hpp"
 #include "thread_pool.hpp"
 
@@ -48,13 +49,26 @@ Row measure_float(const Options::Model &files, const Texts &texts, ThreadPool &p
     return row;
 }
 
+void quantize(Quantizer &quantizer, const Options::Model &files, const Configuration &config,
+              const Sequences &calibration, const SearchFiles &search_files) {
+    if (!config.is_search()) {
+        quantizer.quantize(config.text, calibration);
+        return;
+    }
+    const std::string checkpoint = search_files.checkpoint(files.name, config.name);
+    quantizer.auto_quantize({config.text, config.effective_bits, checkpoint}, calibration);
+    if (quantizer.forward_passes() > 0) { // else the checkpoint is that of a row before
+        search_files.keep(files.name, config.name, quantizer.search_state());
+    }
+}
+
 Row measure(const Options::Model &files, const Configuration &config, const Texts &texts,
-            ThreadPool &pool) {
+            const SearchFiles &search_files, ThreadPool &pool) {
     Llama model(files.directory, pool); // anew, for quantizing changes its weights
     const auto start = std::chrono::steady_clock::now();
     Quantizer quantizer(model, pool.size());
     in_context(files.name + ", " + config.name,
-               [&] { quantizer.quantize(config.text, texts.calibration); });
+               [&] { quantize(quantizer, files, config, texts.calibration, search_files); });
     Row row;
     row.quantize_seconds = seconds_since(start);
     row.model = files.name;
@@ -81,6 +95,7 @@ void run(const Options &options) {
 
     ThreadPool pool;
     Report report(names, config_names);
+    const SearchFiles search_files(options.report);
     const std::string &text_directory = options.models.front().directory;
     for (const Options::Model &files : options.models) {
         const std::size_t length = read_config(files.directory + "/config.json").context;
@@ -91,13 +106,15 @@ void run(const Options &options) {
         report.add(baseline, baseline.perplexity);
         for (const Configuration &config : configs) {
             if (is_first || !config.first_model_only) {
-                report.add(measure(files, config, texts, pool), baseline.perplexity);
+                report.add(measure(files, config, texts, search_files, pool), baseline.perplexity);
             }
         }
     }
     std::printf(
-        "eff. bits: mean over all weights of linear layers; "
-        "passes: over the calibration text; weights: linear layers, packed where quantized\n"
+        "eff. bits: mean over all weights of linear layers; of a search: by its cost model, and "
+        "behind @ its limit\n"
+        "passes: forward, over the calibration text; weights: linear layers, packed where "
+        "quantized\n"
         "%.0f s with %zu threads\n",
         seconds_since(start), pool.size());
     if (!options.report.empty()) {
