@@ -1,19 +1,19 @@
 // tiny_llama: the perplexity of models as they are, and under each of several quantizations.
 #include "config.hpp"
+#include "configurations.hpp"
 #include "error.hpp"
-#include "file.hpp"
 #include "llama.hpp"
 #include "options.hpp"
 #include "perplexity.hpp"
 #include "quantizer.hpp"
 #include "report.hpp"
+#include "search_files.hpp"
 #include "sequences.hpp"
 #include "thread_pool.hpp"
 
 #include <chrono>
 #include <cstdio>
 #include <exception>
-#include <filesystem>
 #include <optional>
 #include <string>
 #include <vector>
@@ -22,72 +22,6 @@ namespace {
 
 using namespace tiny_llama;
 
-struct Configuration {
-    std::string name; // in the table
-    std::string text; // what mq takes: the name of a preset, or JSON
-    bool first_model_only = false;
-};
-
-Configuration preset(const char *name) { return {name, name}; }
-
-// Where a model with outliers has little to add, to save time.
-Configuration first_model_only(Configuration config) {
-    config.first_model_only = true;
-    return config;
-}
-
-// An INT8 scale per row of a weight and one for all activations.
-const char *const kInt8 = R"({
-    "*weight_quantizer": {"num_bits": 8, "axis": 0},
-    "*input_quantizer": {"num_bits": 8, "axis": null},
-    "*lm_head*": {"enable": false},
-    "default": {"enable": false}
-})";
-
-// INT4 weights with a scale per 128 values of a row, and activations as they are.
-const char *const kInt4 = R"({
-    "*weight_quantizer": {"num_bits": 4, "block_sizes": {"-1": 128, "type": "static"}},
-    "*input_quantizer": {"enable": false},
-    "*lm_head*": {"enable": false},
-    "default": {"enable": false}
-})";
-
-// Such INT4 weights, whose values are rounded to E4M3 in turn, and E4M3 activations.
-const char *const kW4A8 = R"({
-    "*weight_quantizer": [{"num_bits": 4, "block_sizes": {"-1": 128, "type": "static"}},
-                          {"num_bits": [4, 3]}],
-    "*input_quantizer": {"num_bits": [4, 3]},
-    "*lm_head*": {"enable": false},
-    "default": {"enable": false}
-})";
-
-Configuration custom(const char *name, const std::string &formats, const std::string &algorithm) {
-    return {name, R"({"quant_cfg": )" + formats + R"(, "algorithm": )" + algorithm + "}"};
-}
-
-const char *const kEntropy =
-    R"({"method": "histogram", "amax_method": "entropy", "num_bins": 2048})";
-
-const std::vector<Configuration> kConfigs = {
-    preset("INT8_DEFAULT_CFG"), // weights: a scale per row; activations: one
-    first_model_only(custom("INT8 entropy", kInt8, kEntropy)),
-    preset("INT8_SMOOTHQUANT_CFG"),
-    first_model_only(preset("FP8_DEFAULT_CFG")),      // E4M3; weights and activations: a scale each
-    first_model_only(preset("INT8_WEIGHT_ONLY_CFG")), // a scale per row
-    preset("INT4_BLOCKWISE_WEIGHT_ONLY_CFG"),         // a scale per 128 values of a row
-    preset("INT4_AWQ_CFG"),                           // scales the channels of weights, "lite"
-    custom("INT4 AWQ clip", kInt4, R"({"method": "awq_clip"})"),
-    custom("INT4 AWQ full", kInt4, R"({"method": "awq_full", "alpha_step": 0.1})"),
-    first_model_only(preset("FP8_2D_BLOCKWISE_WEIGHT_ONLY_CFG")), // a scale per 128 x 128 values
-    first_model_only(preset("FP8_PER_CHANNEL_PER_TOKEN_CFG")),    // a scale per row and per token
-    first_model_only(custom("W4A8 (max)", kW4A8, R"("max")")),
-    preset("W4A8_AWQ_BETA_CFG"),
-    first_model_only(preset("MXFP8_DEFAULT_CFG")), // a power of two per 32 values, here and below
-    first_model_only(preset("MXFP4_DEFAULT_CFG")),
-    preset("NVFP4_DEFAULT_CFG"), // an E4M3 scale per 16 values
-    preset("NVFP4_AWQ_LITE_CFG"),
-};
-
 struct Texts {
     Sequences calibration;
     Sequences test;
@@ -95,23 +29,6 @@ struct Texts {
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-// The name of a preset as it is, or the content of a file.
-Configuration read_configuration(const std::string &argument) {
-    const bool is_file = std::filesystem::path(argument).extension() == ".json";
-    return {argument, is_file ? read_file(argument) : argument};
-}
-
-std::vector<Configuration> read_configurations(const Options &options) {
-    if (options.configs.empty()) {
-        return kConfigs;
-    }
-    std::vector<Configuration> configs;
-    for (const std::string &argument : options.configs) {
-        configs.push_back(read_configuration(argument));
-    }
-    return configs;
 }
 
 std::size_t weight_bytes(Llama &model) {
@@ -132,13 +49,26 @@ Row measure_float(const Options::Model &files, const Texts &texts, ThreadPool &p
     return row;
 }
 
+void quantize(Quantizer &quantizer, const Options::Model &files, const Configuration &config,
+              const Sequences &calibration, const SearchFiles &search_files) {
+    if (!config.is_search()) {
+        quantizer.quantize(config.text, calibration);
+        return;
+    }
+    const std::string checkpoint = search_files.checkpoint(files.name, config.name);
+    quantizer.auto_quantize({config.text, config.effective_bits, checkpoint}, calibration);
+    if (quantizer.forward_passes() > 0) { // else the checkpoint is that of a row before
+        search_files.keep(files.name, config.name, quantizer.search_state());
+    }
+}
+
 Row measure(const Options::Model &files, const Configuration &config, const Texts &texts,
-            ThreadPool &pool) {
+            const SearchFiles &search_files, ThreadPool &pool) {
     Llama model(files.directory, pool); // anew, for quantizing changes its weights
     const auto start = std::chrono::steady_clock::now();
     Quantizer quantizer(model, pool.size());
     in_context(files.name + ", " + config.name,
-               [&] { quantizer.quantize(config.text, texts.calibration); });
+               [&] { quantize(quantizer, files, config, texts.calibration, search_files); });
     Row row;
     row.quantize_seconds = seconds_since(start);
     row.model = files.name;
@@ -153,7 +83,7 @@ Row measure(const Options::Model &files, const Configuration &config, const Text
 
 void run(const Options &options) {
     const auto start = std::chrono::steady_clock::now();
-    const std::vector<Configuration> configs = read_configurations(options);
+    const std::vector<Configuration> configs = read_configurations(options.configs);
     std::vector<std::string> config_names;
     for (const Configuration &config : configs) {
         config_names.push_back(config.name);
@@ -165,6 +95,7 @@ void run(const Options &options) {
 
     ThreadPool pool;
     Report report(names, config_names);
+    const SearchFiles search_files(options.report);
     const std::string &text_directory = options.models.front().directory;
     for (const Options::Model &files : options.models) {
         const std::size_t length = read_config(files.directory + "/config.json").context;
@@ -175,13 +106,15 @@ void run(const Options &options) {
         report.add(baseline, baseline.perplexity);
         for (const Configuration &config : configs) {
             if (is_first || !config.first_model_only) {
-                report.add(measure(files, config, texts, pool), baseline.perplexity);
+                report.add(measure(files, config, texts, search_files, pool), baseline.perplexity);
             }
         }
     }
     std::printf(
-        "eff. bits: mean over all weights of linear layers; "
-        "passes: over the calibration text; weights: linear layers, packed where quantized\n"
+        "eff. bits: mean over all weights of linear layers; of a search: by its cost model, and "
+        "behind @ its limit\n"
+        "passes: forward, over the calibration text; weights: linear layers, packed where "
+        "quantized\n"
         "%.0f s with %zu threads\n",
         seconds_since(start), pool.size());
     if (!options.report.empty()) {

@@ -11,10 +11,12 @@ const char *const kUsage =
     "\n"
     "  MODEL_DIR        has config.json and model.safetensors; the first one also has the texts\n"
     "                   for all, calib.bin and test.bin. NAME is what the table calls it.\n"
-    "  --config CONFIG  one of mq's presets, or a configuration in a file that ends in .json;\n"
-    "                   without it the program has a list of its own, of which it leaves some\n"
-    "                   to the first model.\n"
-    "  --report FILE    writes the table as JSON.\n";
+    "  --config CONFIG  one of mq's presets, or a configuration in a file that ends in .json, or\n"
+    "                   PRESET+PRESET@BITS, a search of one of these, or none, for every layer,\n"
+    "                   with so many bits of a weight on average; without it the program has a\n"
+    "                   list of its own, of which it leaves some to the first model.\n"
+    "  --report FILE    writes the table as JSON, and beside it what each search found:\n"
+    "                   NAME-PRESET+PRESET.json, of which `python -m mq.report` makes a page.\n";
 
 Options::Model parse_model(const std::string &argument) {
     const std::size_t equals = argument.find('=');

@@ -2,6 +2,7 @@
 // through each layer pass a tap.
 #include "quantizer.hpp"
 
+#include "gradients.hpp"
 #include "json.hpp"
 
 #include <algorithm>
@@ -14,6 +15,10 @@ namespace {
 
 // Sequences per forward pass while calibrating. Another number finds the same maxima.
 constexpr std::size_t kBatch = 32;
+
+// While searching, as in the runs of the reference that this one is compared with. Another number
+// gives other scores: an algorithm that searches, such as AWQ, looks at a quarter of the batches.
+constexpr std::size_t kSearchBatch = 16;
 
 // An engine has threads of its own, and mq may use as many: a tap returns when its work is done,
 // so that the two never compete.
@@ -78,6 +83,39 @@ void Quantizer::quantize(const std::string &config, const Sequences &calibration
     pack_weights();
 }
 
+// Or step 2 with a search: mq calibrates every format, and then scores it by what its rounding of a
+// layer's output does to the loss, for which the engine lends its backward pass too. Layers it
+// leaves unquantized have taps that hand the values on.
+void Quantizer::auto_quantize(const Search &search, const Sequences &calibration) {
+    std::size_t first = 0; // the batch of the current step
+    std::size_t batch = 0;
+    { // the gradients go before the weights are packed
+        Gradients gradients(llama_, Reduction::sum);
+        mq::AutoQuantizeHost host;
+        host.data = [&](std::uint64_t step) {
+            forward_passes_ += step == 0 ? 1 : 0;
+            first = std::min(step * kSearchBatch, calibration.count());
+            batch = std::min(kSearchBatch, calibration.count() - first);
+            return batch > 0;
+        };
+        host.forward_step = [&](std::uint64_t /*step*/) {
+            llama_.forward(calibration[first], batch, *this);
+        };
+        host.forward_backward_step = [&](std::uint64_t /*step*/) {
+            return gradients.loss_and_gradients(calibration[first], batch, *this);
+        };
+        mq::AutoQuantizeOptions options;
+        options.constraints = "{\"effective_bits\": " + search.effective_bits + "}";
+        options.quantization_formats = search.formats;
+        options.checkpoint = search.checkpoint;
+        options.num_calib_steps = (calibration.count() + kSearchBatch - 1) / kSearchBatch;
+        options.num_score_steps = options.num_calib_steps;
+        model_.auto_quantize(options, host);
+    }
+    search_state_ = model_.auto_quantize_state();
+    pack_weights();
+}
+
 // Step 3: the weights are packed, and those of the engine given back. (An engine that has use for
 // float weights would fold the quantized values into them: model_.fold_weight().)
 void Quantizer::pack_weights() {
@@ -126,8 +164,17 @@ void Quantizer::output(const Linear &layer, float *y, const ActivationShape &sha
     taps_[layer.index].output(mq::tensor(y, extents(shape)), mq::tensor(y, extents(shape)));
 }
 
+// Only a search calls this, which is told the gradient of the loss by what a layer returns.
+void Quantizer::gradient(const Linear &layer, const float *g, const ActivationShape &shape) {
+    taps_[layer.index].grad(mq::tensor(g, extents(shape)));
+}
+
 // The summary also has the attributes and scales of every quantizer.
 double Quantizer::effective_bits() const {
+    if (!search_state_.empty()) {
+        const json::Value state = json::parse(search_state_);
+        return state.at("best").at("constraints").at("effective_bits").number();
+    }
     return json::parse(model_.summary(MQ_SUMMARY_JSON)).at("effective_bits").number();
 }
 

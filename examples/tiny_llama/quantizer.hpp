@@ -13,6 +13,15 @@
 
 namespace tiny_llama {
 
+/// What Quantizer::auto_quantize() is to find.
+struct Search {
+    std::string formats;        // JSON: a list of mq's presets and configurations
+    std::string effective_bits; // JSON: how many a weight may have on average
+    /// A file that keeps what is calibrated and scored: with it, the same search of the same model
+    /// for other bits runs no model. Empty: none.
+    std::string checkpoint;
+};
+
 /// The hooks of a model that is being quantized, and then of the quantized model.
 ///
 ///     Quantizer quantizer(model, threads);
@@ -30,9 +39,17 @@ class Quantizer : public LinearHooks {
     /// `config` is the name of one of mq's presets, or JSON.
     void quantize(const std::string &config, const Sequences &calibration);
 
-    /// How often the calibration text went through the model.
+    /// The same, where mq searches the format of every layer, or none, for the least damage to the
+    /// model's predictions. While it does, it takes the memory of Gradients, and reads the weights.
+    void auto_quantize(const Search &search, const Sequences &calibration);
+
+    /// JSON: what the search found, of which `python -m mq.report` makes a page; empty without one.
+    const std::string &search_state() const { return search_state_; }
+
+    /// How often the calibration text went forward through the model.
     std::size_t forward_passes() const { return forward_passes_; }
-    /// Bits of a weight, on average over all linear layers; 16 for one that is not quantized.
+    /// Bits of a weight, on average over all linear layers; 16 for one that is not quantized. After
+    /// a search, what it held against its limit.
     double effective_bits() const;
     /// Bytes of all linear layers' weights, as the engine held them and as they are held now.
     struct Bytes {
@@ -44,6 +61,7 @@ class Quantizer : public LinearHooks {
                        float *scratch) override;
     const float *weight(const Linear &layer, float *scratch) override;
     void output(const Linear &layer, float *y, const ActivationShape &shape) override;
+    void gradient(const Linear &layer, const float *g, const ActivationShape &shape) override;
 
   private:
     void run(const Sequences &calibration);
@@ -54,6 +72,7 @@ class Quantizer : public LinearHooks {
     mq::Model model_;
     std::vector<mq::Layer> taps_; // at Linear::index
     std::size_t forward_passes_ = 0;
+    std::string search_state_;
 };
 
 } // namespace tiny_llama

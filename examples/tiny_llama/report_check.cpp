@@ -55,13 +55,37 @@ double check_row(const json::Value &row, const json::Value &expected) {
     });
 }
 
-void check_presence(const json::Array &rows, const std::string &model, const std::string &config) {
-    const bool is_there = std::any_of(rows.begin(), rows.end(), [&](const json::Value &row) {
+const json::Value &find_row(const json::Array &rows, const std::string &model,
+                            const std::string &config) {
+    const auto found = std::find_if(rows.begin(), rows.end(), [&](const json::Value &row) {
         return row.at("model").string() == model && row.at("config").string() == config;
     });
-    if (!is_there) {
+    if (found == rows.end()) {
         throw std::runtime_error(model + ", " + config + ": the row is missing");
     }
+    return *found;
+}
+
+// That a search keeps to its limit, and that what it spends beyond the cheapest of its formats is
+// worth something.
+void check_search(const json::Value &row, const json::Array &rows, const json::Value &search) {
+    const std::string &model = row.at("model").string();
+    in_context(model + ", " + row.at("config").string(), [&] {
+        const double bits = row.at("effective_bits").number();
+        const double limit = search.at("at_most_bits").number();
+        if (!(bits <= limit)) { // also when it is NaN
+            throw std::runtime_error("effective bits are " + std::to_string(bits) +
+                                     ", expected at most " + std::to_string(limit));
+        }
+        const std::string &config = search.at("better_than").string();
+        const double perplexity = row.at("perplexity").number();
+        const double other = find_row(rows, model, config).at("perplexity").number();
+        if (!(perplexity < other)) {
+            throw std::runtime_error("perplexity is " + std::to_string(perplexity) +
+                                     ", expected less than that of " + config + ", " +
+                                     std::to_string(other));
+        }
+    });
 }
 
 void run(const std::string &report_path, const std::string &expected_path) {
@@ -71,7 +95,13 @@ void run(const std::string &report_path, const std::string &expected_path) {
 
     double worst = 0;
     std::size_t compared = 0;
+    std::size_t searched = 0;
     for (const json::Value &row : rows) {
+        const json::Value *search = expected.at("searched").find(row.at("config").string());
+        if (search != nullptr) {
+            check_search(row, rows, *search);
+            ++searched;
+        }
         if (!names(expected.at("without_figure"), row)) { // nobody else has measured these
             worst = std::max(worst, check_row(row, expected));
             ++compared;
@@ -79,12 +109,12 @@ void run(const std::string &report_path, const std::string &expected_path) {
     }
     for (const json::Member &model : expected.at("required").object()) {
         for (const json::Value &config : model.value.array()) {
-            check_presence(rows, model.key, config.string());
+            find_row(rows, model.key, config.string());
         }
     }
-    std::printf(
-        "check: %zu perplexities as expected, at most %.1g %% worse; %zu without a figure\n",
-        compared, 100 * worst, rows.size() - compared);
+    std::printf("check: %zu perplexities as expected, at most %.1g %% worse; %zu without a figure; "
+                "%zu searches within their bits, better than their cheapest format\n",
+                compared, 100 * worst, rows.size() - compared, searched);
 }
 
 } // namespace
