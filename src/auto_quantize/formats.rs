@@ -146,6 +146,10 @@ fn shadow(model: &Model, groups: &[Group], recipe: &Recipe) -> Result<Model> {
     for layer in &searched {
         match &recipe.config {
             Some(config) => {
+                // A weight is only quantized by a format that says so.
+                if let Some(weight) = layer.weight_slot() {
+                    weight.replace(Arc::new(switched_off(&weight.state())));
+                }
                 shadow.configure_layer(layer, config)?;
                 let output = layer.output_slot();
                 output.replace(Arc::new(switched_off(&output.state())));

@@ -15,14 +15,14 @@ pub trait Host {
     /// Runs the model over the current batch and back, and returns the loss.
     fn forward_backward(&mut self, step: u64) -> Result<f64>;
 
-    /// Whether it can run back.
-    fn has_backward(&self) -> bool;
+    /// Errors when it cannot run back.
+    fn check_backward(&self) -> Result<()>;
 
     /// The logits `[.., classes]` of the last forward; they live until the next call.
     fn logits(&mut self, step: u64) -> Result<TensorView>;
 
-    /// Whether it can tell the logits.
-    fn has_logits(&self) -> bool;
+    /// Errors when it cannot tell the logits.
+    fn check_logits(&self) -> Result<()>;
 }
 
 /// Makes batch `step` of `steps` the current one.

@@ -73,7 +73,8 @@ pub fn auto_quantize(
         ],
     );
     let mut checkpoint = Checkpoint::open(settings.checkpoint.as_deref(), &description)?;
-    if !checkpoint.is_scored(settings.num_score_steps) {
+    let any = groups.iter().any(|group| !group.is_disabled);
+    if any && !checkpoint.is_scored(settings.num_score_steps) {
         score::check_host(settings.method, host)?;
     }
     let (scores, best) = model.transaction(|model| {
@@ -88,6 +89,8 @@ pub fn auto_quantize(
             steps: settings.num_score_steps,
         };
         let by_recipe = scoring.run(settings.method, host, &mut checkpoint)?;
+        // A host that was told to stop in the last callback, too.
+        model.shared().check_cancelled()?;
         let scores = of_candidates(&by_recipe, &candidates);
         let best: Choice = search::choose(
             &settings,

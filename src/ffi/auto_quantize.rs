@@ -230,16 +230,20 @@ pub unsafe extern "C" fn mq_auto_quantize_solve(
             let mut search = handle.search.lock().map_err(|_| Error::Poisoned)?;
             let search = search.as_mut().ok_or_else(no_search)?;
             let dry = flags & MQ_SOLVE_DRY_RUN != 0;
-            let told = solved(search, text, dry)?;
-            if !buffer.is_null() || !length.is_null() || capacity > 0 {
-                copy_out(&told.to_string(), buffer, capacity, length)?;
+            let wanted = !buffer.is_null() || !length.is_null();
+            if buffer.is_null() && capacity > 0 {
+                return Err(Error::InvalidArgument(format!(
+                    "buffer is NULL but capacity is {capacity}"
+                )));
             }
-            match dry {
-                true => Ok(()),
-                false => {
-                    let choice = search.solve(&read_constraints(Some(text))?)?;
-                    search.apply(model, choice)
-                }
+            let told = solved(search, text, dry)?;
+            if !dry {
+                let choice = search.solve(&read_constraints(Some(text))?)?;
+                search.apply(model, choice)?;
+            }
+            match wanted {
+                true => copy_out(&told.to_string(), buffer, capacity, length),
+                false => Ok(()),
             }
         })
     }

@@ -139,10 +139,17 @@ impl Host for SearchHost {
         Ok(loss)
     }
 
-    fn has_backward(&self) -> bool {
+    fn check_backward(&self) -> Result<()> {
         let functions = &self.functions;
-        functions.forward_backward_step.is_some()
-            || functions.loss.is_some() && functions.backward.is_some()
+        let apart = functions.loss.is_some() && functions.backward.is_some();
+        match apart || functions.forward_backward_step.is_some() {
+            true => Ok(()),
+            false => Err(Error::InvalidArgument(
+                "loss_func or forward_backward_step must be provided: host.forward_backward_step is NULL, and so is \
+                 host.loss or host.backward"
+                    .into(),
+            )),
+        }
     }
 
     fn logits(&mut self, step: u64) -> Result<TensorView> {
@@ -167,34 +174,41 @@ impl Host for SearchHost {
         unsafe { view(&tensor, "logits") }
     }
 
-    fn has_logits(&self) -> bool {
-        self.functions.logits.is_some()
+    fn check_logits(&self) -> Result<()> {
+        needed(self.functions.logits, "logits").map(|_| ())
     }
 }
 
 /// A host that gives nothing: enough for a search whose checkpoint is complete.
 pub(super) struct NoHost;
 
-impl Host for NoHost {
-    fn data(&mut self, _: u64) -> Result<bool> {
+impl NoHost {
+    fn is_null<T>() -> Result<T> {
         Err(Error::InvalidArgument(
-            "host is NULL, but the search needs data".into(),
+            "host is NULL, but the search needs its callbacks: no checkpoint holds all of it"
+                .into(),
         ))
     }
+}
+
+impl Host for NoHost {
+    fn data(&mut self, _: u64) -> Result<bool> {
+        Self::is_null()
+    }
     fn forward(&mut self, _: u64) -> Result<()> {
-        needed(None, "forward_step")
+        Self::is_null()
     }
     fn forward_backward(&mut self, _: u64) -> Result<f64> {
-        needed(None, "forward_backward_step")
+        Self::is_null()
     }
-    fn has_backward(&self) -> bool {
-        false
+    fn check_backward(&self) -> Result<()> {
+        Self::is_null()
     }
     fn logits(&mut self, _: u64) -> Result<TensorView> {
-        needed(None, "logits")
+        Self::is_null()
     }
-    fn has_logits(&self) -> bool {
-        false
+    fn check_logits(&self) -> Result<()> {
+        Self::is_null()
     }
 }
 

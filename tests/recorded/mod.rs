@@ -114,15 +114,15 @@ impl Host for Recorded<'_> {
         Ok(self.loss)
     }
 
-    fn has_backward(&self) -> bool {
-        true
+    fn check_backward(&self) -> Result<()> {
+        Ok(())
     }
 
     fn logits(&mut self, _: u64) -> Result<TensorView> {
         Err(Error::Internal("no logits were recorded".into()))
     }
 
-    fn has_logits(&self) -> bool {
-        false
+    fn check_logits(&self) -> Result<()> {
+        Err(Error::Internal("no logits were recorded".into()))
     }
 }

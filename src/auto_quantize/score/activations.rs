@@ -81,6 +81,9 @@ impl Store {
     fn reserve(&self, x: &TensorView, workspace: u64, name: &str) -> Result<Option<Vec<f32>>> {
         let mut used = self.lock();
         let bytes = x.size_bytes() as u64;
+        if used.bytes == 0 {
+            used.workspace = 0;
+        }
         let work = used.workspace.max(workspace);
         let needed = used.bytes + bytes + work;
         if needed > self.limit {

@@ -60,6 +60,13 @@ fn run_step(scoring: &Scoring, host: &mut dyn Host, step: u64, scores: &mut Scor
                     original.shape
                 ))
             })?;
+            if found.is_nan() {
+                return Err(Error::Numeric(format!(
+                    "the logits of step {step} hold NaN or Inf once `{}` is quantized to {}",
+                    group.name(),
+                    scoring.formats.recipes[recipe].name
+                )));
+            }
             // Rounding must not make a divergence negative.
             *score += found.max(0.0);
         }

@@ -64,13 +64,10 @@ struct From {
 
 /// Refuses a host that cannot do what a method needs.
 pub fn check_host(method: Method, host: &dyn Host) -> Result<()> {
-    let missing = |text: &str| Err(Error::InvalidArgument(text.to_owned()));
     match method {
-        Method::Gradient | Method::Fisher if !host.has_backward() => missing(
-            "loss_func or forward_backward_step must be provided: either loss and backward, or forward_backward_step",
-        ),
-        Method::KlDiv if !host.has_logits() => missing("logits must be provided for kl_div"),
-        _ => Ok(()),
+        Method::Gradient | Method::Fisher => host.check_backward(),
+        Method::KlDiv => host.check_logits(),
+        Method::Gram => Ok(()),
     }
 }
 
@@ -98,6 +95,9 @@ impl Scoring<'_> {
         checkpoint: &mut Checkpoint,
     ) -> Result<Scores> {
         let mut scores = vec![vec![0.0; self.formats.recipes.len()]; self.groups.len()];
+        if self.groups.iter().all(|group| group.is_disabled) {
+            return Ok(scores);
+        }
         let (done, used) = checkpoint.restore_scores(&mut scores)?;
         if done >= self.steps {
             let text = "AutoQuantize: Restored from checkpoint, skipping scoring";

@@ -64,7 +64,9 @@ impl Products {
             }
             _ => return Ok(None),
         };
-        let expected = Shape::new(&expected).map_err(Error::Internal)?;
+        let expected = Shape::new(&expected).map_err(|text| {
+            Error::InvalidArgument(format!("layer `{}`: its output: {text}", layer.name()))
+        })?;
         match g.shape() == &expected {
             true => Ok(Some(products)),
             false => Err(Error::InvalidArgument(format!(
