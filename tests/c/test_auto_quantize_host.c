@@ -19,6 +19,9 @@ static void net_init_way(struct net *net, int way) {
     }
 }
 
+/* The first and last calls of so many, and some between. */
+static int next(int on, int calls) { return on < 3 || on + 5 > calls ? on + 1 : on + 3; }
+
 static void a_number_from_every_callback_stops_it(void) {
     for (int way = 0; way < 3; way++) {
         struct net net;
@@ -28,7 +31,7 @@ static void a_number_from_every_callback_stops_it(void) {
         memcpy(calls, net.calls, sizeof calls);
         net_free(&net);
         for (int stage = 0; stage < STAGES; stage++) {
-            for (int on = 1; on <= calls[stage]; on++) {
+            for (int on = 1; on <= calls[stage]; on = next(on, calls[stage])) {
                 net_init_way(&net, way);
                 net.fails_at = (enum stage)stage;
                 net.fails_on = on;
@@ -99,10 +102,16 @@ static void cancelling_in_every_callback(void) {
         memcpy(calls, net.calls, sizeof calls);
         net_free(&net);
         for (int stage = 0; stage < STAGES; stage++) {
-            for (cancel_on = 1; cancel_on <= calls[stage]; cancel_on++) {
+            for (cancel_on = 1; cancel_on <= calls[stage];
+                 cancel_on = next(cancel_on, calls[stage])) {
                 net_init_way(&net, way);
                 net.inside_at = (enum stage)stage;
                 net.inside = cancels;
+                if (stage == AT_PROGRESS && cancel_on == calls[stage]) {
+                    CHECK_STATUS(net_search(&net), MQ_OK); /* cancelled at the end */
+                    net_free(&net);
+                    continue;
+                }
                 NET_REFUSES(&net, MQ_ERR_CANCELLED, "cancel");
                 net.inside = NULL;
                 CHECK_STATUS(net_search(&net), MQ_OK); /* not affected */
