@@ -10,6 +10,10 @@ RELEASE := target/release
 ## The main job: an engine quantizes its own model through libmq; one table.
 demo: library
 	$(MAKE) --no-print-directory -C examples/tiny_llama demo
+	@for state in target/demo/*+*.json; do \
+	    PYTHONPATH=bindings/python MQ_LIBRARY=$(RELEASE)/libmq.so $(PYTHON) -m mq.report "$$state" \
+	        -o "$${state%.json}.html" && echo "a page about a search: $${state%.json}.html"; \
+	done
 
 ## Everything that can be checked without a GPU.
 test: setup library

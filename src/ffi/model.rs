@@ -107,9 +107,10 @@ pub unsafe extern "C" fn mq_model_add_layer(
 ) -> mq_status {
     // SAFETY: contract above; ownership of a callback's user data is taken before anything can fail.
     unsafe {
-        let spec = layer_desc::take(desc);
+        // Boxed: what is moved into the closure is a pointer, whichever way it went.
+        let spec = layer_desc::take(desc).map(Box::new);
         with(model, |handle, inner| {
-            let spec = spec?;
+            let spec = *spec?;
             let added = inner.add_layer(spec)?;
             let address = handle.keep_layer(added)?;
             if let Some(layer) = layer.as_mut() {

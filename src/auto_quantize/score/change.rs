@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::products::Products;
 use super::work::Work;
 use crate::error::{Error, Result};
+use crate::kernels::Cpu;
 use crate::kernels::perturbation;
-use crate::kernels::{Cpu, absmax};
-use crate::model::{Layer, LayerKind, not_finite};
+use crate::model::{Layer, LayerKind};
 use crate::tensor::TensorView;
 
 /// `Σ (g ∘ Δy)²` of each of `candidates`, the layer as the shadows have it. `x` entered the layer, `g` is the
@@ -20,9 +20,7 @@ pub(super) fn scores(
     g: &TensorView,
     work: &mut Work,
 ) -> Result<Vec<f64>> {
-    if let Some(found) = absmax::not_finite(cpu, g) {
-        return Err(not_finite(&format!("{}, gradient", layer.name()), g, found));
-    }
+    super::check_gradient(cpu, layer.name(), g)?;
     let weight = layer.spec().weight.ok_or_else(|| not_computable(layer))?;
     let Some(products) = Products::of(layer, x, g)? else {
         return by_host(cpu, layer, candidates, [x, &weight, g], work);

@@ -15,7 +15,9 @@ use super::formats::Formats;
 use super::grouping::Group;
 use super::host::Host;
 use crate::error::{Error, Result};
+use crate::kernels::{Cpu, absmax};
 use crate::model::Model;
+use crate::tensor::TensorView;
 use statistics::Gradients;
 
 /// A measure of sensitivity.
@@ -114,6 +116,17 @@ impl Scoring<'_> {
             Method::KlDiv => divergence::run(self, host, from, &mut scores, checkpoint),
         }?;
         Ok(scores)
+    }
+}
+
+/// Refuses a gradient that no score could come from.
+fn check_gradient(cpu: &Cpu, layer: &str, g: &TensorView) -> Result<()> {
+    match absmax::not_finite(cpu, g) {
+        None => Ok(()),
+        Some((position, value)) => Err(Error::Numeric(format!(
+            "layer `{layer}`: {value} at element {position} of a gradient of shape {:?}; scores need finite gradients",
+            g.shape()
+        ))),
     }
 }
 

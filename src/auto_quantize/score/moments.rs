@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::work::Buffer;
 use crate::error::{Error, Result};
-use crate::kernels::{Cpu, absmax, channel_squares};
-use crate::model::{GradientObserver, Layer, Observer, Slot, not_finite};
+use crate::kernels::{Cpu, channel_squares};
+use crate::model::{GradientObserver, Layer, Observer, Slot};
 use crate::observe::{Gate, InputStatistics, tokens};
 use crate::tensor::TensorView;
 
@@ -136,9 +136,7 @@ impl GradientObserver for SquaresTap {
                 g.shape()
             )));
         }
-        if let Some(found) = absmax::not_finite(cpu, g) {
-            return Err(not_finite(&format!("{name}, gradient"), g, found));
-        }
+        super::check_gradient(cpu, name, g)?;
         sums.gradient_tokens += (g.count() / outputs.max(1)) as u64;
         channel_squares::run(cpu, g, None, 1.0, &mut sums.gradients);
         Ok(())
