@@ -176,6 +176,23 @@ fn a_limit_below_one_layer_is_refused_with_what_it_takes() {
     }
 }
 
+#[test]
+fn every_method_has_a_name_that_the_state_tells() {
+    for method in Method::ALL {
+        assert_eq!(Method::read(method.name()).expect("its own name"), method);
+    }
+    for name in ["gradient", "gram", "fisher"] {
+        let settings = Settings {
+            method: Method::read(name).expect("a method"),
+            ..settings(FORMATS, 7.0)
+        };
+        let mut apart = Apart::new(context(1, 0), true);
+        let found = apart.search(settings, |_| {}).expect("a search");
+        assert_eq!(found.to_json()["method"], name);
+    }
+    assert!(Method::read("hessian").is_err());
+}
+
 /// With gradients that are all one, the reference's score of a format of weights is what the Gram matrix says.
 #[test]
 fn a_gram_score_is_the_sum_of_squares_that_it_stands_for() {

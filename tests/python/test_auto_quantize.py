@@ -123,6 +123,32 @@ def test_divergences_are_those_of_numpy(named):
         np.testing.assert_allclose(scores(state, name)[:2], want, rtol=2e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("method", ["gram", "fisher"])
+def test_scores_from_second_moments_are_what_they_stand_for(method):
+    network = Network()
+    backward = {} if method == "fisher" else {"loss_func": None, "backward": None}
+    state = network.search(method=method, **backward)
+    assert state["method"] == method
+    assert ("backward" in network.steps) == (method == "fisher")
+    # The model is quantized now: by hand with the weights as they were.
+    twin = Network()
+    gradients = {name: [] for name in SHAPES}
+    inputs = {name: [] for name in SHAPES}
+    for batch in twin.loader:
+        output = twin.forward(batch)
+        for name, g in twin.gradients(output).items():
+            gradients[name].append(g)
+            inputs[name].append(twin.hidden[name])
+    for name, weight in twin.weights.items():
+        x = np.concatenate(inputs[name]).astype(np.float64)
+        change = x @ (fake(weight, W4).astype(np.float64) - weight).T
+        squares = np.square(change).sum(axis=0)
+        if method == "fisher":
+            squares *= np.square(np.concatenate(gradients[name], dtype=np.float64)).mean(axis=0)
+        # INT4 weights alone are exact; formats of inputs are not measured by batches alike.
+        np.testing.assert_allclose(scores(state, name)[0], squares.sum(), rtol=1e-3)
+
+
 def convolved(x, w, stride, padding, dilation):
     """A convolution of `[batch, in, h, w]` in float64, by the definition."""
     x = np.pad(x.astype(np.float64), ((0, 0), (0, 0), *((p, p) for p in padding)))

@@ -34,15 +34,14 @@ pub enum Method {
 }
 
 impl Method {
-    /// Every method with its name.
-    pub const ALL: [(&'static str, Self); 2] =
-        [("gradient", Self::Gradient), ("kl_div", Self::KlDiv)];
+    /// Every method.
+    pub const ALL: [Self; 4] = [Self::Gradient, Self::Gram, Self::Fisher, Self::KlDiv];
 
     /// Reads a name.
     pub fn read(name: &str) -> Result<Self> {
-        let found = Self::ALL.iter().find(|(known, _)| *known == name);
-        found.map(|(_, method)| *method).ok_or_else(|| {
-            let known: Vec<&str> = Self::ALL.iter().map(|(known, _)| *known).collect();
+        let found = Self::ALL.into_iter().find(|method| method.name() == name);
+        found.ok_or_else(|| {
+            let known = Self::ALL.map(Self::name);
             Error::Config(format!(
                 "Invalid method: {name:?}, expected one of {}",
                 known.join(", ")
@@ -52,8 +51,12 @@ impl Method {
 
     /// Its name.
     pub fn name(self) -> &'static str {
-        let found = Self::ALL.iter().find(|(_, method)| *method == self);
-        found.map_or("", |(name, _)| name)
+        match self {
+            Self::Gradient => "gradient",
+            Self::Gram => "gram",
+            Self::Fisher => "fisher",
+            Self::KlDiv => "kl_div",
+        }
     }
 }
 
