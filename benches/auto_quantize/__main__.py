@@ -1,12 +1,14 @@
-"""Per-layer format search by mq against NVIDIA Model Optimizer: the block of `benches/calibration`, in one
-process, in turn.
+"""Per-layer format search by mq against NVIDIA Model Optimizer, in one process, in turn.
 
-What no search can do without is the host's: one forward pass over the calibration set, and one forward and
-backward over the scoring set. "beyond" is the wall time of the whole search less those, measured right before
-it. Prints the ratios, writes a row as JSON. Run by `make bench`.
+The model is the block of `benches/calibration`. What no search can do without is the host's: one
+forward pass over the calibration set, and one forward and backward over the scoring set. "beyond"
+is the wall time of the whole search less those, measured right before it. mq scores by the
+reference's method ("ours") and by second moments and gradients, without a replay ("fisher"). Prints
+the ratios, writes a row as JSON. Run by `make bench`.
 """
 
 import argparse
+import functools
 import json
 import statistics
 import sys
@@ -21,7 +23,7 @@ import theirs
 import torch
 
 THREADS = 2
-#: Weight only with a search of factors; weights and activations with smoothing; the same with largest magnitudes.
+#: Weights alone, with a search of factors; smoothing; the largest magnitudes.
 FORMATS = ["INT4_AWQ_CFG", "INT8_SMOOTHQUANT_CFG", "FP8_DEFAULT_CFG"]
 EFFECTIVE_BITS = 6.0
 
@@ -31,7 +33,7 @@ def arguments():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("path", type=Path, help="where the row goes")
-    parser.add_argument("--sides", nargs="+", default=["ours", "theirs"])
+    parser.add_argument("--sides", nargs="+", default=["ours", "fisher", "theirs"])
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--sequences", type=int, default=64, help="of 256 tokens, to calibrate on")
     parser.add_argument("--scored", type=int, default=32, help="of those, to score on")
@@ -58,7 +60,7 @@ class Workload:
         """Seconds of the host alone, cost of the search, and what it found."""
         clone = block.clone(self.model)
         host = measure.cost(self.host)
-        search = side.Search(clone, self.batches, self.scored, loss)
+        search = side(clone, self.batches, self.scored, loss)
         cost = measure.cost(lambda: search.run(FORMATS, EFFECTIVE_BITS, THREADS))
         found = search.found()
         search.close()
@@ -97,7 +99,8 @@ def same_scores(ours_found, theirs_found):
 def main():
     options = arguments()
     torch.set_num_threads(THREADS)
-    sides = {"ours": ours, "theirs": theirs}
+    fisher = functools.partial(ours.Search, method="fisher")
+    sides = {"ours": ours.Search, "fisher": fisher, "theirs": theirs.Search}
     sides = {name: sides[name] for name in options.sides}
     small = Workload(
         argparse.Namespace(hidden=128, inner=256, sequences=8, scored=4)
@@ -128,15 +131,19 @@ def main():
             f"{side['beyond_seconds']:.2f} s = {side['beyond_hosts']:.2f} hosts, "
             f"{side['peak_mib'] or 0:.0f} MiB"
         )
-    if len(sides) == 2:
-        mine, other = row["ours"], row["theirs"]
-        row["ratio"] = other["seconds"] / mine["seconds"]
-        row["beyond_ratio"] = other["beyond_seconds"] / mine["beyond_seconds"]
-        row["largest_difference_of_scores"] = same_scores(mine["found"], other["found"])
+    for name in [name for name in sides if name != "theirs" and "theirs" in sides]:
+        mine, other = row[name], row["theirs"]
+        mine["ratio"] = other["seconds"] / mine["seconds"]
+        mine["beyond_ratio"] = other["beyond_seconds"] / mine["beyond_seconds"]
+        mine["same_choice"] = mine["found"]["choice"] == other["found"]["choice"]
         print(
-            f"the reference takes {row['ratio']:.1f} times as long, {row['beyond_ratio']:.1f} times beyond the "
-            f"host; scores differ by at most {row['largest_difference_of_scores']:.1e}"
+            f"{name}: the reference takes {mine['ratio']:.1f} times as long, beyond the host "
+            f"{mine['beyond_ratio']:.1f} times; same choice: {mine['same_choice']}"
         )
+    if {"ours", "theirs"} <= set(sides):
+        difference = same_scores(row["ours"]["found"], row["theirs"]["found"])
+        row["largest_difference_of_scores"] = difference
+        print(f"scores differ by at most {difference:.1e}")
     options.path.write_text(json.dumps([row], indent=2), encoding="utf-8")
 
 

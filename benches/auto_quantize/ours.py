@@ -20,7 +20,8 @@ SHARED_INPUT = {
 class Search:
     """A search over a host of its own; `run` may be called once."""
 
-    def __init__(self, host, batches, scored, loss):
+    def __init__(self, host, batches, scored, loss, method="gradient"):
+        self._method = method
         self._host, self._batches, self._scored, self._loss = host, batches, scored, loss
         self._model = None
         self._state = None
@@ -46,6 +47,7 @@ class Search:
                 forward_backward_step=self._forward_backward,
                 num_calib_steps=len(self._batches),
                 num_score_steps=self._scored,
+                method=self._method,
             )
 
     def _forward(self, batch):

@@ -92,7 +92,11 @@ def test_a_generator_cannot_begin_again(batches):
     ("g", "error", "text"),
     [
         (np.zeros((6, 23), np.float32), mq.InvalidArgumentError, r"gradient of shape \[6, 23\]"),
-        (np.full((6, 24), np.nan, np.float32), mq.NumericError, "layer `up`.*scores need finite gradients"),
+        (
+            np.full((6, 24), np.nan, np.float32),
+            mq.NumericError,
+            "layer `up`.*scores need finite gradients",
+        ),
     ],
 )
 @pytest.mark.parametrize("swallowed", [False, True])

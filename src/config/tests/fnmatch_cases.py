@@ -79,13 +79,19 @@ CORNERS = [  # sets, closed and not, and what the regular expression could misre
 def main():
     pairs = [(pattern, name) for pattern in PATTERNS for name in NAMES] + CORNERS
     chance = random.Random(20240521)
-    for _ in range(80):  # sets of random content against every letter that could be in one
+    for _ in range(
+        80
+    ):  # sets of random content against every letter that could be in one
         pattern = (
-            "[" + "".join(chance.choice("!--abc^]\\") for _ in range(chance.randint(1, 6))) + "]"
+            "["
+            + "".join(chance.choice("!--abc^]\\") for _ in range(chance.randint(1, 6)))
+            + "]"
         )
         pairs += [(pattern, name) for name in "abc-!]^\\"]
     for _ in range(200):  # short texts of the letters that mean something
-        pattern = "".join(chance.choice("[[]]!-abc^\\*?") for _ in range(chance.randint(2, 8)))
+        pattern = "".join(
+            chance.choice("[[]]!-abc^\\*?") for _ in range(chance.randint(2, 8))
+        )
         name = "".join(chance.choice("abc-!]^[\\") for _ in range(chance.randint(0, 4)))
         pairs.append((pattern, name))
     cases = [
