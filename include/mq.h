@@ -1550,7 +1550,7 @@ mq_status mq_auto_quantize_solve(struct mq_model *model,
  * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT; MQ_ERR_STATE without a search; MQ_ERR_BUSY.
  *
  * The object has the reference's keys: "method", "cost_model", "cost", "cost_denominator", "disabled_layers",
- * "candidate_stats" (by "<first layer of the group>.quant_recipe": {"formats", "scores", "costs", "module_names",
+ * "candidate_stats" (by the name of the first layer of the group and ".quant_recipe": {"formats", "scores", "costs", "module_names",
  * "cost_weight", "uncompressed_cost", ...}, in ascending bits), "quantizer_states" (in short), "best" ({"recipe",
  * "constraints": {"effective_bits", "cost"}, "score", "is_satisfied"}); and "constraints", "grouping_rules",
  * "num_calib_steps", "num_score_steps", and "curve": the optimum over all budgets, a list of {"cost",
