@@ -107,11 +107,6 @@ static void cancelling_in_every_callback(void) {
                 net_init_way(&net, way);
                 net.inside_at = (enum stage)stage;
                 net.inside = cancels;
-                if (stage == AT_PROGRESS && cancel_on == calls[stage]) {
-                    CHECK_STATUS(net_search(&net), MQ_OK); /* cancelled at the end */
-                    net_free(&net);
-                    continue;
-                }
                 NET_REFUSES(&net, MQ_ERR_CANCELLED, "cancel");
                 net.inside = NULL;
                 CHECK_STATUS(net_search(&net), MQ_OK); /* not affected */
