@@ -1,6 +1,7 @@
 //! The model under every format of the search: shadows whose searched layers are all on one format, calibrated side
 //! by side.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
@@ -137,9 +138,10 @@ fn shadow(model: &Model, groups: &[Group], recipe: &Recipe) -> Result<Model> {
             searched.push(shadow.find_layer(layer.name())?);
         }
     }
+    let slots = searched.iter().flat_map(|layer| layer.slots());
+    let of_searched: HashSet<*const Slot> = slots.map(Arc::as_ptr).collect();
     for slot in shadow.slots() {
-        let is_searched = |layer: &Arc<Layer>| layer.slots().any(|own| Arc::ptr_eq(own, slot));
-        if !searched.iter().any(is_searched) {
+        if !of_searched.contains(&Arc::as_ptr(slot)) {
             slot.replace(Arc::new(switched_off(&slot.state())));
         }
     }

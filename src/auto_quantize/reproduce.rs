@@ -1,5 +1,7 @@
 //! The configuration with which `quantize` arrives at a choice of a search.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value, json};
 
 use super::search::{Choice, Search};
@@ -25,15 +27,12 @@ impl Search {
             if layers.is_empty() {
                 continue;
             }
-            let is_chosen = |name: &str| {
-                layers
-                    .iter()
-                    .any(|layer| layer.slots().any(|slot| slot.name() == name))
-            };
+            let slots = layers.iter().flat_map(|layer| layer.slots());
+            let names: HashSet<&str> = slots.map(|slot| slot.name()).collect();
             for (slot, state) in self.formats.configured(recipe) {
                 let quantizes =
                     matches!(slot.role(), Role::Input | Role::Weight) && state.is_enabled();
-                if quantizes && is_chosen(slot.name()) {
+                if quantizes && names.contains(slot.name()) {
                     entries.push(entry(slot.name(), state));
                 }
             }

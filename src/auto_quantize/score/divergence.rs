@@ -8,7 +8,7 @@ use crate::auto_quantize::checkpoint::Checkpoint;
 use crate::auto_quantize::formats::switched_off;
 use crate::auto_quantize::host::{Host, fetch};
 use crate::error::{Error, Result};
-use crate::model::{Mode, Progress};
+use crate::model::Mode;
 use crate::tensor::TensorView;
 
 /// Adds the scores of the steps that are left.
@@ -26,16 +26,7 @@ pub(super) fn run(
     scoring.model.set_mode(Mode::Quantized);
     for step in from.step..scoring.steps {
         run_step(scoring, host, step, scores)?;
-        for (group, scores) in scoring.groups.iter().zip(scores.iter()) {
-            super::check(group, scores, step)?;
-        }
-        checkpoint.keep_scores(step + 1, scores, &[])?;
-        scoring.model.context().progress(&Progress {
-            phase: "score",
-            done: step + 1,
-            total: scoring.steps,
-            layer: "",
-        })?;
+        scoring.end_step(step, scores, &[], checkpoint)?;
     }
     scoring.model.set_mode(before);
     Ok(())

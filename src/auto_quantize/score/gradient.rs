@@ -14,7 +14,7 @@ use crate::auto_quantize::formats::observed;
 use crate::auto_quantize::host::{Host, fetch};
 use crate::error::{Error, Result};
 use crate::kernels::Cpu;
-use crate::model::{GradientObserver, Layer, Progress};
+use crate::model::{GradientObserver, Layer};
 use crate::tensor::TensorView;
 
 /// Adds the scores of the steps that are left.
@@ -137,16 +137,7 @@ impl Watch {
         for step in from.step..scoring.steps {
             self.step(scoring, host, step, &mut used)?;
             self.add_to(scores);
-            for (group, scores) in scoring.groups.iter().zip(scores.iter()) {
-                super::check(group, scores, step)?;
-            }
-            checkpoint.keep_scores(step + 1, scores, &used)?;
-            scoring.model.context().progress(&Progress {
-                phase: "score",
-                done: step + 1,
-                total: scoring.steps,
-                layer: "",
-            })?;
+            scoring.end_step(step, scores, &used, checkpoint)?;
         }
         self.warn_of_unused(scoring, &used);
         Ok(())

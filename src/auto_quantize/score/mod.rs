@@ -16,7 +16,7 @@ use super::grouping::Group;
 use super::host::Host;
 use crate::error::{Error, Result};
 use crate::kernels::{Cpu, absmax};
-use crate::model::Model;
+use crate::model::{Model, Progress};
 use crate::tensor::TensorView;
 use statistics::Gradients;
 
@@ -119,6 +119,28 @@ impl Scoring<'_> {
             Method::KlDiv => divergence::run(self, host, from, &mut scores, checkpoint),
         }?;
         Ok(scores)
+    }
+}
+
+impl Scoring<'_> {
+    /// A step was added to the scores: keeps them, if they are numbers, and tells the host.
+    fn end_step(
+        &self,
+        step: u64,
+        scores: &Scores,
+        used: &[bool],
+        checkpoint: &mut Checkpoint,
+    ) -> Result<()> {
+        for (group, scores) in self.groups.iter().zip(scores) {
+            check(group, scores, step)?;
+        }
+        checkpoint.keep_scores(step + 1, scores, used)?;
+        self.model.context().progress(&Progress {
+            phase: "score",
+            done: step + 1,
+            total: self.steps,
+            layer: "",
+        })
     }
 }
 
