@@ -242,11 +242,7 @@ pub fn observed(model: &Model, passes: impl FnOnce() -> Result<()>) -> Result<()
     model.set_mode(Mode::Calibrating);
     let outcome = passes();
     model.set_mode(before);
-    // What went wrong in a tap says more than the callback's return value.
-    match model.take_failure() {
-        Some(failure) => Err(failure),
-        None => outcome,
-    }
+    model.failure_or(outcome)
 }
 
 /// Passes on what a tap of the model sees to the slots that stand for it.

@@ -6,9 +6,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use regex::bytes::{Regex, RegexBuilder};
+use regex::bytes::Regex;
 
-use crate::config::Pattern;
+use crate::config::{Pattern, expression};
 use crate::error::{Error, Result};
 use crate::model::{Layer, LayerKind, Model};
 
@@ -91,19 +91,13 @@ impl Rules {
 
 impl Rule {
     fn new(text: &str, suffix: &'static str) -> Result<Self> {
-        // From the beginning of a name on, as Python's re.match. Classes are ASCII's.
-        let anchored = format!(r"\A(?:{text})");
-        let regex = RegexBuilder::new(&anchored)
-            .unicode(false)
-            .build()
-            .map_err(|error| {
-                let reason = error.to_string();
-                let reason = reason.lines().last().unwrap_or_default().trim();
-                let reason = reason.strip_prefix("error: ").unwrap_or(reason);
-                Error::Config(format!(
-                    "grouping rule {text:?} is no regular expression: {reason}"
-                ))
-            })?;
+        // From the beginning of a name on, as Python's re.match.
+        let regex = expression(&format!(r"\A(?:{text})")).map_err(|why| {
+            let why = why.strip_prefix("error: ").unwrap_or(&why);
+            Error::Config(format!(
+                "grouping rule {text:?} is no regular expression: {why}"
+            ))
+        })?;
         if regex.captures_len() < 2 {
             return Err(Error::Config(format!(
                 "grouping rule {text:?} captures nothing; put what names the group in parentheses, as in {:?}",

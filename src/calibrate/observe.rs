@@ -208,11 +208,7 @@ pub(super) fn run(model: &Model, forward: &mut Forward) -> Result<()> {
     model.set_mode(Mode::Calibrating);
     let outcome = forward();
     model.set_mode(Mode::Quantized);
-    // What went wrong in a tap says more than the callback's return value.
-    match model.take_failure() {
-        Some(failure) => Err(failure),
-        None => outcome,
-    }
+    model.failure_or(outcome)
 }
 
 /// Layers that are said to read the same activation must have seen the same tokens, or none.

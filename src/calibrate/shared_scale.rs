@@ -6,10 +6,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use regex::bytes::{Regex, RegexBuilder};
+use regex::bytes::Regex;
 use serde_json::Value;
 
-use crate::config::Algorithm as AlgorithmConfig;
+use crate::config::{Algorithm as AlgorithmConfig, expression};
 use crate::model::{Kind, Model, Quantizer, SlotState};
 
 /// Names of layers that share a scale when they have the same first captured group.
@@ -36,10 +36,7 @@ impl Groups {
     }
 
     fn of_patterns(patterns: &[&str]) -> Self {
-        let whole = |pattern: &&str| {
-            let mut whole = RegexBuilder::new(&format!("^(?:{pattern})$"));
-            whole.unicode(false).build().ok()
-        };
+        let whole = |pattern: &&str| expression(&format!("^(?:{pattern})$")).ok();
         Self(patterns.iter().filter_map(whole).collect())
     }
 

@@ -1,10 +1,10 @@
 //! Reads the fields of algorithms that are more than a number or a flag.
 
-use regex::bytes::RegexBuilder;
 use serde_json::{Map, Value, json};
 
 use super::algorithm::{Algorithm, Method};
 use super::algorithm_fields::WEIGHT_ALGORITHMS;
+use super::expression::expression;
 use super::path::JsonPath;
 use super::read::{boolean, invalid, object, positive, quoted, shown, string, unknown};
 use crate::error::Result;
@@ -92,15 +92,11 @@ pub(super) fn shared_states(value: &Value, at: &JsonPath) -> Result<Value> {
     Ok(value.clone())
 }
 
-/// Patterns are compiled on bytes, because `\w` and `\d` are ASCII here, as module names are.
 fn check_regex(pattern: &str, at: &JsonPath) -> Result<()> {
-    let compiled = RegexBuilder::new(pattern).unicode(false).build();
-    compiled.map(drop).map_err(|error| {
-        // The last line says what is wrong, those before it draw the pattern.
-        let why = error.to_string();
-        let why = why.lines().last().unwrap_or_default().trim();
-        invalid(at, format_args!("invalid regex {}: {why}", quoted(pattern)))
-    })
+    let compiled = expression(pattern);
+    compiled
+        .map(drop)
+        .map_err(|why| invalid(at, format_args!("invalid regex {}: {why}", quoted(pattern))))
 }
 
 /// The `layerwise` object, completed; `null` is all its defaults.

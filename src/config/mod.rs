@@ -5,7 +5,7 @@
 //! quantizer, `pattern` for which quantizers it means, and `algorithm` (with the table in
 //! `algorithm_fields`, and `field_values`) for the calibration. `presets` holds the named
 //! configurations. `support` knows which valid configurations this version cannot carry out yet.
-//! `path` and `read` make the messages.
+//! `expression` compiles regular expressions; `path` and `read` make the messages.
 
 mod algorithm;
 mod algorithm_fields;
@@ -14,6 +14,7 @@ mod bias_rotate;
 mod block_sizes;
 mod compress;
 mod entry;
+mod expression;
 mod field_values;
 mod num_bits;
 mod path;
@@ -31,6 +32,7 @@ pub use bias_rotate::{Bias, BiasMethod, Rotate, RotateMode};
 pub use block_sizes::BlockSizes;
 pub use compress::CompressConfig;
 pub use entry::{Cfg, Entry};
+pub(crate) use expression::expression;
 pub use num_bits::{Axis, NumBits};
 pub use path::JsonPath;
 pub use pattern::Pattern;

@@ -236,11 +236,15 @@ pub unsafe extern "C" fn mq_auto_quantize_solve(
                     "buffer is NULL but capacity is {capacity}"
                 )));
             }
-            let told = solved(search, text, dry)?;
-            if !dry {
-                let choice = search.solve(&read_constraints(Some(text))?)?;
-                search.apply(model, choice)?;
-            }
+            let told = match dry {
+                true => told(search, text)?,
+                false => {
+                    let choice = search.solve(&read_constraints(Some(text))?)?;
+                    let told = search.choice_json(&choice);
+                    search.apply(model, choice)?;
+                    told
+                }
+            };
             match wanted {
                 true => copy_out(&told.to_string(), buffer, capacity, length),
                 false => Ok(()),
@@ -249,18 +253,16 @@ pub unsafe extern "C" fn mq_auto_quantize_solve(
     }
 }
 
-fn solved(search: &Search, text: &str, dry: bool) -> Result<Value> {
+/// The best choice for constraints, or for each of a list.
+fn told(search: &Search, text: &str) -> Result<Value> {
+    let best = |constraints: &Constraints| Ok(search.choice_json(&search.solve(constraints)?));
     match serde_json::from_str(text) {
-        Ok(Value::Array(all)) if dry => all
+        Ok(Value::Array(all)) => all
             .iter()
-            .map(|constraints| best(search, &Constraints::read(constraints)?))
+            .map(|constraints| best(&Constraints::read(constraints)?))
             .collect(),
-        _ => best(search, &read_constraints(Some(text))?),
+        _ => best(&read_constraints(Some(text))?),
     }
-}
-
-fn best(search: &Search, constraints: &Constraints) -> Result<Value> {
-    Ok(search.choice_json(&search.solve(constraints)?))
 }
 
 /// What mq_auto_quantize() found, as JSON.

@@ -321,6 +321,15 @@ impl Layer {
             .flatten()
     }
 
+    /// What tells the activation it reads from others, if other layers may read it too: the declared group and the
+    /// number of channels.
+    pub(crate) fn shared_input(&self) -> Option<String> {
+        let group = self.spec.shared_input_group.as_ref()?;
+        self.input
+            .channels()
+            .map(|channels| format!("{channels} {group}"))
+    }
+
     /// The input's quantizer.
     pub fn input_slot(&self) -> &Arc<Slot> {
         &self.input

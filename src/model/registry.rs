@@ -220,6 +220,11 @@ impl Model {
         self.shared.heeds_failures.store(heed, SeqCst);
     }
 
+    /// The outcome of a pass of the host's: what went wrong in a tap says more than the callback's return value.
+    pub(crate) fn failure_or(&self, outcome: Result<()>) -> Result<()> {
+        self.take_failure().map_or(outcome, Err)
+    }
+
     /// The first failure of a tap since the last call.
     pub(crate) fn take_failure(&self) -> Option<Error> {
         self.shared.failure.take()

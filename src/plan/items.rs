@@ -198,9 +198,7 @@ impl Items {
 /// The name of the activation a layer reads, if others may read it too. A quantizer that scales or rotates
 /// first sees something of its own.
 fn shared_input(layer: &Layer) -> Option<String> {
-    let group = layer.spec().shared_input_group.as_ref()?;
-    let channels = layer.input_slot().channels()?;
     let state = layer.input_slot().state();
     let changes = state.members().iter().any(|q| q.changes_input());
-    (!changes).then(|| format!("{channels} {group}"))
+    layer.shared_input().filter(|_| !changes)
 }

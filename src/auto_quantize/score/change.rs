@@ -30,22 +30,26 @@ pub(super) fn scores(
     if x.count() == 0 || g.count() == 0 {
         return Ok(scores);
     }
-    for group in 0..products.groups {
-        let part = products.weight_of(group);
-        let input = work.x.load(cpu, x)?;
-        let input = products.input_of(cpu, group, input, &mut work.patches)?;
-        let kernel = &work.weight.load(cpu, &weight)?[part.clone()];
-        let y = work.product.floats(sizes.tokens * sizes.outputs)?;
-        perturbation::product(cpu, input, kernel, sizes, y);
-        let g = work.g.load(cpu, g)?;
-        let g = products.output_of(group, g, &mut work.channels)?;
-        for (score, candidate) in scores.iter_mut().zip(candidates) {
-            candidate.input(*x, Some(work.x.like(x)?))?;
-            candidate.weight_into(work.weight.like(&weight)?)?;
-            let input = work.x.written(cpu, x)?;
-            let input = products.input_of(cpu, group, input, &mut work.patches)?;
-            let kernel = &work.weight.written(cpu, &weight)?[part.clone()];
-            *score += perturbation::squared(cpu, input, kernel, sizes, y, g);
+    // A group of a convolution is a product of its own; what they share is made ready once.
+    let count = sizes.tokens * sizes.outputs;
+    let input = work.x.load(cpu, x)?;
+    let kernel = work.weight.load(cpu, &weight)?;
+    let y = work.product.floats(products.groups * count)?;
+    for (group, y) in y.chunks_exact_mut(count).enumerate() {
+        let rows = products.input_of(cpu, group, input, &mut work.patches)?;
+        perturbation::product(cpu, rows, &kernel[products.weight_of(group)], sizes, y);
+    }
+    let g = work.g.load(cpu, g)?;
+    for (score, candidate) in scores.iter_mut().zip(candidates) {
+        candidate.input(*x, Some(work.x.like(x)?))?;
+        candidate.weight_into(work.weight.like(&weight)?)?;
+        let input = work.x.written(cpu, x)?;
+        let kernel = work.weight.written(cpu, &weight)?;
+        for (group, y) in y.chunks_exact(count).enumerate() {
+            let rows = products.input_of(cpu, group, input, &mut work.patches)?;
+            let g = products.output_of(group, g, &mut work.channels)?;
+            let part = &kernel[products.weight_of(group)];
+            *score += perturbation::squared(cpu, rows, part, sizes, y, g);
         }
     }
     Ok(scores)

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{From, Scores, Scoring};
+use super::{Resumed, Scores, Scoring};
 use crate::auto_quantize::checkpoint::Checkpoint;
 use crate::auto_quantize::formats::switched_off;
 use crate::auto_quantize::host::{Host, fetch};
@@ -15,7 +15,7 @@ use crate::tensor::TensorView;
 pub(super) fn run(
     scoring: &Scoring,
     host: &mut dyn Host,
-    from: From,
+    from: Resumed,
     scores: &mut Scores,
     checkpoint: &mut Checkpoint,
 ) -> Result<()> {
@@ -73,11 +73,7 @@ fn logits(scoring: &Scoring, host: &mut dyn Host, step: u64) -> Result<TensorVie
     scoring.model.heed_failures(true);
     let outcome = host.forward(step);
     scoring.model.heed_failures(false);
-    // What went wrong in a tap says more than the callback's return value.
-    match scoring.model.take_failure() {
-        Some(failure) => Err(failure),
-        None => outcome,
-    }?;
+    scoring.model.failure_or(outcome)?;
     scoring.model.shared().check_cancelled()?;
     host.logits(step)
 }

@@ -3,12 +3,11 @@
 //! formats at once. Not averaged: it grows with the batches, and with the square of the loss.
 
 use std::cell::Cell;
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::activations::{Activation, InputTap, Store};
 use super::work::Work;
-use super::{From, Scores, Scoring, change};
+use super::{Resumed, Scores, Scoring, change};
 use crate::auto_quantize::checkpoint::Checkpoint;
 use crate::auto_quantize::formats::observed;
 use crate::auto_quantize::host::{Host, fetch};
@@ -21,7 +20,7 @@ use crate::tensor::TensorView;
 pub(super) fn run(
     scoring: &Scoring,
     host: &mut dyn Host,
-    from: From,
+    from: Resumed,
     scores: &mut Scores,
     checkpoint: &mut Checkpoint,
 ) -> Result<()> {
@@ -61,30 +60,13 @@ impl Watch {
     fn new(scoring: &Scoring) -> Result<Self> {
         let limit = scoring.model.context().memory_limit_bytes();
         let store = Arc::new(Store::new(limit.unwrap_or(u64::MAX)));
-        let searched = scoring
-            .groups
-            .iter()
-            .enumerate()
-            .filter(|(_, group)| !group.is_disabled);
-        let searched =
-            searched.flat_map(|(at, group)| group.layers.iter().map(move |layer| (at, layer)));
-        // Layers that read the same activation, in the order of the groups.
-        let mut readers: HashMap<String, Vec<(usize, &Arc<Layer>)>> = HashMap::new();
-        let mut order = Vec::new();
-        for (group, layer) in searched {
-            let key = input_of(layer);
-            if !readers.contains_key(&key) {
-                order.push(key.clone());
-            }
-            readers.entry(key).or_default().push((group, layer));
-        }
         let mut watch = Self {
             scored: Vec::new(),
             activations: Vec::new(),
             store,
         };
         let work = Arc::new(Mutex::new(Work::default()));
-        for readers in order.iter().filter_map(|key| readers.get(key)) {
+        for readers in scoring.readings() {
             let activation = Arc::new(Activation::new(
                 readers[0].1.name(),
                 readers.len(),
@@ -128,7 +110,7 @@ impl Watch {
         &self,
         scoring: &Scoring,
         host: &mut dyn Host,
-        from: From,
+        from: Resumed,
         scores: &mut Scores,
         checkpoint: &mut Checkpoint,
     ) -> Result<()> {
@@ -219,18 +201,6 @@ impl Watch {
                 if unused.len() > 1 { ", ..." } else { "" }
             ));
         }
-    }
-}
-
-/// What layers that read the same activation have in common.
-fn input_of(layer: &Layer) -> String {
-    match (
-        &layer.spec().shared_input_group,
-        layer.input_slot().channels(),
-    ) {
-        (Some(group), Some(channels)) => format!("{channels} {group}"),
-        // A name that no group has.
-        _ => format!("\n{}", layer.name()),
     }
 }
 

@@ -10,13 +10,16 @@ mod products;
 mod statistics;
 mod work;
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use super::checkpoint::Checkpoint;
 use super::formats::Formats;
 use super::grouping::Group;
 use super::host::Host;
 use crate::error::{Error, Result};
 use crate::kernels::{Cpu, absmax};
-use crate::model::{Model, Progress};
+use crate::model::{Layer, Model, Progress};
 use crate::tensor::TensorView;
 use statistics::Gradients;
 
@@ -60,8 +63,11 @@ impl Method {
     }
 }
 
+/// An activation: the layers that read it, with the positions of their groups.
+type Reading = Vec<(usize, Arc<Layer>)>;
+
 /// Where an interrupted search goes on.
-struct From {
+struct Resumed {
     step: u64,
     /// Layers that were used before; empty for none.
     used: Vec<bool>,
@@ -109,7 +115,7 @@ impl Scoring<'_> {
             self.model.context().info(text);
             return Ok(scores);
         }
-        let from = From { step: done, used };
+        let from = Resumed { step: done, used };
         match method {
             Method::Gradient => gradient::run(self, host, from, &mut scores, checkpoint),
             Method::Gram => statistics::run(self, host, Gradients::Unused, &mut scores, checkpoint),
@@ -123,6 +129,26 @@ impl Scoring<'_> {
 }
 
 impl Scoring<'_> {
+    /// What the layers of all groups read, in the order of the groups.
+    fn readings(&self) -> Vec<Reading> {
+        let mut readings: Vec<Reading> = Vec::new();
+        let mut by_name: HashMap<String, usize> = HashMap::new();
+        let groups = self.groups.iter().enumerate();
+        for (at, group) in groups.filter(|(_, group)| !group.is_disabled) {
+            for layer in &group.layers {
+                let name = layer.shared_input();
+                let known = name.as_ref().and_then(|name| by_name.get(name));
+                let reading = known.copied().unwrap_or(readings.len());
+                if reading == readings.len() {
+                    readings.push(Reading::new());
+                    by_name.extend(name.map(|name| (name, reading)));
+                }
+                readings[reading].push((at, Arc::clone(layer)));
+            }
+        }
+        readings
+    }
+
     /// A step was added to the scores: keeps them, if they are numbers, and tells the host.
     fn end_step(
         &self,

@@ -1,18 +1,17 @@
 //! Scores from statistics alone, of linear layers: one forward over the steps (and one backward, where gradients
 //! weigh), and no replay. In as many passes as the memory limit asks for.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::expected::{self, Expected};
 use super::moments::{Moments, MomentsTap, SquaresTap};
 use super::work::Values;
-use super::{Scores, Scoring};
+use super::{Reading, Scores, Scoring};
 use crate::auto_quantize::checkpoint::Checkpoint;
 use crate::auto_quantize::formats::observed;
 use crate::auto_quantize::host::{Host, fetch};
 use crate::error::{Error, Result};
-use crate::model::{Layer, LayerKind, Progress};
+use crate::model::{Layer, LayerKind, Progress, Slot};
 use crate::observe::{Gate, InputNeeds, InputStatistics};
 
 /// Whether the gradients at the outputs count.
@@ -24,12 +23,6 @@ pub(super) enum Gradients {
     Squared,
 }
 
-/// An activation and the layers that read it, with their groups.
-struct Reading {
-    channels: usize,
-    layers: Vec<(usize, Arc<Layer>)>,
-}
-
 /// Fills in the scores of all groups.
 pub(super) fn run(
     scoring: &Scoring,
@@ -38,7 +31,9 @@ pub(super) fn run(
     scores: &mut Scores,
     checkpoint: &mut Checkpoint,
 ) -> Result<()> {
-    let mut waiting = readings(scoring)?;
+    let mut waiting = scoring.readings();
+    let mut searched = waiting.iter().flatten();
+    searched.try_for_each(|(_, layer)| check(scoring, layer))?;
     waiting.reverse();
     // What a step of an interrupted search has added does not count: nothing is kept before the end.
     scores.iter_mut().for_each(|scores| scores.fill(0.0));
@@ -66,55 +61,28 @@ pub(super) fn run(
     checkpoint.keep_scores(scoring.steps, scores, &[])
 }
 
-/// What is read by the layers of all groups. Errors for a layer whose statistics do not say enough.
-fn readings(scoring: &Scoring) -> Result<Vec<Reading>> {
-    let mut readings: Vec<Reading> = Vec::new();
-    let mut by_name: HashMap<String, usize> = HashMap::new();
-    for (at, group) in scoring
-        .groups
-        .iter()
-        .enumerate()
-        .filter(|(_, group)| !group.is_disabled)
-    {
-        for layer in &group.layers {
-            let Some(channels) = linear_inputs(layer) else {
-                return Err(Error::Unsupported(format!(
-                    "layer `{}` is not linear: its formats can be scored by the methods gradient and kl_div only; \
-                     choose one of those, or list it in disabled_layers",
-                    layer.name()
-                )));
-            };
-            let candidates = scoring.formats.layers_of(layer)?;
-            let rotates = |layer: &Arc<Layer>| {
-                layer.slots().any(|slot| {
-                    slot.state()
-                        .members()
-                        .iter()
-                        .any(|q| q.attributes.rotate.enable)
-                })
-            };
-            if candidates.iter().any(rotates) {
-                return Err(Error::Unsupported(format!(
-                    "layer `{}`: a format with rotation can be scored by the methods gradient and kl_div only",
-                    layer.name()
-                )));
-            }
-            let shared = layer.spec().shared_input_group.as_ref();
-            let known = shared.and_then(|name| by_name.get(&format!("{channels} {name}")));
-            match known {
-                Some(&known) => readings[known].layers.push((at, Arc::clone(layer))),
-                None => {
-                    by_name
-                        .extend(shared.map(|name| (format!("{channels} {name}"), readings.len())));
-                    readings.push(Reading {
-                        channels,
-                        layers: vec![(at, Arc::clone(layer))],
-                    });
-                }
-            }
-        }
+/// Refuses layers whose statistics do not say enough.
+fn check(scoring: &Scoring, layer: &Layer) -> Result<()> {
+    if linear_inputs(layer).is_none() {
+        return Err(Error::Unsupported(format!(
+            "layer `{}` is not linear: its formats can be scored by the methods gradient and kl_div only; \
+             choose one of those, or list it in disabled_layers",
+            layer.name()
+        )));
     }
-    Ok(readings)
+    let candidates = scoring.formats.layers_of(layer)?;
+    let mut slots = candidates.iter().flat_map(|layer| layer.slots());
+    let rotates = |slot: &Arc<Slot>| {
+        let state = slot.state();
+        state.members().iter().any(|q| q.attributes.rotate.enable)
+    };
+    match slots.any(rotates) {
+        false => Ok(()),
+        true => Err(Error::Unsupported(format!(
+            "layer `{}`: a format with rotation can be scored by the methods gradient and kl_div only",
+            layer.name()
+        ))),
+    }
 }
 
 fn linear_inputs(layer: &Layer) -> Option<usize> {
@@ -141,8 +109,8 @@ struct Watched {
 
 impl Watched {
     fn new(scoring: &Scoring, reading: &Reading) -> Result<Self> {
-        let name = reading.layers[0].1.input_slot().name().to_owned();
-        let moments = reading.layers.iter().map(|(_, layer)| {
+        let name = reading[0].1.input_slot().name().to_owned();
+        let moments = reading.iter().map(|(_, layer)| {
             let outputs = layer
                 .spec()
                 .weight
@@ -154,10 +122,10 @@ impl Watched {
             )))
         });
         Ok(Self {
-            groups: reading.layers.iter().map(|(group, _)| *group).collect(),
+            groups: reading.iter().map(|(group, _)| *group).collect(),
             moments: moments.collect::<Result<_>>()?,
-            gram: Arc::new(InputStatistics::new(&name, reading.channels, NEEDS)?),
-            gate: Arc::new(Gate::new(reading.layers.len())),
+            gram: Arc::new(InputStatistics::new(&name, channels_of(reading), NEEDS)?),
+            gate: Arc::new(Gate::new(reading.len())),
         })
     }
 
@@ -214,21 +182,21 @@ impl Pass {
             watched: Vec::new(),
         };
         while let Some(reading) = waiting.pop() {
+            let channels = channels_of(&reading);
             let of_layers = reading
-                .layers
                 .iter()
                 .map(|(_, layer)| expected::workspace_bytes(layer, threads));
             let needed = of_layers
                 .max()
                 .unwrap_or(0)
-                .max(NEEDS.transient_bytes(reading.channels, threads));
-            let own = NEEDS.size_bytes(reading.channels) + sums_bytes(scoring, &reading);
+                .max(NEEDS.transient_bytes(channels, threads));
+            let own = NEEDS.size_bytes(channels) + sums_bytes(scoring, &reading);
             let with = (statistics + own, workspace.max(needed));
             if with.0 + with.1 > limit {
                 if pass.watched.is_empty() {
                     return Err(Error::OutOfMemory(format!(
                         "`{}` needs {} bytes to be scored from statistics, but the context's memory_limit_bytes is {limit}",
-                        reading.layers[0].1.name(),
+                        reading[0].1.name(),
                         own + needed
                     )));
                 }
@@ -276,6 +244,11 @@ impl Pass {
     }
 }
 
+/// Channels of what is read.
+fn channels_of(reading: &Reading) -> usize {
+    linear_inputs(&reading[0].1).unwrap_or(0)
+}
+
 /// Bytes of the sums of a reading's layers.
 fn sums_bytes(scoring: &Scoring, reading: &Reading) -> u64 {
     let of_layer = |layer: &Arc<Layer>| {
@@ -283,12 +256,8 @@ fn sums_bytes(scoring: &Scoring, reading: &Reading) -> u64 {
             .spec()
             .weight
             .map_or(0, |weight| weight.shape().dims()[0]);
-        let sums = scoring.formats.count() * reading.channels + outputs;
+        let sums = scoring.formats.count() * channels_of(reading) + outputs;
         (sums * size_of::<f64>()) as u64
     };
-    reading
-        .layers
-        .iter()
-        .map(|(_, layer)| of_layer(layer))
-        .sum()
+    reading.iter().map(|(_, layer)| of_layer(layer)).sum()
 }
