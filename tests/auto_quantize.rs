@@ -1,13 +1,11 @@
 //! What a search promises beside its numbers: the same result for any threads, memory and order of the gradients;
-//! resuming; other budgets; the configuration that reproduces it; the model as it was after a failure.
+//! other budgets; the configuration that reproduces it; the model as it was after a failure.
 
 mod network;
 mod owned;
 mod recorded;
 mod safetensors_file;
-
-use std::path::PathBuf;
-use std::sync::Arc;
+mod searched;
 
 use mq::auto_quantize::auto_quantize;
 use mq::auto_quantize::score::Method;
@@ -17,102 +15,12 @@ use mq::auto_quantize::settings::{
 };
 use mq::calibrate;
 use mq::config::QuantizeConfig;
-use mq::error::{Error, Result};
-use mq::model::{Context, ContextSettings, Mode, Model};
-use mq::tensor::DType;
-use network::Network;
-use owned::Owned;
+use mq::error::Error;
+use mq::model::Mode;
 use proptest::prelude::*;
 use recorded::Recorded;
-use safetensors_file::Tensors;
+use searched::{Apart, BALANCED, FORMATS, context, file, plain, settings};
 use serde_json::Value;
-
-static TENSORS: &[u8] = include_bytes!("data/golden/algorithms.safetensors");
-
-/// INT8, and INT4 in blocks that fit the small network; neither balances channels.
-const FORMATS: &str = r#"["INT8_DEFAULT_CFG", {"quant_cfg": {
-    "*weight_quantizer": {"num_bits": 4, "block_sizes": {"-1": 16, "type": "static"}},
-    "*input_quantizer": {"enable": false}, "default": {"enable": false}}, "algorithm": "max"}]"#;
-
-/// AWQ and SmoothQuant, whose factors the weights carry.
-const BALANCED: &str = r#"["INT8_SMOOTHQUANT_CFG", {"quant_cfg": {
-    "*weight_quantizer": {"num_bits": 4, "block_sizes": {"-1": 16, "type": "static"}},
-    "*input_quantizer": {"enable": false}, "default": {"enable": false}},
-    "algorithm": {"method": "awq_lite", "alpha_step": 0.25}}]"#;
-
-fn context(threads: usize, memory_limit_bytes: u64) -> Arc<Context> {
-    let settings = ContextSettings {
-        threads,
-        memory_limit_bytes,
-        log: Box::new(|_, _| {}),
-        progress: None,
-    };
-    Arc::new(Context::with(settings).expect("threads"))
-}
-
-fn settings(formats: &str, bits: f64) -> Settings {
-    Settings {
-        constraints: read_constraints(Some(&format!(r#"{{"effective_bits": {bits}}}"#)))
-            .expect("constraints"),
-        recipes: read_formats(Some(formats)).expect("formats"),
-        num_calib_steps: 4,
-        num_score_steps: 4,
-        ..Settings::new().expect("defaults")
-    }
-}
-
-/// A network whose model is apart, so that a host can read the one while a search changes the other.
-struct Apart {
-    network: Network<'static>,
-    model: Model,
-}
-
-impl Apart {
-    fn new(context: Arc<Context>, shares: bool) -> Self {
-        let tensors = Box::leak(Box::new(Tensors::parse(TENSORS)));
-        let mut network = Network::new(Arc::clone(&context), tensors, DType::F32, shares);
-        let model = std::mem::replace(&mut network.model, Model::new(context));
-        Self { network, model }
-    }
-
-    fn search(&mut self, settings: Settings, change: impl FnOnce(&mut Recorded)) -> Result<Search> {
-        let mut host = Recorded::new(&self.network);
-        change(&mut host);
-        auto_quantize(&mut self.model, settings, &mut host, None)
-    }
-
-    /// What every quantizer holds.
-    fn states(&self) -> Vec<String> {
-        self.model
-            .slots()
-            .iter()
-            .map(|slot| format!("{:?}", slot.state()))
-            .collect()
-    }
-
-    /// Every weight as its layer uses it.
-    fn weights(&self) -> Vec<Vec<u32>> {
-        let of = |(layer, weight): &(Arc<mq::model::Layer>, Owned)| {
-            let mut out = Owned::zeros(weight.dtype, &weight.shape);
-            layer.weight_into(out.view_mut()).expect("a weight");
-            out.view().to_f32().iter().map(|w| w.to_bits()).collect()
-        };
-        self.network.layers.iter().map(of).collect()
-    }
-}
-
-fn plain(method: Method) -> String {
-    let settings = Settings {
-        method,
-        ..settings(FORMATS, 7.0)
-    };
-    let mut apart = Apart::new(context(1, 0), true);
-    apart
-        .search(settings, |_| {})
-        .expect("a search")
-        .to_json()
-        .to_string()
-}
 
 #[test]
 fn threads_shared_inputs_and_the_order_of_gradients_change_nothing() {
@@ -242,190 +150,6 @@ fn a_gram_score_is_the_sum_of_squares_that_it_stands_for() {
         }
         assert_eq!(compared, 9);
     }
-}
-
-fn file(name: &str) -> PathBuf {
-    let path = std::env::temp_dir().join(format!("mq-{}-{name}", std::process::id()));
-    let _ = std::fs::remove_file(&path);
-    path
-}
-
-#[test]
-fn a_search_that_fails_goes_on_from_its_checkpoint() {
-    for formats in [FORMATS, BALANCED] {
-        let path = file("search");
-        let kept = Settings {
-            checkpoint: Some(path.clone()),
-            ..settings(formats, 7.0)
-        };
-        let mut whole = Apart::new(context(2, 0), true);
-        let want = whole
-            .search(settings(formats, 7.0), |_| {})
-            .expect("a search")
-            .to_json()
-            .to_string();
-        let mut apart = Apart::new(context(2, 0), true);
-        let before = apart.states();
-        let error = apart
-            .search(kept.clone(), |host| host.fails_at = Some(2))
-            .err()
-            .expect("a failure");
-        assert!(matches!(error, Error::Callback { code: 7, .. }), "{error}");
-        assert_eq!(
-            apart.states(),
-            before,
-            "a failed search must leave the model as it was"
-        );
-        let mut host = Recorded::new(&apart.network);
-        let found =
-            auto_quantize(&mut apart.model, kept.clone(), &mut host, None).expect("the rest");
-        assert_eq!(
-            host.calls[1..],
-            [0, 2],
-            "no calibration, and two of four steps"
-        );
-        assert_eq!(found.to_json().to_string(), want);
-        assert_eq!(apart.weights(), whole.weights());
-        // A finished one needs no data at all, whatever the budget.
-        let other = Settings {
-            constraints: read_constraints(Some(r#"{"effective_bits": 9}"#)).expect("constraints"),
-            ..kept
-        };
-        let mut third = Apart::new(context(2, 0), true);
-        let found = third
-            .search(other, |host| host.batches = 0)
-            .expect("no data");
-        let mut direct = Apart::new(context(2, 0), true);
-        let want = direct
-            .search(settings(formats, 9.0), |_| {})
-            .expect("a search");
-        assert_eq!(found.to_json().to_string(), want.to_json().to_string());
-        assert_eq!(third.weights(), direct.weights());
-        std::fs::remove_file(path).expect("a checkpoint stays");
-    }
-}
-
-#[test]
-fn a_checkpoint_of_another_search_or_of_other_weights_is_refused_and_one_cut_off_is_used_as_far_as_it_goes()
- {
-    let path = file("cut");
-    let kept = |bits: f64, formats: &str| Settings {
-        checkpoint: Some(path.clone()),
-        ..settings(formats, bits)
-    };
-    let mut whole = Apart::new(context(1, 0), true);
-    let want = whole
-        .search(kept(7.0, FORMATS), |_| {})
-        .expect("a search")
-        .to_json()
-        .to_string();
-    let bytes = std::fs::read(&path).expect("a checkpoint");
-    let mut other = Apart::new(context(1, 0), true);
-    let error = other
-        .search(kept(7.0, BALANCED), |_| {})
-        .err()
-        .expect("other formats");
-    assert!(
-        error
-            .to_string()
-            .contains("Use a different checkpoint path"),
-        "{error}"
-    );
-    let mut changed = Apart::new(context(1, 0), true);
-    changed.network.layers[3].1.bytes_mut()[5] ^= 1;
-    let error = changed
-        .search(kept(7.0, FORMATS), |_| {})
-        .err()
-        .expect("other weights");
-    assert!(error.to_string().contains("weight of"), "{error}");
-    for cut in [
-        0,
-        7,
-        15,
-        16,
-        17,
-        1000,
-        bytes.len() / 2,
-        bytes.len() - 1,
-        bytes.len(),
-    ] {
-        std::fs::write(&path, &bytes[..cut]).expect("a file");
-        let mut apart = Apart::new(context(1, 0), true);
-        let found = apart.search(kept(7.0, FORMATS), |_| {}).expect("a search");
-        assert_eq!(found.to_json().to_string(), want, "{cut}");
-    }
-    let mut flipped = bytes.clone();
-    flipped[2000] ^= 0x40;
-    std::fs::write(&path, &flipped).expect("a file");
-    let mut apart = Apart::new(context(1, 0), true);
-    assert_eq!(
-        apart
-            .search(kept(7.0, FORMATS), |_| {})
-            .expect("a search")
-            .to_json()
-            .to_string(),
-        want
-    );
-    std::fs::remove_file(path).expect("it is there");
-}
-
-/// What a host forgot must not be in the checkpoint as scores of zero.
-#[test]
-fn a_search_that_missed_a_gradient_leaves_nothing_that_a_right_one_would_trust() {
-    let path = file("forgotten");
-    let kept = Settings {
-        checkpoint: Some(path.clone()),
-        ..settings(FORMATS, 7.0)
-    };
-    let mut apart = Apart::new(context(1, 0), true);
-    let error = apart
-        .search(kept.clone(), |host| host.without_gradient = Some("lm_head"))
-        .err()
-        .expect("a forgotten tap");
-    assert!(error.to_string().contains("`lm_head` was used"), "{error}");
-    let mut host = Recorded::new(&apart.network);
-    let found = auto_quantize(&mut apart.model, kept, &mut host, None).expect("a search");
-    assert_eq!(host.calls[2], 4, "every step again");
-    assert_eq!(found.to_json().to_string(), plain(Method::Gradient));
-    std::fs::remove_file(path).expect("a checkpoint stays");
-}
-
-#[test]
-fn layers_that_only_some_steps_use_are_not_warned_of_also_after_resuming() {
-    let said: Arc<std::sync::Mutex<Vec<String>>> = Arc::default();
-    let keep = Arc::clone(&said);
-    let log = move |level: mq::model::LogLevel, text: &str| {
-        if level == mq::model::LogLevel::Warning {
-            keep.lock().expect("one thread").push(text.to_owned());
-        }
-    };
-    let context = Arc::new(Context::new(1, Box::new(log)).expect("threads"));
-    let path = file("unused");
-    let kept = Settings {
-        checkpoint: Some(path.clone()),
-        ..settings(r#"["INT8_WEIGHT_ONLY_CFG"]"#, 9.0)
-    };
-    let mut apart = Apart::new(Arc::clone(&context), true);
-    let stopped = apart.search(kept.clone(), |host| {
-        host.absent = Some(("lm_head", 2));
-        host.fails_at = Some(2);
-    });
-    stopped.err().expect("stopped");
-    apart
-        .search(kept.clone(), |host| host.absent = Some(("lm_head", 2)))
-        .expect("the rest");
-    assert_eq!(said.lock().expect("one thread").as_slice(), [""; 0]);
-    std::fs::remove_file(&path).expect("a checkpoint stays");
-    let mut never = Apart::new(context, true);
-    never
-        .search(kept, |host| host.absent = Some(("lm_head", 0)))
-        .expect("a search");
-    let said = said.lock().expect("one thread").join("\n");
-    assert!(
-        said.contains("1 layers were not used in any of the 4 steps"),
-        "{said}"
-    );
-    std::fs::remove_file(path).expect("a checkpoint stays");
 }
 
 #[test]

@@ -21,7 +21,7 @@ struct AutoQuantizeOptions {
     std::string quantization_formats = {}; ///< JSON: a list of presets, configurations and null
     std::string disabled_layers = {};      ///< JSON: a pattern, or a list of them
     std::string grouping_rules = {};       ///< JSON: a list of regular expressions
-    std::string method = {};               ///< "gradient" (default) or "kl_div"
+    std::string method = {};               ///< "gradient" (default), "gram", "fisher" or "kl_div"
     std::string checkpoint = {};           ///< path of a file that keeps the search
     uint64_t num_calib_steps = 512;        ///< batches
     uint64_t num_score_steps = 128;        ///< batches

@@ -1,9 +1,10 @@
-//! Which layers get one format: those that a rule maps to the same key, and those that the runtime fuses.
+//! Which layers get one format: those that a rule maps to the same key, those that the runtime fuses, and the experts
+//! whose inputs it gathers.
 //!
 //! A rule is a regular expression whose first captured group is the key; the first rule that matches the beginning
-//! of a layer's name counts. A layer that no rule matches is alone, unless the host has declared it fused.
+//! of a layer's name counts. A layer that no rule matches is alone, unless the host has declared its group.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use regex::bytes::Regex;
@@ -132,50 +133,49 @@ impl Group {
     }
 }
 
+/// What layers have in common that get one format.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Key<'a> {
+    /// A rule makes the same of their names.
+    Rule(String),
+    /// The runtime computes them as one product.
+    Fused(&'a str),
+    /// The runtime gathers what enters them.
+    Experts(&'a str),
+}
+
 /// The groups of a model, in the order of their first layers.
 pub fn groups(model: &Model, rules: &Rules, disabled: &[Pattern]) -> Result<Vec<Group>> {
     let mut groups: Vec<Group> = Vec::new();
-    let mut by_key: HashMap<String, usize> = HashMap::new();
-    let mut by_fusion: HashMap<&str, usize> = HashMap::new();
+    let mut places: HashMap<Key, usize> = HashMap::new();
     for layer in model.layers().iter().filter(|layer| is_searched(layer)) {
-        let fusion = layer.spec().fused_group.as_deref();
-        // No rule: alone, under a key that no other layer can have.
-        let key = rules
-            .key(layer.name())
-            .unwrap_or_else(|| format!("{}.", layer.name()));
-        let known = [
-            by_key.get(&key),
-            fusion.and_then(|fusion| by_fusion.get(fusion)),
+        let spec = layer.spec();
+        let keys = [
+            rules.key(layer.name()).map(Key::Rule),
+            spec.fused_group.as_deref().map(Key::Fused),
+            spec.expert_group.as_deref().map(Key::Experts),
         ];
-        let mut known: Vec<usize> = known.into_iter().flatten().copied().collect();
-        known.sort_unstable();
-        let at = match known[..] {
-            [] => {
-                groups.push(Group {
-                    layers: Vec::new(),
-                    is_disabled: false,
-                });
-                groups.len() - 1
-            }
-            [at] => at,
-            // What a rule keeps apart is fused after all: the later group joins the earlier.
-            [at, joins, ..] => {
-                let layers = std::mem::take(&mut groups[joins].layers);
-                groups[at].layers.extend(layers);
-                for place in by_key.values_mut().chain(by_fusion.values_mut()) {
-                    if *place == joins {
-                        *place = at;
-                    }
-                }
-                at
-            }
-        };
+        let keys = || keys.iter().flatten();
+        let known: BTreeSet<usize> = keys().filter_map(|key| places.get(key)).copied().collect();
+        let at = known.first().copied().unwrap_or(groups.len());
+        if at == groups.len() {
+            groups.push(Group {
+                layers: Vec::new(),
+                is_disabled: false,
+            });
+        }
+        // What a rule keeps apart belongs together after all: later groups join the first.
+        for joins in known.into_iter().skip(1) {
+            let layers = std::mem::take(&mut groups[joins].layers);
+            groups[at].layers.extend(layers);
+            let moved = places.values_mut().filter(|place| **place == joins);
+            moved.for_each(|place| *place = at);
+        }
         groups[at].layers.push(Arc::clone(layer));
-        by_key.insert(key, at);
-        by_fusion.extend(fusion.map(|fusion| (fusion, at)));
+        places.extend(keys().map(|key| (key.clone(), at)));
     }
     groups.retain(|group| !group.layers.is_empty());
-    let places: HashMap<*const Layer, usize> = model
+    let order: HashMap<*const Layer, usize> = model
         .layers()
         .iter()
         .enumerate()
@@ -184,11 +184,11 @@ pub fn groups(model: &Model, rules: &Rules, disabled: &[Pattern]) -> Result<Vec<
     for group in &mut groups {
         group
             .layers
-            .sort_by_key(|layer| places.get(&Arc::as_ptr(layer)));
+            .sort_by_key(|layer| order.get(&Arc::as_ptr(layer)));
         let mut names = group.layers.iter().map(|layer| layer.name());
         group.is_disabled = names.any(|name| disabled.iter().any(|pattern| pattern.matches(name)));
     }
-    groups.sort_by_key(|group| places.get(&Arc::as_ptr(&group.layers[0])));
+    groups.sort_by_key(|group| order.get(&Arc::as_ptr(&group.layers[0])));
     check_disabled(model, disabled)?;
     match groups.is_empty() {
         false => Ok(groups),

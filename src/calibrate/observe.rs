@@ -1,16 +1,19 @@
 //! One pass of the host's forward, with statistics hanging in the slots.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::Forward;
 use crate::error::{Error, Result};
+use crate::kernels::Cpu;
 use crate::model::{Mode, Model, Observer, Slot};
 use crate::observe::{
     AbsMax, Gate, Histogram, HistogramStatistic, InputNeeds, InputStatistics, Sample, Statistic,
     Tap,
 };
 use crate::plan::{Item, Pass, Plan, SlotNeeds};
+use crate::tensor::TensorView;
 
 /// An item with what was seen of it.
 pub(super) struct Seen {
@@ -36,6 +39,35 @@ pub(super) struct Watch {
     mine: usize,
     /// How many of the plan's items come before those of the pass.
     before: usize,
+    passers: Passers,
+}
+
+/// Slots that wait for nothing: whether any tensor passes them tells a forward without taps from one whose tokens went
+/// elsewhere.
+struct Passers {
+    slots: Vec<Arc<Slot>>,
+    passed: Arc<AtomicBool>,
+}
+
+impl Passers {
+    fn watch(&self) {
+        for slot in &self.slots {
+            slot.set_observer(Some(Arc::new(Passed(Arc::clone(&self.passed)))));
+        }
+    }
+
+    fn leave(&self) {
+        self.slots.iter().for_each(|slot| slot.set_observer(None));
+    }
+}
+
+struct Passed(Arc<AtomicBool>);
+
+impl Observer for Passed {
+    fn observe(&self, _: &Cpu, _: Option<usize>, _: &TensorView) -> Result<()> {
+        self.0.store(true, Relaxed);
+        Ok(())
+    }
 }
 
 /// Statistics of inputs that shadows of one model collect together, because they see the same data and want to know the
@@ -72,7 +104,12 @@ impl SharedStatistics {
 
 /// Hangs what a pass of the plan asks for in the slots, but for what is collected in `shared`. What others ask for is
 /// only counted.
-pub(super) fn watch(plan: &Plan, pass: usize, shared: &mut SharedStatistics) -> Result<Watch> {
+pub(super) fn watch(
+    model: &Model,
+    plan: &Plan,
+    pass: usize,
+    shared: &mut SharedStatistics,
+) -> Result<Watch> {
     let mut watched = Vec::new();
     for item in &plan.passes[pass].items {
         watched.push(shared.watched(item)?);
@@ -82,7 +119,22 @@ pub(super) fn watch(plan: &Plan, pass: usize, shared: &mut SharedStatistics) -> 
     let others = others.flat_map(|(_, pass)| &pass.items).chain(&plan.done);
     watched.extend(others.map(|item| Watched::new(item.clone(), Statistic::Count)));
     let items = |pass: &Pass| pass.items.len();
+    let wait: HashSet<*const Slot> = watched
+        .iter()
+        .flat_map(|watched| watched.item.slots())
+        .map(|slot| Arc::as_ptr(&slot))
+        .collect();
+    let others = model
+        .slots()
+        .iter()
+        .filter(|slot| !wait.contains(&Arc::as_ptr(slot)));
+    let passers = Passers {
+        slots: others.cloned().collect(),
+        passed: Arc::default(),
+    };
+    passers.watch();
     Ok(Watch {
+        passers,
         watched,
         mine,
         before: plan.passes[..pass].iter().map(items).sum(),
@@ -100,11 +152,13 @@ pub(super) fn collect(
     for watched in watched {
         watched.leave();
     }
+    watch.passers.leave();
     // A host that was told to stop may end its forward with any value.
     model.shared().check_cancelled()?;
     outcome?;
     let reached = |watched: &Watched| watched.gate.tokens().iter().any(|n| *n > 0);
-    if !watched.iter().any(reached) {
+    // Where others saw tokens, these are of experts that none reached.
+    if !watched.iter().any(reached) && !watch.passers.passed.load(Relaxed) {
         return Err(Error::State(format!(
             "the forward passed no tokens through the taps of the {} quantizers that wait for them (the first is \
              `{}`); call mq_layer_input() and the like in it",

@@ -67,7 +67,7 @@ pub(crate) fn readers(model: &Model, readers: &[Arc<Layer>], factors: &[f32]) ->
 /// Makes the scales of fused layers one again, after weights have changed.
 pub(crate) fn share(model: &Model) {
     fused::share(model);
-    shared_scale::share(model, &Groups::by_default());
+    shared_scale::share(model, &Groups::by_default(), &|_| true);
 }
 
 /// The weight's state when the input's factors change from `before` to `after`.

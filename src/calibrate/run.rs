@@ -102,7 +102,7 @@ impl<'a> Stage<'a> {
         let run = Run::new(&self.shared);
         self.steps
             .observing(&run, self.passes, self.plan.passes.len())?;
-        observe::watch(&self.plan, self.passes, shared).map(Some)
+        observe::watch(self.model, &self.plan, self.passes, shared).map(Some)
     }
 
     /// The forward has run, with that outcome: takes what was seen, and solves it.
@@ -164,12 +164,12 @@ fn finish(
     forwarded: bool,
 ) -> Result<()> {
     let config = algorithm.config();
-    let groups = shared_scale::Groups::of(config);
     if forwarded && plan.items().next().is_some() {
         coverage::fill(model, config)?;
     }
     fused::share(model);
-    shared_scale::share(model, &groups);
+    let concerns = |layer: &str| config.concerns(layer);
+    shared_scale::share(model, &shared_scale::Groups::of(config), &concerns);
     journal.begin_refining();
     let weights = model
         .slots()

@@ -3,7 +3,7 @@
 //! Only static NVFP4 blocks have use for it. Members of a declared fused group belong together; else the
 //! names tell: q/k/v, gate/up and w1/w3 under one parent, as in the reference.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use regex::bytes::Regex;
@@ -67,15 +67,22 @@ fn largest(quantizer: &Quantizer) -> Option<f32> {
     amax.values().iter().copied().reduce(f32::max)
 }
 
-/// Sets the global amax of every static NVFP4 weight quantizer that has an amax.
-pub fn share(model: &Model, groups: &Groups) {
+/// Sets the global amax of every static NVFP4 weight quantizer that has an amax, of the layers for which `concerns` is
+/// true and those that share theirs with them. An algorithm for some layers must leave the others as they are: the amax
+/// of a block that was searched is no longer its largest value.
+pub fn share(model: &Model, groups: &Groups, concerns: &dyn Fn(&str) -> bool) {
     let mut highest: HashMap<(usize, Vec<u8>), f32> = HashMap::new();
+    let mut concerned = HashSet::new();
     let mut members = Vec::new();
     for layer in model.layers() {
         let Some(slot) = layer.weight_slot() else {
             continue;
         };
         let group = groups.find(layer.name(), layer.spec().fused_group.as_deref());
+        let is_concerned = concerns(layer.name());
+        if let Some(group) = group.as_ref().filter(|_| is_concerned) {
+            concerned.insert(group.clone());
+        }
         let state = slot.state();
         for quantizer in state.members().iter().filter(|q| is_static_nvfp4(q)) {
             if let (Some(group), Some(amax)) = (&group, largest(quantizer)) {
@@ -85,10 +92,16 @@ pub fn share(model: &Model, groups: &Groups) {
         }
         // A packed weight counts, but its own scale is what it was packed with.
         if slot.packed().is_none() {
-            members.push((slot, group));
+            members.push((slot, group, is_concerned));
         }
     }
-    for (slot, group) in members {
+    for (slot, group, is_concerned) in members {
+        let with_one = group
+            .as_ref()
+            .is_some_and(|group| concerned.contains(group));
+        if !is_concerned && !with_one {
+            continue;
+        }
         let shared = group.and_then(|group| highest.get(&group).copied());
         let state = slot.state();
         if state.members().iter().any(|q| is_static_nvfp4(q)) {

@@ -358,7 +358,8 @@ impl Layer {
     /// The tap of the gradient at its output. Outside a pass that asks for gradients nothing happens.
     pub fn gradient(&self, g: TensorView) -> Result<()> {
         self.shared.check_usable()?;
-        if self.shared.mode() != Mode::Calibrating {
+        // As its input's tap does: an expert that no token reached has neither.
+        if self.shared.mode() != Mode::Calibrating || g.count() == 0 {
             return Ok(());
         }
         let observer = self.gradient.read();

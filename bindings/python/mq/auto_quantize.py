@@ -79,8 +79,11 @@ class AutoQuantize(Registry):
             disabled_layers: a wildcard, or a list of them, of names of layers that stay
                 unquantized, and with them the layers of their groups.
             verbose: tell of every choice through the log.
-            method: "gradient", or "kl_div": the divergence of the logits, without a backward pass,
-                but with a forward for every format of every group.
+            method: "gradient"; "gram": the expected square of the change from statistics of the
+                inputs, without a backward pass; "fisher": that, weighed with the gradients' squares,
+                faster than "gradient"; both are for linear layers. Or "kl_div": the divergence of
+                the logits, without a backward pass, but with a forward for every format of every
+                group.
             grouping_rules: regular expressions whose first captured group is the key of a group of
                 layers that get one format; they go behind the default rules (q, k, v; gate, up;
                 experts). {"prepend": [...]} puts them before, {"replace": [...]} in their place.

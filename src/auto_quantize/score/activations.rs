@@ -35,6 +35,16 @@ struct Calls {
     seen: Vec<usize>,
     /// For each reader, what waits for a gradient.
     waiting: Vec<Vec<Arc<Kept>>>,
+    own: Own,
+}
+
+/// What one activation takes of the memory: a layer that is used twice in a step keeps two tensors, which no other run
+/// of the step could take apart.
+#[derive(Default)]
+struct Own {
+    bytes: u64,
+    /// The most that one of its readers needs beside, once its gradient comes.
+    workspace: u64,
 }
 
 /// How far a step has come with an activation.
@@ -47,6 +57,16 @@ pub(super) enum State {
     PutOff,
     /// Every gradient came, in an earlier run.
     Done,
+}
+
+/// What a run of a step brought for an activation.
+pub(super) enum Ended {
+    /// Whether each reader was called, and whether what it was called with got its gradients.
+    Now(Vec<(bool, bool)>),
+    /// Nothing: what gradients came before it was put off will come again.
+    PutOff,
+    /// Its gradients came in an earlier run.
+    Before,
 }
 
 /// Memory for activations.
@@ -77,29 +97,30 @@ impl Store {
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Memory for a tensor, beside which a layer needs `workspace` bytes. None: not now. Errors when it never fits.
-    fn reserve(&self, x: &TensorView, workspace: u64, name: &str) -> Result<Option<Vec<f32>>> {
+    /// Memory for a tensor of an activation that holds `own` already. None: not now. Errors when it never fits.
+    fn reserve(&self, x: &TensorView, own: &mut Own, name: &str) -> Result<Option<Vec<f32>>> {
         let mut used = self.lock();
         let bytes = x.size_bytes() as u64;
-        if used.bytes == 0 {
-            used.workspace = 0;
-        }
-        let work = used.workspace.max(workspace);
-        let needed = used.bytes + bytes + work;
-        if needed > self.limit {
-            return match used.bytes {
-                0 => Err(Error::OutOfMemory(format!(
+        let is_alone = used.bytes == own.bytes;
+        let work = match is_alone {
+            true => own.workspace,
+            false => used.workspace.max(own.workspace),
+        };
+        if used.bytes + bytes + work > self.limit {
+            return match is_alone {
+                true => Err(Error::OutOfMemory(format!(
                     "`{name}` needs {} bytes to be scored on a batch of shape {:?}, but the context's memory_limit_bytes \
                      is {}; set it to that or more, or bring smaller batches",
-                    bytes + workspace,
+                    own.bytes + bytes + own.workspace,
                     x.shape(),
                     self.limit
                 ))),
-                _ => Ok(None),
+                false => Ok(None),
             };
         }
         used.bytes += bytes;
         used.workspace = work;
+        own.bytes += bytes;
         let floats = x.size_bytes().div_ceil(size_of::<f32>());
         let fits = used.free.iter().position(|free| free.len() == floats);
         let free = fits.map(|at| used.free.swap_remove(at));
@@ -158,12 +179,13 @@ impl Activation {
         }
         let at = calls.seen[reader];
         calls.seen[reader] += 1;
+        calls.own.workspace = calls.own.workspace.max(workspace);
         let same =
             |kept: &&Arc<Kept>| kept.view.shape() == x.shape() && kept.view.dtype() == x.dtype();
         let known = calls.kept.get(at).filter(same).cloned();
         let kept = match known {
             Some(kept) => kept,
-            None => match self.store.reserve(x, workspace, &self.name)? {
+            None => match self.store.reserve(x, &mut calls.own, &self.name)? {
                 Some(mut memory) => {
                     let view = x.with_data(&mut memory).map_err(Error::Internal)?;
                     copy::run(cpu, x, &view);
@@ -200,9 +222,8 @@ impl Activation {
         })
     }
 
-    /// A run of a step is over. Returns whether each reader was called, and whether what it was called with got its
-    /// gradients; None when it is put off or was done before.
-    pub fn end_run(&self) -> Option<Vec<(bool, bool)>> {
+    /// A run of a step is over.
+    pub fn end_run(&self) -> Ended {
         let mut calls = self.lock();
         match calls.state {
             State::Active => {
@@ -211,13 +232,13 @@ impl Activation {
                 let readers = readers.collect();
                 self.empty(&mut calls);
                 calls.state = State::Done;
-                Some(readers)
+                Ended::Now(readers)
             }
             State::PutOff => {
                 calls.state = State::Active;
-                None
+                Ended::PutOff
             }
-            State::Done => None,
+            State::Done => Ended::Before,
         }
     }
 
@@ -236,6 +257,7 @@ impl Activation {
     fn empty(&self, calls: &mut Calls) {
         calls.waiting.iter_mut().for_each(Vec::clear);
         calls.seen.fill(0);
+        calls.own = Own::default();
         self.store.give_back(std::mem::take(&mut calls.kept));
     }
 }

@@ -1,11 +1,8 @@
 //! The score without a backward pass: how far the model's output moves when one group is quantized,
 //! `Σ p (log p - log q)` over all positions and classes. One forward for each format of each group and batch.
 
-use std::sync::Arc;
-
 use super::{Resumed, Scores, Scoring};
 use crate::auto_quantize::checkpoint::Checkpoint;
-use crate::auto_quantize::formats::switched_off;
 use crate::auto_quantize::host::{Host, fetch};
 use crate::error::{Error, Result};
 use crate::model::Mode;
@@ -20,7 +17,7 @@ pub(super) fn run(
     checkpoint: &mut Checkpoint,
 ) -> Result<()> {
     for slot in scoring.model.slots() {
-        slot.replace(Arc::new(switched_off(&slot.state())));
+        slot.replace(scoring.formats.state(scoring.formats.none(), slot)?);
     }
     let before = scoring.model.mode();
     scoring.model.set_mode(Mode::Quantized);
@@ -51,7 +48,7 @@ fn run_step(scoring: &Scoring, host: &mut dyn Host, step: u64, scores: &mut Scor
                     original.shape
                 ))
             })?;
-            if found.is_nan() {
+            if !found.is_finite() {
                 return Err(Error::Numeric(format!(
                     "the logits of step {step} hold NaN or Inf once `{}` is quantized to {}",
                     group.name(),
@@ -61,8 +58,9 @@ fn run_step(scoring: &Scoring, host: &mut dyn Host, step: u64, scores: &mut Scor
             // Rounding must not make a divergence negative.
             *score += found.max(0.0);
         }
+        // Not the format switched off: its pre_quant_scale would stay.
         for slot in slots() {
-            slot.replace(Arc::new(switched_off(&slot.state())));
+            slot.replace(scoring.formats.state(scoring.formats.none(), slot)?);
         }
     }
     Ok(())
@@ -91,10 +89,12 @@ impl LogProbabilities {
         let classes = shape.last().copied().unwrap_or(1).max(1);
         for row in values.chunks_exact_mut(classes) {
             let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let sum: f64 = row.iter().map(|x| f64::from(x - largest).exp()).sum();
+            // In f64, for two large numbers may be further apart than f32 reaches.
+            let below = |x: f32| f64::from(x) - f64::from(largest);
+            let sum: f64 = row.iter().map(|x| below(*x).exp()).sum();
             let shift = sum.ln();
             for x in row {
-                *x = (f64::from(*x - largest) - shift) as f32;
+                *x = (below(*x) - shift) as f32;
             }
         }
         Self { shape, values }
@@ -121,7 +121,9 @@ impl LogProbabilities {
             return None;
         }
         let pairs = self.values.iter().zip(&changed.values);
-        let terms = pairs.map(|(p, q)| f64::from(*p).exp() * (f64::from(*p) - f64::from(*q)));
+        // A class that is masked with -inf takes no part, as p log p is zero there.
+        let possible = pairs.filter(|(p, _)| **p > f32::NEG_INFINITY);
+        let terms = possible.map(|(p, q)| f64::from(*p).exp() * (f64::from(*p) - f64::from(*q)));
         Some(terms.sum())
     }
 }

@@ -36,6 +36,14 @@ pub(super) fn workspace_bytes(layer: &Layer, threads: usize) -> u64 {
     (5 * weight * size_of::<f32>() + threads * (scratch * size_of::<f32>() + packing)) as u64
 }
 
+/// Rounding can make a form of the Gram matrix negative, which it is not. NaN stays: it is no lossless format.
+fn not_negative(form: f64) -> f64 {
+    match form < 0.0 {
+        true => 0.0,
+        false => form,
+    }
+}
+
 impl Expected<'_> {
     /// The score of the format that `candidate` is on.
     pub fn score(
@@ -99,10 +107,9 @@ impl Expected<'_> {
                 &mut of_weight,
             );
             let both = of_weight.iter().zip(&of_input);
-            // Rounding can make a form of the Gram matrix negative, which it is not.
             both.zip(first..)
                 .map(|((of_weight, of_input), output)| {
-                    (of_weight.max(0.0) + of_input) * self.weight(output)
+                    (not_negative(*of_weight) + of_input) * self.weight(output)
                 })
                 .sum::<f64>()
         });

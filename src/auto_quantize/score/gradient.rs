@@ -3,9 +3,9 @@
 //! formats at once. Not averaged: it grows with the batches, and with the square of the loss.
 
 use std::cell::Cell;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::activations::{Activation, InputTap, Store};
+use super::activations::{Activation, Ended, InputTap, Store};
 use super::work::Work;
 use super::{Resumed, Scores, Scoring, change};
 use crate::auto_quantize::checkpoint::Checkpoint;
@@ -44,6 +44,10 @@ struct Scored {
 }
 
 impl Scored {
+    fn sums(&self) -> MutexGuard<'_, Vec<f64>> {
+        self.sums.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn reads(&self, activation: &Arc<Activation>) -> bool {
         Arc::ptr_eq(&self.activation, activation)
     }
@@ -148,12 +152,17 @@ impl Watch {
             scoring.model.shared().check_cancelled()?;
             super::check_loss(loss, step)?;
             for activation in &self.activations {
-                let Some(ended) = activation.end_run() else {
-                    continue;
-                };
+                let ended = activation.end_run();
                 let all = self.scored.iter().zip(used.iter_mut());
                 for (scored, used) in all.filter(|(scored, _)| scored.reads(activation)) {
-                    let (called, answered) = ended[scored.reader];
+                    let (called, answered) = match &ended {
+                        Ended::Now(readers) => readers[scored.reader],
+                        Ended::PutOff => {
+                            scored.sums().fill(0.0);
+                            continue;
+                        }
+                        Ended::Before => continue,
+                    };
                     // Before anything is kept: a score of zero would call every format of it lossless.
                     if called && !answered {
                         return Err(super::forgotten_gradient(scored.layer.name()));
@@ -169,10 +178,7 @@ impl Watch {
             {
                 return match any {
                     true => Ok(()),
-                    false => Err(super::no_inputs(
-                        self.scored.len(),
-                        self.scored[0].layer.name(),
-                    )),
+                    false => Err(super::no_inputs(scoring)),
                 };
             }
             self.store.trim();
@@ -182,7 +188,7 @@ impl Watch {
     /// Adds the sums of a step in the order of the layers, whichever came first.
     fn add_to(&self, scores: &mut Scores) {
         for scored in &self.scored {
-            let mut sums = scored.sums.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut sums = scored.sums();
             for (score, sum) in scores[scored.group].iter_mut().zip(sums.iter_mut()) {
                 *score += std::mem::take(sum);
             }
@@ -231,7 +237,7 @@ impl GradientObserver for GradientTap {
             &mut work,
         )?;
         drop(work);
-        let mut sums = scored.sums.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sums = scored.sums();
         for (sum, found) in sums.iter_mut().zip(found) {
             *sum += found;
         }

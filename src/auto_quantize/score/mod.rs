@@ -191,10 +191,17 @@ fn check_loss(loss: f64, step: u64) -> Result<()> {
     }
 }
 
-fn no_inputs(layers: usize, first: &str) -> Error {
+fn no_inputs(scoring: &Scoring) -> Error {
+    let searched = scoring.groups.iter().filter(|group| !group.is_disabled);
+    let layers: Vec<&str> = searched
+        .flat_map(|group| &group.layers)
+        .map(|layer| layer.name())
+        .collect();
     Error::State(format!(
-        "no input passed the tap of any of the {layers} searched layers (the first is `{first}`); call mq_layer_input() \
-         in the forward"
+        "no input passed the tap of any of the {} searched layers (the first is `{}`); call mq_layer_input() in the \
+         forward",
+        layers.len(),
+        layers.first().unwrap_or(&"")
     ))
 }
 

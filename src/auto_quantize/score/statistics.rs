@@ -38,11 +38,13 @@ pub(super) fn run(
     // What a step of an interrupted search has added does not count: nothing is kept before the end.
     scores.iter_mut().for_each(|scores| scores.fill(0.0));
     let (mut done, all) = (0, waiting.len() as u64);
+    let mut is_reached = false;
     while !waiting.is_empty() {
         let pass = Pass::new(scoring, &mut waiting, gradients)?;
         let outcome = pass.observe(scoring, host, gradients);
         pass.leave();
         outcome?;
+        is_reached |= pass.is_reached();
         for watched in &pass.watched {
             watched.score(scoring, gradients, scores)?;
             done += 1;
@@ -54,6 +56,9 @@ pub(super) fn run(
                 layer: watched.moments[0].layer().name(),
             })?;
         }
+    }
+    if !is_reached {
+        return Err(super::no_inputs(scoring));
     }
     for (group, scores) in scoring.groups.iter().zip(scores.iter()) {
         super::check(group, scores, scoring.steps.saturating_sub(1))?;
@@ -226,14 +231,13 @@ impl Pass {
             scoring.model.shared().check_cancelled()?;
             super::check_loss(loss, step)?;
         }
+        Ok(())
+    }
+
+    /// Whether a token passed a tap.
+    fn is_reached(&self) -> bool {
         let reached = |watched: &Watched| watched.gate.tokens().iter().any(|tokens| *tokens > 0);
-        match self.watched.iter().any(reached) {
-            true => Ok(()),
-            false => Err(super::no_inputs(
-                self.watched.len(),
-                self.watched[0].moments[0].layer().name(),
-            )),
-        }
+        self.watched.iter().any(reached)
     }
 
     fn leave(&self) {
