@@ -193,4 +193,3 @@ fn layers_that_only_some_steps_use_are_not_warned_of_also_after_resuming() {
     );
     std::fs::remove_file(path).expect("a checkpoint stays");
 }
-

@@ -65,7 +65,11 @@ impl Apart {
         Self { network, model }
     }
 
-    pub fn search(&mut self, settings: Settings, change: impl FnOnce(&mut Recorded)) -> Result<Search> {
+    pub fn search(
+        &mut self,
+        settings: Settings,
+        change: impl FnOnce(&mut Recorded),
+    ) -> Result<Search> {
         let mut host = Recorded::new(&self.network);
         change(&mut host);
         auto_quantize(&mut self.model, settings, &mut host, None)
@@ -109,4 +113,3 @@ pub fn file(name: &str) -> PathBuf {
     let _ = std::fs::remove_file(&path);
     path
 }
-

@@ -80,7 +80,7 @@ class AutoQuantize(Registry):
                 unquantized, and with them the layers of their groups.
             verbose: tell of every choice through the log.
             method: "gradient"; "gram": the expected square of the change from statistics of the
-                inputs, without a backward pass; "fisher": that, weighed with the gradients' squares,
+                inputs, without a backward pass; "fisher": that, weighed with squared gradients,
                 faster than "gradient"; both are for linear layers. Or "kl_div": the divergence of
                 the logits, without a backward pass, but with a forward for every format of every
                 group.
