@@ -13,7 +13,7 @@ mod timing;
 use std::hint::black_box;
 use std::sync::Mutex;
 
-use mq::kernels::{Cpu, Isa, channel_stats, gram, quadratic};
+use mq::kernels::{Isa, Machine, channel_stats, gram, quadratic};
 use mq::tensor::{DType, TensorView};
 use serde_json::{Value, json};
 use timing::{median, seconds, setting};
@@ -85,7 +85,7 @@ fn row(
 fn main() {
     let threads = setting("MQ_BENCH_THREADS", 2);
     let isa = Isa::best(std::env::var("MQ_ISA").ok().as_deref());
-    let cpu = Cpu::new(threads, isa).expect("threads");
+    let machine = Machine::new(threads, isa).expect("threads");
     println!("{threads} threads, {isa}");
     let mut peaks: Vec<Peak> = (0..threads)
         .map(|_| Peak([(); 3].map(|()| values(SIDE * SIDE))))
@@ -102,7 +102,7 @@ fn main() {
                 (count * n * (n + 1)) as f64,
                 peak_work,
                 || on_each(&mut peaks, Peak::run),
-                || gram::accumulate(&cpu, &rows, n, black_box(&mut whole)),
+                || gram::accumulate(&machine, &rows, n, black_box(&mut whole)),
             ));
             let mut blocks = vec![0.0f32; n * BLOCK];
             report.push(row(
@@ -111,7 +111,7 @@ fn main() {
                 (count * n * (BLOCK + 1)) as f64,
                 peak_work,
                 || on_each(&mut peaks, Peak::run),
-                || gram::accumulate_blocks(&cpu, &rows, n, BLOCK, black_box(&mut blocks)),
+                || gram::accumulate_blocks(&machine, &rows, n, BLOCK, black_box(&mut blocks)),
             ));
         }
         let (whole, deltas) = (values(n * n), values(DELTAS * n));
@@ -151,7 +151,7 @@ fn main() {
             },
         ));
     }
-    report.extend(statistics(&cpu, threads));
+    report.extend(statistics(&machine, threads));
     let folder = std::path::Path::new("target/bench");
     std::fs::create_dir_all(folder).expect("target can be written");
     let text = serde_json::to_string_pretty(&Value::Array(report)).expect("JSON");
@@ -159,7 +159,7 @@ fn main() {
 }
 
 /// Statistics of channels against a copy of the same bytes.
-fn statistics(cpu: &Cpu, threads: usize) -> Vec<Value> {
+fn statistics(machine: &Machine, threads: usize) -> Vec<Value> {
     let (rows, channels) = (8192, 2816);
     let bytes = rows * channels * 4;
     let (mut from, to) = (values(rows * channels), vec![0.0f32; rows * channels]);
@@ -191,7 +191,13 @@ fn statistics(cpu: &Cpu, threads: usize) -> Vec<Value> {
                 || {
                     let (amax, sums) = (black_box(&mut amax), black_box(&mut sums));
                     let amax = with_amax.then_some(&mut amax[..]);
-                    channel_stats::run(cpu, &x, channels, amax, with_sums.then_some(&mut sums[..]));
+                    channel_stats::run(
+                        machine,
+                        &x,
+                        channels,
+                        amax,
+                        with_sums.then_some(&mut sums[..]),
+                    );
                 },
             ));
         };

@@ -11,7 +11,7 @@ use std::hint::black_box;
 
 use mq::calibrate::histogram::{Bins, Levels, Method, Search, amax};
 use mq::format::half::{Bf16, F16};
-use mq::kernels::{Cpu, Isa};
+use mq::kernels::{Isa, Machine};
 use mq::observe::Histogram;
 use mq::tensor::{DType, TensorView};
 use serde_json::{Value, json};
@@ -73,7 +73,7 @@ fn copy(from: &TensorView, to: &TensorView) {
     });
 }
 
-fn collect_rows(cpu: &Cpu, report: &mut Vec<Value>) {
+fn collect_rows(machine: &Machine, report: &mut Vec<Value>) {
     let elements = setting("MQ_BENCH_ELEMENTS", 64 << 20);
     for dtype in [DType::F32, DType::BF16, DType::F16] {
         let mut memory = vec![0.0f32; elements * dtype.size() / 4];
@@ -92,7 +92,7 @@ fn collect_rows(cpu: &Cpu, report: &mut Vec<Value>) {
                         if first {
                             histogram = Histogram::new(Histogram::DEFAULT_BINS).expect("valid");
                         }
-                        histogram.collect(cpu, black_box(&x)).expect("finite");
+                        histogram.collect(machine, black_box(&x)).expect("finite");
                     },
                 );
                 let bytes = x.size_bytes() as f64;
@@ -141,7 +141,7 @@ fn textbook_entropy(counts: &[u64], edges: &[f32], buckets: usize, start_bin: us
     edges[best.1]
 }
 
-fn search_rows(cpu: &Cpu, report: &mut Vec<Value>) {
+fn search_rows(machine: &Machine, report: &mut Vec<Value>) {
     let search = Search::default();
     let levels = Levels::Int {
         num_bits: 8,
@@ -156,7 +156,7 @@ fn search_rows(cpu: &Cpu, report: &mut Vec<Value>) {
         let edges: Vec<f32> = (0..=count).map(|i| i as f32 * 0.01).collect();
         let bins = Bins::new(&counts, &edges).expect("valid");
         let textbook = || textbook_entropy(&counts, &edges, 128, search.start_bin);
-        let solve = |method: &Method, levels| amax(cpu, &bins, method, levels).expect("valid");
+        let solve = |method: &Method, levels| amax(machine, &bins, method, levels).expect("valid");
         assert_eq!(solve(&Method::Entropy(search), levels), Some(textbook()));
         let (base, time, ratio) = compare(
             || {
@@ -186,11 +186,11 @@ fn search_rows(cpu: &Cpu, report: &mut Vec<Value>) {
 
 fn main() {
     let isa = Isa::best(std::env::var("MQ_ISA").ok().as_deref());
-    let cpu = Cpu::new(THREADS, isa).expect("threads");
+    let machine = Machine::new(THREADS, isa).expect("threads");
     println!("{THREADS} threads, {isa}");
     let mut report = Vec::new();
-    search_rows(&cpu, &mut report);
-    collect_rows(&cpu, &mut report);
+    search_rows(&machine, &mut report);
+    collect_rows(&machine, &mut report);
     let folder = std::path::Path::new("target/bench");
     std::fs::create_dir_all(folder).expect("target can be written");
     let text = serde_json::to_string_pretty(&Value::Array(report)).expect("JSON");

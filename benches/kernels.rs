@@ -11,7 +11,7 @@ use std::hint::black_box;
 
 use mq::format::half::{Bf16, F16};
 use mq::kernels::absmax;
-use mq::kernels::{Cpu, Grid, Isa};
+use mq::kernels::{Grid, Isa, Machine};
 use mq::model::{Context, fake_quant_once};
 use mq::tensor::{DType, TensorView};
 use serde_json::{Value, json};
@@ -117,7 +117,7 @@ fn main() {
     };
     let context = Context::new(THREADS, Box::new(|_, _| {})).expect("threads");
     let isa = Isa::best(std::env::var("MQ_ISA").ok().as_deref());
-    let cpu = Cpu::new(THREADS, isa).expect("threads");
+    let machine = Machine::new(THREADS, isa).expect("threads");
     println!("{elements} elements, {THREADS} threads, {isa}");
     let formats = [
         ("int8 per tensor", json!({"num_bits": 8}), Some(1)),
@@ -208,7 +208,7 @@ fn main() {
                 bytes,
                 2.0 * bytes,
                 || copy(&x, &other),
-                || absmax::run(&cpu, &x, &grid, black_box(&mut amax)),
+                || absmax::run(&machine, &x, &grid, black_box(&mut amax)),
             ));
         }
     }

@@ -10,7 +10,7 @@ use std::hint::black_box;
 
 use mq::format::{e4m3, int::IntGrid, nvfp4};
 use mq::kernels::fake_quant::{Candidates, Format, run, search};
-use mq::kernels::{Cpu, Grid, Isa, absmax};
+use mq::kernels::{Grid, Isa, Machine, absmax};
 use mq::tensor::{DType, TensorView};
 use serde_json::{Value, json};
 use timing::{median, seconds, setting};
@@ -42,11 +42,11 @@ fn main() {
     let rows = setting("MQ_BENCH_ROWS", 4096);
     let rounds = setting("MQ_BENCH_ROUNDS", 3);
     let isa = Isa::best(std::env::var("MQ_ISA").ok().as_deref());
-    let cpu = Cpu::new(THREADS, isa).expect("threads");
+    let machine = Machine::new(THREADS, isa).expect("threads");
     let (mut values, mut out) = (weight(rows * COLUMNS), vec![0.0; rows * COLUMNS]);
     let (x, out) = (view(&mut values), view(&mut out));
     println!("{rows} x {COLUMNS}, {THREADS} threads, {isa}");
-    let largest = absmax::of_tensor(&cpu, &x);
+    let largest = absmax::of_tensor(&machine, &x);
     // The multipliers of the defaults, and every E4M3 scale.
     let factors: Vec<f32> = (0..39).map(|i| 0.25 + i as f32 * (3.75 / 38.0)).collect();
     let scales: Vec<f32> = (1..0x7f)
@@ -84,7 +84,7 @@ fn main() {
     for (name, blocks, format, multiplies) in cases {
         let grid = Grid::new(x.shape(), &blocks);
         let mut amax = vec![0.0; grid.num_blocks()];
-        absmax::run(&cpu, &x, &grid, &mut amax);
+        absmax::run(&machine, &x, &grid, &mut amax);
         let candidates = match multiplies {
             true => Candidates::Multiples {
                 amax: &amax,
@@ -101,7 +101,7 @@ fn main() {
         let (mut ratios, mut times) = (Vec::new(), Vec::new());
         for _ in 0..rounds {
             let time = seconds(|| {
-                black_box(search(&cpu, &x, &grid, candidates, format));
+                black_box(search(&machine, &x, &grid, candidates, format));
             });
             let passes = seconds(|| {
                 for i in 0..count {
@@ -112,7 +112,7 @@ fn main() {
                             scales[i]
                         };
                     }
-                    run(&cpu, &x, &out, &grid, &tried, format);
+                    run(&machine, &x, &out, &grid, &tried, format);
                 }
             });
             ratios.push(passes / time);

@@ -273,9 +273,9 @@ fn mean_magnitudes(part: &Part) -> Vec<f32> {
     let seen = InputStatistics::new("x", part.weight.shape[1], needs).expect("memory");
     let (context, _) = context(1, 0);
     for x in &part.batches {
-        seen.observe(context.cpu(), &x.view()).expect("finite");
+        seen.observe(context.machine(), &x.view()).expect("finite");
     }
-    let found = seen.summary(context.cpu()).mean_abs.clone();
+    let found = seen.summary(context.machine()).mean_abs.clone();
     let mut exact = vec![0.0f64; found.len()];
     for batch in &part.batches {
         let values = batch.view().to_f32();

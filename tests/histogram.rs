@@ -7,7 +7,7 @@ use mq::calibrate::histogram::{Bins, Levels, Method, Search, amax};
 use mq::format::e4m3;
 use mq::format::half::{Bf16, F16};
 use mq::format::int::IntGrid;
-use mq::kernels::{Cpu, Isa};
+use mq::kernels::{Isa, Machine};
 use mq::observe::Histogram;
 use mq::tensor::DType;
 use owned::Owned;
@@ -20,8 +20,8 @@ const INT8: Levels = Levels::Int {
     unsigned: false,
 };
 
-fn cpu(threads: usize) -> Cpu {
-    Cpu::new(threads, Isa::best(None)).expect("threads")
+fn machine(threads: usize) -> Machine {
+    Machine::new(threads, Isa::best(None)).expect("threads")
 }
 
 fn tensor(dtype: DType, values: &[f32]) -> Owned {
@@ -43,9 +43,9 @@ fn collect<'a>(
     num_bins: usize,
     batches: impl IntoIterator<Item = &'a Owned>,
 ) -> Histogram {
-    let (cpu, mut histogram) = (cpu(threads), Histogram::new(num_bins).expect("valid"));
+    let (machine, mut histogram) = (machine(threads), Histogram::new(num_bins).expect("valid"));
     for batch in batches {
-        histogram.collect(&cpu, &batch.view()).expect("finite");
+        histogram.collect(&machine, &batch.view()).expect("finite");
     }
     histogram
 }
@@ -88,7 +88,7 @@ fn edges_and_counts_are_the_references() {
 #[test]
 fn amax_matches_every_case() {
     let (cases, tensors) = golden();
-    let (cpu, mut compared) = (cpu(2), 0);
+    let (machine, mut compared) = (machine(2), 0);
     for case in &cases {
         let text = |key: &str| case[key].as_str().expect("text");
         let number = |key: &str| case[key].as_u64().expect("a number");
@@ -106,7 +106,7 @@ fn amax_matches_every_case() {
         };
         let histogram = golden_histogram(&tensors, text("data"), number("batches"));
         let bins = Bins::of(&histogram).expect("valid");
-        let got = amax(&cpu, &bins, &method.expect("known"), levels).expect("valid");
+        let got = amax(&machine, &bins, &method.expect("known"), levels).expect("valid");
         let (got, want) = (got.expect("has data"), case["amax"].as_f64());
         assert_eq!(got, want.expect("a number") as f32, "{case}");
         compared += 1;
@@ -130,7 +130,7 @@ fn uneven(count: usize) -> (Vec<u64>, Vec<f32>) {
 
 #[test]
 fn mse_is_the_direct_definition() {
-    let cpu = cpu(3);
+    let machine = machine(3);
     for (count, start_bin, stride) in [(2048, 128, 1), (701, 1, 7), (130, 128, 1)] {
         let (counts, edges) = uneven(count);
         let unsigned = |num_bits, unsigned| Levels::Int { num_bits, unsigned };
@@ -156,7 +156,7 @@ fn mse_is_the_direct_definition() {
             }
             let bins = Bins::new(&counts, &edges).expect("valid");
             let search = Search { stride, start_bin };
-            let got = amax(&cpu, &bins, &Method::Mse(search), levels);
+            let got = amax(&machine, &bins, &Method::Mse(search), levels);
             assert_eq!(got, Ok(Some(want.1)), "{count} bins, {levels:?}");
         }
     }
@@ -196,7 +196,7 @@ fn textbook_entropy(counts: &[u64], edges: &[f32], buckets: usize, search: Searc
 
 #[test]
 fn entropy_is_the_textbook_one() {
-    let cpu = cpu(1);
+    let machine = machine(1);
     for (count, start_bin, stride) in [(2048, 128, 1), (900, 7, 3), (129, 128, 1), (300, 200, 64)] {
         let (counts, edges) = uneven(count);
         let bins = Bins::new(&counts, &edges).expect("valid");
@@ -205,7 +205,7 @@ fn entropy_is_the_textbook_one() {
             let buckets = 1 << (num_bits - 1 + u32::from(unsigned));
             let want = textbook_entropy(&counts, &edges, buckets, search);
             let levels = Levels::Int { num_bits, unsigned };
-            let got = amax(&cpu, &bins, &Method::Entropy(search), levels);
+            let got = amax(&machine, &bins, &Method::Entropy(search), levels);
             assert_eq!(got, Ok(Some(want)), "{count} bins, {levels:?}");
         }
     }
@@ -222,10 +222,10 @@ fn methods(search: Search) -> [Method; 4] {
 
 #[test]
 fn what_has_no_candidates_has_a_defined_result() {
-    let cpu = cpu(1);
+    let machine = machine(1);
     let of = |counts: &[u64], edges: &[f32], method: &Method| {
         amax(
-            &cpu,
+            &machine,
             &Bins::new(counts, edges).expect("valid"),
             method,
             INT8,
@@ -265,11 +265,11 @@ fn what_has_no_candidates_has_a_defined_result() {
 
 #[test]
 fn wrong_parameters_are_refused() {
-    let cpu = cpu(1);
+    let machine = machine(1);
     let search = Search::default();
     let (counts, edges) = uneven(200);
     let bins = Bins::new(&counts, &edges).expect("valid");
-    let error = |method: &Method, levels| amax(&cpu, &bins, method, levels).expect_err("wrong");
+    let error = |method: &Method, levels| amax(&machine, &bins, method, levels).expect_err("wrong");
     let text = error(&Method::Entropy(search), Levels::E4m3);
     assert!(
         text.starts_with("entropy is defined for integers"),
@@ -353,11 +353,11 @@ proptest! {
         prop_assert!(highest == 0.0 || histogram.edges().windows(2).all(|e| e[0] < e[1]));
         let bins = Bins::of(&histogram).expect("valid");
         for method in methods(Search { stride: 1 + num_bins / 50, start_bin: num_bins / 3 }) {
-            let got = amax(&cpu(1), &bins, &method, INT8).expect("valid");
+            let got = amax(&machine(1), &bins, &method, INT8).expect("valid");
             prop_assert_eq!(got.is_some(), !values.is_empty());
             if let Some(got) = got {
                 prop_assert!(got <= last && (got > 0.0 || highest == 0.0), "{:?}: {}", method, got);
-                prop_assert_eq!(Some(got), amax(&cpu(3), &bins, &method, INT8).expect("valid"));
+                prop_assert_eq!(Some(got), amax(&machine(3), &bins, &method, INT8).expect("valid"));
             }
         }
     }
@@ -379,8 +379,8 @@ proptest! {
         let mut merged = collect(1, 100, [&first]);
         let mut other = Histogram::new(100).expect("valid");
         let anchor = tensor(dtype, &[3.0]);
-        other.collect(&cpu(1), &anchor.view()).expect("finite");
-        other.collect(&cpu(1), &second.view()).expect("finite");
+        other.collect(&machine(1), &anchor.view()).expect("finite");
+        other.collect(&machine(1), &second.view()).expect("finite");
         merged.merge(&other).expect("equal widths");
         prop_assert_eq!(merged.total(), cut.total() + 1);
         prop_assert_eq!(merged.counts()[..99].to_vec(), cut.counts()[..99].to_vec());

@@ -7,15 +7,15 @@ use mq::calibrate::{self, mse};
 use mq::config::{Algorithm, QuantizeConfig, presets};
 use mq::format::int::IntGrid;
 use mq::kernels::fake_quant::{Format, squared_error};
-use mq::kernels::{Cpu, Grid, Isa};
+use mq::kernels::{Grid, Isa, Machine};
 use mq::model::{Context, Granularity, Kind, LayerKind, LayerSpec, Model, Quantizer};
 use mq::tensor::{DType, TensorView};
 use owned::Owned;
 use safetensors_file::Tensors;
 use serde_json::{Value, json};
 
-fn cpu() -> Cpu {
-    Cpu::new(2, Isa::best(None)).expect("two threads")
+fn machine() -> Machine {
+    Machine::new(2, Isa::best(None)).expect("two threads")
 }
 
 /// A weight of one layer in a model that was calibrated by max, and its quantizer.
@@ -61,7 +61,7 @@ fn weight(dtype: DType, shape: &[usize]) -> Owned {
 }
 
 /// Squared errors of all blocks under an amax each, one block after the other.
-fn errors(cpu: &Cpu, weight: &Owned, quantizer: &Quantizer, amax: &[f32]) -> Vec<f64> {
+fn errors(machine: &Machine, weight: &Owned, quantizer: &Quantizer, amax: &[f32]) -> Vec<f64> {
     let Some(Kind::Amax(format)) = quantizer.kind() else {
         panic!("no integers")
     };
@@ -80,7 +80,7 @@ fn errors(cpu: &Cpu, weight: &Owned, quantizer: &Quantizer, amax: &[f32]) -> Vec
         let view = unsafe { TensorView::new(block.as_mut_ptr().cast(), DType::F32, &shape) };
         let view = view.expect("aligned");
         let grid = Grid::new(view.shape(), &shape);
-        squared_error(cpu, &view, &grid, &[*amax], format).0
+        squared_error(machine, &view, &grid, &[*amax], format).0
     };
     cut.zip(amax).map(error).collect()
 }
@@ -91,7 +91,7 @@ fn mse_matches_the_reference() {
     let golden: Value =
         serde_json::from_str(include_str!("data/golden/algorithms.json")).expect("golden JSON");
     let cases = golden["cases"].as_array().expect("cases");
-    let cpu = cpu();
+    let machine = machine();
     let (mut equal, mut as_good) = (0, 0);
     for name in ["int4_mse", "int8_mse"] {
         let case = cases.iter().find(|case| case["name"] == name).expect(name);
@@ -111,14 +111,14 @@ fn mse_matches_the_reference() {
             };
             let mut weight = tensors.get(&format!("weight.{layer}.weight"));
             let max = calibrated(&mut weight, &config);
-            let found = mse::search(&cpu, &max, quantizer, &weight.view(), &fields)
+            let found = mse::search(&machine, &max, quantizer, &weight.view(), &fields)
                 .expect("fits")
                 .expect("is searched");
             let want = tensors.get(key);
             assert_eq!(found.amax.shape(), want.shape, "{quantizer}");
             let want = want.view().to_f32();
-            let ours = errors(&cpu, &weight, &max, found.amax.values());
-            let theirs = errors(&cpu, &weight, &max, &want);
+            let ours = errors(&machine, &weight, &max, found.amax.values());
+            let theirs = errors(&machine, &weight, &max, &want);
             assert_eq!((ours.len(), theirs.len()), (want.len(), want.len()));
             for (i, (got, want)) in found.amax.values().iter().zip(&want).enumerate() {
                 if got.to_bits() == want.to_bits() {
@@ -156,7 +156,7 @@ fn a_sweep_is_no_worse_than_max_and_leaves_zeros_alone() {
     let max = calibrated(&mut weight, &with_cfg(nvfp4));
     let sweep = fields(r#"{"method": "mse", "fp8_scale_sweep": true}"#);
     let search = |fields| {
-        let found = mse::search(&cpu(), &max, "w", &weight.view(), fields).expect("fits");
+        let found = mse::search(&machine(), &max, "w", &weight.view(), fields).expect("fits");
         found.expect("is searched")
     };
     let found = search(&sweep);
@@ -173,7 +173,8 @@ fn what_is_searched() {
     let mut search = |cfg: Value, algorithm: &str| {
         let quantizer = calibrated(&mut weight, &with_cfg(cfg));
         let fields = fields(algorithm);
-        let found = mse::search(&cpu(), &quantizer, "w", &weight.view(), &fields).expect("fits");
+        let found =
+            mse::search(&machine(), &quantizer, "w", &weight.view(), &fields).expect("fits");
         (quantizer, found)
     };
     let sweep = r#"{"method": "mse", "fp8_scale_sweep": true}"#;
@@ -205,7 +206,7 @@ fn what_is_searched() {
     assert_eq!(search(nf4, "mse").1, None);
     let (on, _) = search(json!({"num_bits": 8}), "mse");
     let off = on.switched(false);
-    let found = mse::search(&cpu(), &off, "w", &weight.view(), &fields("mse"));
+    let found = mse::search(&machine(), &off, "w", &weight.view(), &fields("mse"));
     assert_eq!(found, Ok(None));
 }
 
@@ -215,7 +216,7 @@ fn four_over_six_chooses_between_two() {
     let cfg = json!({"num_bits": [2, 1], "block_sizes":
         {"-1": 16, "type": "static", "scale_bits": [4, 3], "four_over_six": true}});
     let max = calibrated(&mut weight, &with_cfg(cfg));
-    let found = mse::search(&cpu(), &max, "w", &weight.view(), &fields("mse")).expect("fits");
+    let found = mse::search(&machine(), &max, "w", &weight.view(), &fields("mse")).expect("fits");
     let found = found.expect("is searched");
     let old = max.amax.as_ref().expect("calibrated").values();
     let mut larger = 0;
@@ -231,7 +232,7 @@ fn an_amax_of_another_weight_is_refused() {
     let mut one = weight(DType::F32, &[32, 64]);
     let max = calibrated(&mut one, &with_cfg(json!({"num_bits": 8, "axis": 0})));
     let other = weight(DType::F32, &[16, 64]);
-    let error = mse::search(&cpu(), &max, "w", &other.view(), &fields("mse"));
+    let error = mse::search(&machine(), &max, "w", &other.view(), &fields("mse"));
     assert!(
         matches!(error, Err(mq::error::Error::State(_))),
         "{error:?}"

@@ -265,7 +265,7 @@ fn check_layer(model: &Model, layer: &Layer, factors: &[f32]) -> Result<()> {
     }
     let tensors = [Some(weight), layer.spec().bias.as_ref()];
     for tensor in tensors.into_iter().flatten() {
-        let largest = absmax::of_tensor(model.context().cpu(), tensor);
+        let largest = absmax::of_tensor(model.context().machine(), tensor);
         let highest = factors.iter().copied().fold(0.0, f32::max);
         if !tensor.dtype().round(largest * highest).is_finite() {
             return Err(Error::Numeric(format!(

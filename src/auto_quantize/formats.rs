@@ -10,7 +10,7 @@ use super::host::{Host, fetch};
 use super::recipe::Recipe;
 use crate::calibrate::together::{self, Lane};
 use crate::error::{Error, Result};
-use crate::kernels::Cpu;
+use crate::kernels::Machine;
 use crate::model::{CalibrationOptions, Layer, Mode, Model, Observer, Slot, SlotState, Snapshot};
 use crate::tensor::TensorView;
 
@@ -253,7 +253,7 @@ struct Relay {
 }
 
 impl Observer for Relay {
-    fn observe(&self, _: &Cpu, member: Option<usize>, x: &TensorView) -> Result<()> {
+    fn observe(&self, _: &Machine, member: Option<usize>, x: &TensorView) -> Result<()> {
         let step = self.step.load(SeqCst);
         let mut waiting = self.to.iter().filter(|(_, steps)| step < *steps);
         waiting.try_for_each(|(slot, _)| slot.forward(member, *x, None))

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{awq, histogram, max, mse, smoothquant};
 use crate::config::{Algorithm as AlgorithmConfig, Method, support};
 use crate::error::{Error, Result};
-use crate::kernels::Cpu;
+use crate::kernels::Machine;
 use crate::model::{Context, Layer, Model, Shared, Slot, SlotState};
 use crate::observe::{AbsMax, Histogram, InputSummary};
 use crate::plan::Planned;
@@ -13,7 +13,7 @@ use crate::plan::Planned;
 /// What algorithms work with.
 pub(super) struct Run<'a> {
     /// Threads and instruction set.
-    pub cpu: &'a Cpu,
+    pub machine: &'a Machine,
     /// For warnings.
     pub context: &'a Context,
     /// Whether the host wants to stop.
@@ -24,7 +24,7 @@ impl<'a> Run<'a> {
     /// Of a model's verb.
     pub fn new(shared: &'a Shared) -> Self {
         Self {
-            cpu: shared.context().cpu(),
+            machine: shared.context().machine(),
             context: shared.context(),
             shared,
         }
@@ -52,7 +52,7 @@ pub(super) trait Algorithm: Planned {
 
     /// A weight that is treated alone.
     fn solve_weight(&self, run: &Run, slot: &Slot) -> Result<Option<SlotState>> {
-        max::weight(run.cpu, slot, &slot.state())
+        max::weight(run.machine, slot, &slot.state())
     }
 
     /// A quantizer that was observed alone.

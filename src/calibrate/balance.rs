@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::algorithm::States;
 use super::max;
 use crate::error::{Error, Result};
-use crate::kernels::Cpu;
+use crate::kernels::Machine;
 use crate::model::{Amax, BeforeBalance, Layer, LayerKind, Model, Quantizer, Slot, SlotState};
 use crate::tensor::DType;
 
@@ -24,7 +24,7 @@ pub(super) struct Balance<'a> {
 
 /// The layer's states of input and weight under the factors. The amax of the weight is its largest
 /// magnitudes.
-pub(super) fn states(cpu: &Cpu, layer: &Arc<Layer>, balance: &Balance) -> Result<States> {
+pub(super) fn states(machine: &Machine, layer: &Arc<Layer>, balance: &Balance) -> Result<States> {
     let Some(slot) = layer.weight_slot() else {
         return Ok(States::new());
     };
@@ -32,7 +32,7 @@ pub(super) fn states(cpu: &Cpu, layer: &Arc<Layer>, balance: &Balance) -> Result
         return Ok(States::new());
     };
     let dtype = weight.dtype();
-    let weight = weight_state(cpu, slot, &slot.state(), layer, balance.factors)?;
+    let weight = weight_state(machine, slot, &slot.state(), layer, balance.factors)?;
     let input = layer.input_slot();
     let input_state = input_state(&input.state(), balance, dtype);
     for amax in input_state.members().iter().filter_map(|q| q.amax.as_ref()) {
@@ -45,7 +45,7 @@ pub(super) fn states(cpu: &Cpu, layer: &Arc<Layer>, balance: &Balance) -> Result
 }
 
 fn weight_state(
-    cpu: &Cpu,
+    machine: &Machine,
     slot: &Slot,
     state: &SlotState,
     layer: &Layer,
@@ -72,7 +72,7 @@ fn weight_state(
             }),
         }
     });
-    Ok(max::weight(cpu, slot, &balanced)?.unwrap_or(balanced))
+    Ok(max::weight(machine, slot, &balanced)?.unwrap_or(balanced))
 }
 
 /// The weight's factors: one over those of the input, which are not rounded for this.

@@ -105,7 +105,7 @@ fn adopt_factors(model: &Model, layer: &Arc<Layer>) -> Result<()> {
         "`{}` saw no tokens; its amax is {from}",
         input.name()
     ));
-    for (slot, state) in balance::states(model.context().cpu(), layer, &found)? {
+    for (slot, state) in balance::states(model.context().machine(), layer, &found)? {
         let state = state.map(|q| {
             Arc::new(Quantizer {
                 record: Some(Arc::new(CalibrationRecord {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::algorithm::Algorithm;
 use crate::config::Algorithm as AlgorithmConfig;
 use crate::error::Result;
-use crate::kernels::Cpu;
+use crate::kernels::Machine;
 use crate::model::{Quantizer, Role, Slot, SlotState};
 use crate::observe::AbsMax;
 use crate::plan::{Planned, SlotNeeds};
@@ -43,11 +43,15 @@ pub(super) fn needs(slot: &Slot) -> SlotNeeds {
 }
 
 /// `state` of a weight quantizer, calibrated to the weight as it sees it; None when it needs no data.
-pub(super) fn weight(cpu: &Cpu, slot: &Slot, state: &SlotState) -> Result<Option<SlotState>> {
+pub(super) fn weight(
+    machine: &Machine,
+    slot: &Slot,
+    state: &SlotState,
+) -> Result<Option<SlotState>> {
     let Some(seen) = AbsMax::of(slot.name(), state) else {
         return Ok(None);
     };
-    slot.with_weight_seen_by(state, |weight| seen.observe(cpu, None, weight))?;
+    slot.with_weight_seen_by(state, |weight| seen.observe(machine, None, weight))?;
     Ok(solve(Role::Weight, state, &seen))
 }
 

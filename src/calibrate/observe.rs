@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::Forward;
 use crate::error::{Error, Result};
-use crate::kernels::Cpu;
+use crate::kernels::Machine;
 use crate::model::{Mode, Model, Observer, Slot};
 use crate::observe::{
     AbsMax, Gate, Histogram, HistogramStatistic, InputNeeds, InputStatistics, Sample, Statistic,
@@ -64,7 +64,7 @@ impl Passers {
 struct Passed(Arc<AtomicBool>);
 
 impl Observer for Passed {
-    fn observe(&self, _: &Cpu, _: Option<usize>, _: &TensorView) -> Result<()> {
+    fn observe(&self, _: &Machine, _: Option<usize>, _: &TensorView) -> Result<()> {
         self.0.store(true, Relaxed);
         Ok(())
     }

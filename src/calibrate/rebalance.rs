@@ -7,13 +7,13 @@ use super::balance::tensor_amax;
 use super::shared_scale::{self, Groups};
 use super::{fused, max};
 use crate::error::Result;
-use crate::kernels::{Cpu, row_scale};
+use crate::kernels::{Machine, row_scale};
 use crate::model::{Amax, Layer, Model, Quantizer, Slot, SlotState};
 use crate::tensor::DType;
 
 /// Gives all `readers` of an activation the same factors, which their input then comes with.
 pub(crate) fn readers(model: &Model, readers: &[Arc<Layer>], factors: &[f32]) -> Result<()> {
-    let cpu = model.context().cpu();
+    let machine = model.context().machine();
     let mut inputs = Vec::new();
     for layer in readers {
         let input = layer.input_slot();
@@ -30,7 +30,7 @@ pub(crate) fn readers(model: &Model, readers: &[Arc<Layer>], factors: &[f32]) ->
         if changes && let Some(slot) = layer.weight_slot() {
             let weight = slot.state();
             let rebalanced = weight_under(&weight, before.as_deref(), factors);
-            let rebalanced = recalibrated(cpu, slot, &weight, rebalanced)?;
+            let rebalanced = recalibrated(machine, slot, &weight, rebalanced)?;
             slot.replace(Arc::new(rebalanced));
         } else if let Some(slot) = layer.weight_slot().filter(|slot| slot.packed().is_none()) {
             slot.replace(Arc::new(settled(&slot.state())));
@@ -142,12 +142,17 @@ fn input_under(
 
 /// `after` with amax values for the weight as it sees it. Where `before` had clipped a block, its amax stays in
 /// proportion.
-fn recalibrated(cpu: &Cpu, slot: &Slot, before: &SlotState, after: SlotState) -> Result<SlotState> {
+fn recalibrated(
+    machine: &Machine,
+    slot: &Slot,
+    before: &SlotState,
+    after: SlotState,
+) -> Result<SlotState> {
     let fresh = |state: &SlotState| state.map(|q| Arc::new(q.reset()));
-    let Some(old) = max::weight(cpu, slot, &fresh(before))? else {
+    let Some(old) = max::weight(machine, slot, &fresh(before))? else {
         return Ok(after);
     };
-    let Some(new) = max::weight(cpu, slot, &fresh(&after))? else {
+    let Some(new) = max::weight(machine, slot, &fresh(&after))? else {
         return Ok(after);
     };
     Ok(in_proportion(before, &old, &new, &after))
@@ -189,7 +194,7 @@ fn in_proportion(
 
 /// Scales the rows of a layer's weight, and its bias, in the host's memory, and its amax with them.
 pub(crate) fn scale_rows(model: &Model, layer: &Layer, factors: &[f32]) -> Result<()> {
-    let cpu = model.context().cpu();
+    let machine = model.context().machine();
     let Some((slot, weight)) = layer
         .weight_slot()
         .and_then(|slot| Some((slot, *slot.weight()?)))
@@ -198,12 +203,12 @@ pub(crate) fn scale_rows(model: &Model, layer: &Layer, factors: &[f32]) -> Resul
     };
     let before = slot.state();
     let fresh = before.map(|q| Arc::new(q.reset()));
-    let old = max::weight(cpu, slot, &fresh)?;
-    row_scale::rows(cpu, &weight, factors);
+    let old = max::weight(machine, slot, &fresh)?;
+    row_scale::rows(machine, &weight, factors);
     if let Some(bias) = &layer.spec().bias {
         row_scale::gain(bias, factors, false);
     }
-    let new = max::weight(cpu, slot, &fresh)?;
+    let new = max::weight(machine, slot, &fresh)?;
     if let (Some(old), Some(new)) = (old, new) {
         let settled = settled(&before);
         slot.replace(Arc::new(in_proportion(&before, &old, &new, &settled)));

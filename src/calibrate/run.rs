@@ -230,7 +230,7 @@ fn solve(run: &Run, algorithm: &dyn Algorithm, seen: &Seen) -> Result<States> {
             }
         }
         (Item::Layers(layers, _), Statistic::Input(input)) => {
-            let summary = input.summary(run.cpu);
+            let summary = input.summary(run.machine);
             for layer in layers {
                 run.shared.check_cancelled()?;
                 for (slot, state) in algorithm.solve_layer(run, layer, &summary)? {

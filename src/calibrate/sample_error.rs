@@ -77,17 +77,17 @@ impl SampleError<'_> {
 
     /// The relative squared error of the sample times `factors`.
     fn measure(&mut self, slot: &Slot, q: &Quantizer, factors: Option<&[f32]>) -> Option<f64> {
-        let cpu = self.run.cpu;
+        let machine = self.run.machine;
         let shape = [self.rows.len() / self.channels, self.channels];
         let mut scaled = self.rows.to_vec();
         let mut rounded = vec![0.0; scaled.len()];
         let x = TensorView::over(&mut scaled, &shape).ok()?;
         let out = TensorView::over(&mut rounded, &shape).ok()?;
         if let Some(factors) = factors.filter(|factors| factors.len() == self.channels) {
-            channel_scale::run(cpu, &x, factors, &x);
+            channel_scale::run(machine, &x, factors, &x);
         }
-        apply_quantizer(cpu, q, slot.name(), &x, &out).ok()?;
-        let (error, energy) = difference::squared(cpu, &out, &x);
+        apply_quantizer(machine, q, slot.name(), &x, &out).ok()?;
+        let (error, energy) = difference::squared(machine, &out, &x);
         (energy > 0.0).then_some(error / energy)
     }
 }

@@ -96,7 +96,7 @@ impl Algorithm for SmoothQuant {
                 factors: None,
                 channel_max: &[],
             };
-            return balance::states(run.cpu, layer, &unseen);
+            return balance::states(run.machine, layer, &unseen);
         }
         let mut factors = Vec::new();
         slot.with_seen_weight(|weight| {
@@ -114,7 +114,7 @@ impl Algorithm for SmoothQuant {
             factors: Some(&factors),
             channel_max: &input.channel_max,
         };
-        balance::states(run.cpu, layer, &found)
+        balance::states(run.machine, layer, &found)
     }
 }
 
@@ -125,7 +125,7 @@ impl SmoothQuant {
         let mut columns = vec![0.0; activations.len()];
         let rows = weight.shape().dims()[0];
         let grid = Grid::new(weight.shape(), &[rows, 1]);
-        absmax::run(run.cpu, weight, &grid, &mut columns);
+        absmax::run(run.machine, weight, &grid, &mut columns);
         let factor = |(w, a): (&f32, &f32)| dtype.round(w.powf(1.0 - alpha)) / a.powf(alpha);
         let mut factors: Vec<f32> = columns.iter().zip(activations).map(factor).collect();
         // Where a column of the weight is zero, the channels that carry nothing are left as they are.

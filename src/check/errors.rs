@@ -12,9 +12,9 @@ pub(super) fn measure(model: &Model) -> Result<Vec<Option<QuantizationError>>> {
 
 fn of(model: &Model, slot: &Slot) -> Result<Option<QuantizationError>> {
     let state = slot.state();
-    let cpu = model.context().cpu();
+    let machine = model.context().machine();
     if let Some(weight) = slot.weight().filter(|_| state.is_enabled())
-        && let Some(found) = absmax::not_finite(cpu, weight)
+        && let Some(found) = absmax::not_finite(machine, weight)
     {
         return Err(not_finite(slot.name(), weight, found));
     }

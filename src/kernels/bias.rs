@@ -3,9 +3,9 @@
 //! Sums are taken in float64, element after element in row-major order: the same bytes for every number
 //! of threads. The results of `shift` are rounded to the tensor's dtype, as in the reference.
 
-use super::cpu::Cpu;
 use super::element::{Element, with_element};
 use super::grid::Grid;
+use super::machine::Machine;
 use super::pieces;
 use crate::tensor::TensorView;
 
@@ -60,12 +60,19 @@ pub fn spread(x: &TensorView, grid: &Grid) -> Vec<Spread> {
 }
 
 /// `out = x + sign * bias`, one bias for each block of `grid`; `out` passed `x.check_out`.
-pub fn shift(cpu: &Cpu, x: &TensorView, out: &TensorView, grid: &Grid, bias: &[f32], sign: f32) {
+pub fn shift(
+    machine: &Machine,
+    x: &TensorView,
+    out: &TensorView,
+    grid: &Grid,
+    bias: &[f32],
+    sign: f32,
+) {
     x.assert_out(out);
     assert_eq!(grid.count(), x.count(), "grid of another shape");
     assert_eq!(bias.len(), grid.num_blocks(), "bias values");
     let (x, out, block) = (*x, *out, grid.row().1);
-    with_element!(x.dtype(), T => pieces::for_each(cpu, grid, |piece| {
+    with_element!(x.dtype(), T => pieces::for_each(machine, grid, |piece| {
         for (first, len, position) in pieces::runs(&piece, block) {
             for i in piece.offset + first..piece.offset + first + len {
                 // SAFETY: within both tensors (asserted), which are ours to use (contract of the view).

@@ -2,15 +2,15 @@
 //!
 //! The product is rounded to the tensor's dtype before anything else sees it, as in the reference.
 
-use super::cpu::Cpu;
 use super::element::{Element, with_element};
 use super::isa::{Isa, Loop};
+use super::machine::Machine;
 use super::pieces::PIECE;
 use crate::tensor::TensorView;
 
 /// `out[.., j] = x[.., j] * scale[j]`; `out` passed `x.check_out`, and `scale` has as many values as
 /// the last axis.
-pub fn run(cpu: &Cpu, x: &TensorView, scale: &[f32], out: &TensorView) {
+pub fn run(machine: &Machine, x: &TensorView, scale: &[f32], out: &TensorView) {
     x.assert_out(out);
     assert_eq!(x.shape().dims().last(), Some(&scale.len()), "channels");
     if x.count() == 0 {
@@ -19,8 +19,8 @@ pub fn run(cpu: &Cpu, x: &TensorView, scale: &[f32], out: &TensorView) {
     let channels = scale.len();
     let rows = x.count() / channels;
     let rows_per_task = (PIECE / channels).max(1);
-    let (x, out, isa) = (*x, *out, cpu.isa());
-    with_element!(x.dtype(), T => cpu.for_each(rows.div_ceil(rows_per_task), |task| {
+    let (x, out, isa) = (*x, *out, machine.isa());
+    with_element!(x.dtype(), T => machine.for_each(rows.div_ceil(rows_per_task), |task| {
         for row in task * rows_per_task..((task + 1) * rows_per_task).min(rows) {
             // SAFETY: the row lies within both tensors (asserted), which are ours to use (contract of
             // the view).

@@ -5,8 +5,8 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use super::cpu::Cpu;
 use super::element::{Element, with_element};
+use super::machine::Machine;
 use crate::tensor::TensorView;
 
 /// Channels of a task: a few cache lines of every row.
@@ -15,7 +15,7 @@ const BAND: usize = 128;
 /// `sums[i] += weight * Σ_t (a[t, i] - factors[i] * b[t, i])²`, for `a` and `b` of one type and shape `[.., channels]`;
 /// without `b`, of `a` alone.
 pub fn run(
-    cpu: &Cpu,
+    machine: &Machine,
     a: &TensorView,
     b: Option<(&TensorView, Option<&[f32]>)>,
     weight: f64,
@@ -42,7 +42,7 @@ pub fn run(
     with_element!(a.dtype(), T => {
         let a = elements::<T>(a);
         let b = b.map(|(b, factors)| (elements::<T>(b), factors));
-        cpu.for_each(bands.len(), |band| {
+        machine.for_each(bands.len(), |band| {
             // Each task has a band of its own: nobody waits.
             let mut sums = bands[band].lock().unwrap_or_else(PoisonError::into_inner);
             let mut squares = [0.0f64; BAND];
@@ -99,12 +99,12 @@ mod tests {
                 }).collect()
             };
             let (mut a, mut b, factors) = (noise(rows * channels), noise(rows * channels), noise(channels));
-            let cpu = Cpu::new(threads, Isa::scalar()).expect("threads");
+            let machine = Machine::new(threads, Isa::scalar()).expect("threads");
             let (mut alone, mut apart) = (vec![1.0; channels], vec![0.0; channels]);
             let x = TensorView::over(&mut a, &[rows, channels]).expect("valid");
             let y = TensorView::over(&mut b, &[rows, channels]).expect("valid");
-            run(&cpu, &x, None, 2.0, &mut alone);
-            run(&cpu, &x, Some((&y, Some(&factors))), 0.5, &mut apart);
+            run(&machine, &x, None, 2.0, &mut alone);
+            run(&machine, &x, Some((&y, Some(&factors))), 0.5, &mut apart);
             for i in 0..channels {
                 let of = |f: &dyn Fn(usize) -> f64| (0..rows).map(|t| f(t * channels + i)).sum::<f64>();
                 let squares = of(&|at| f64::from(a[at]).powi(2));

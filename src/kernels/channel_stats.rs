@@ -5,9 +5,9 @@
 //! threads. Rows come in chunks of [`CHUNK`]; a chunk is summed in float32 row after row, and the
 //! chunks' sums in float64, one after the other.
 
-use super::cpu::Cpu;
 use super::element::{Element, with_element};
 use super::isa::Loop;
+use super::machine::Machine;
 use crate::tensor::TensorView;
 
 /// Rows that are summed in float32.
@@ -45,7 +45,7 @@ fn in_work(channels: usize) -> usize {
 /// Allocates 4 bytes for each channel, each of the results and each chunk in work: the larger of 1 MiB
 /// and 16 chunks for each result.
 pub fn run(
-    cpu: &Cpu,
+    machine: &Machine,
     x: &TensorView,
     channels: usize,
     mut amax: Option<&mut [f32]>,
@@ -68,20 +68,20 @@ pub fn run(
     }
     assert!(x.count().is_multiple_of(channels), "rows of {channels}");
     with_element!(x.dtype(), T => match (amax, sums) {
-        (amax, None) => pass::<T, true, false>(cpu, x, channels, amax, None),
-        (None, sums) => pass::<T, false, true>(cpu, x, channels, None, sums),
-        (amax, sums) => pass::<T, true, true>(cpu, x, channels, amax, sums),
+        (amax, None) => pass::<T, true, false>(machine, x, channels, amax, None),
+        (None, sums) => pass::<T, false, true>(machine, x, channels, None, sums),
+        (amax, sums) => pass::<T, true, true>(machine, x, channels, amax, sums),
     });
 }
 
 fn pass<T: Element, const MAX: bool, const SUM: bool>(
-    cpu: &Cpu,
+    machine: &Machine,
     x: &TensorView,
     channels: usize,
     mut amax: Option<&mut [f32]>,
     mut sums: Option<&mut [f64]>,
 ) {
-    let (rows, x, isa) = (x.count() / channels, *x, cpu.isa());
+    let (rows, x, isa) = (x.count() / channels, *x, machine.isa());
     let chunks = rows.div_ceil(CHUNK);
     let in_work = in_work(channels).min(chunks);
     let bands = channels.div_ceil(BAND);
@@ -90,7 +90,7 @@ fn pass<T: Element, const MAX: bool, const SUM: bool>(
     for first in (0..chunks).step_by(in_work) {
         let here = in_work.min(chunks - first);
         let results = Results(highest.as_mut_ptr(), partial.as_mut_ptr());
-        cpu.for_each(here * bands, |task| {
+        machine.for_each(here * bands, |task| {
             let (chunk, start) = (task / bands, task % bands * BAND);
             let width = BAND.min(channels - start);
             let (from, at) = ((first + chunk) * CHUNK, chunk * channels + start);
@@ -233,8 +233,8 @@ impl<T: Element, const MAX: bool, const SUM: bool> ChunkLoop<'_, T, MAX, SUM> {
 }
 
 /// Only the sums, as [`run`] gives them: for x of `[.., channels]`, `sums[j] = sum of |x[t, j]|`.
-pub fn abs_sums(cpu: &Cpu, x: &TensorView, channels: usize, sums: &mut [f64]) {
-    run(cpu, x, channels, None, Some(sums));
+pub fn abs_sums(machine: &Machine, x: &TensorView, channels: usize, sums: &mut [f64]) {
+    run(machine, x, channels, None, Some(sums));
 }
 
 #[cfg(test)]
@@ -245,12 +245,12 @@ mod tests {
     use crate::tensor::DType;
 
     /// Both results together and each alone, which must agree.
-    fn stats(cpu: &Cpu, x: &TensorView, channels: usize) -> (Vec<u32>, Vec<u64>) {
+    fn stats(machine: &Machine, x: &TensorView, channels: usize) -> (Vec<u32>, Vec<u64>) {
         let (mut amax, mut sums) = (vec![9.0; channels], vec![9.0; channels]);
-        run(cpu, x, channels, Some(&mut amax), Some(&mut sums));
+        run(machine, x, channels, Some(&mut amax), Some(&mut sums));
         let (mut amax_alone, mut sums_alone) = (vec![9.0; channels], vec![9.0; channels]);
-        run(cpu, x, channels, Some(&mut amax_alone), None);
-        abs_sums(cpu, x, channels, &mut sums_alone);
+        run(machine, x, channels, Some(&mut amax_alone), None);
+        abs_sums(machine, x, channels, &mut sums_alone);
         let bits = |a: &[f32]| a.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
         let wide = |a: &[f64]| a.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
         assert_eq!(bits(&amax), bits(&amax_alone));
@@ -287,7 +287,7 @@ mod tests {
                 let x = unsafe { TensorView::new(data, dtype, &[rows, channels]) };
                 let x = x.expect("aligned");
                 let loaded = x.to_f32();
-                let one = Cpu::new(1, Isa::scalar()).expect("threads");
+                let one = Machine::new(1, Isa::scalar()).expect("threads");
                 let (amax, sums) = stats(&one, &x, channels);
                 for j in 0..channels {
                     let column = || loaded.iter().skip(j).step_by(channels).map(|x| x.abs());
@@ -297,7 +297,7 @@ mod tests {
                     assert!((got - want).abs() <= MAX_REL_ERR * want, "{got} {want}");
                 }
                 for isa in Isa::available() {
-                    let three = Cpu::new(3, isa).expect("threads");
+                    let three = Machine::new(3, isa).expect("threads");
                     let again = stats(&three, &x, channels);
                     assert_eq!(
                         again,
@@ -322,8 +322,8 @@ mod tests {
             unsafe { TensorView::new(values.as_mut_ptr().cast(), DType::F32, &[rows, channels]) };
         let x = x.expect("aligned");
         for isa in Isa::available() {
-            let cpu = Cpu::new(2, isa).expect("threads");
-            run(&cpu, &x, channels, Some(&mut amax), Some(&mut sums));
+            let machine = Machine::new(2, isa).expect("threads");
+            run(&machine, &x, channels, Some(&mut amax), Some(&mut sums));
             assert!(amax[4].is_nan() && sums[4].is_nan());
             assert!(amax[19] == f32::INFINITY && sums[19] == f64::INFINITY);
             assert!(amax[5] == 1.0 && sums[5] == 600.0);

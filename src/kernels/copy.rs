@@ -1,20 +1,20 @@
 //! Copies a tensor.
 
-use super::cpu::Cpu;
+use super::machine::Machine;
 use crate::tensor::TensorView;
 
 /// Bytes per task; below it a copy is not worth waking threads for.
 const PIECE_BYTES: usize = 256 * 1024;
 
 /// Copies `x` to `out`, which passed `x.check_out`; nothing to do in place.
-pub fn run(cpu: &Cpu, x: &TensorView, out: &TensorView) {
+pub fn run(machine: &Machine, x: &TensorView, out: &TensorView) {
     x.assert_out(out);
     let bytes = x.size_bytes();
     if bytes == 0 || x.data() == out.data() {
         return;
     }
     let (from, to) = (*x, *out);
-    cpu.for_each(bytes.div_ceil(PIECE_BYTES), |task| {
+    machine.for_each(bytes.div_ceil(PIECE_BYTES), |task| {
         let start = task * PIECE_BYTES;
         let len = PIECE_BYTES.min(bytes - start);
         // SAFETY: within both tensors, which do not overlap (asserted) and are ours to use (contract

@@ -2,9 +2,9 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use super::cpu::Cpu;
 use super::element::{Element, with_element};
 use super::isa::Loop;
+use super::machine::Machine;
 use super::pieces::PIECE;
 use crate::tensor::TensorView;
 
@@ -13,7 +13,7 @@ const LANES: usize = 16;
 
 /// `(sum (a - b)^2, sum b^2)` of two tensors of one type and shape. Sums of pieces are float64 and added in
 /// order: the same bits for every number of threads.
-pub fn squared(cpu: &Cpu, a: &TensorView, b: &TensorView) -> (f64, f64) {
+pub fn squared(machine: &Machine, a: &TensorView, b: &TensorView) -> (f64, f64) {
     assert!(
         a.dtype() == b.dtype() && a.shape() == b.shape(),
         "two alike"
@@ -22,10 +22,10 @@ pub fn squared(cpu: &Cpu, a: &TensorView, b: &TensorView) -> (f64, f64) {
     if count == 0 {
         return (0.0, 0.0);
     }
-    let (a, b, isa) = (*a, *b, cpu.isa());
+    let (a, b, isa) = (*a, *b, machine.isa());
     let tasks = count.div_ceil(PIECE);
     let sums = Mutex::new(vec![(0.0, 0.0); tasks]);
-    with_element!(a.dtype(), T => cpu.for_each(tasks, |task| {
+    with_element!(a.dtype(), T => machine.for_each(tasks, |task| {
         let first = task * PIECE;
         let len = PIECE.min(count - first);
         // SAFETY: the piece lies within both tensors, which nobody writes to (contract of the view).
@@ -82,7 +82,7 @@ mod tests {
         let mut all = Vec::new();
         for threads in [1, 3] {
             for isa in Isa::available() {
-                let cpu = Cpu::new(threads, isa).expect("threads");
+                let machine = Machine::new(threads, isa).expect("threads");
                 // SAFETY: both outlive the views and nobody else uses them meanwhile.
                 let (a, b) = unsafe {
                     (
@@ -90,7 +90,7 @@ mod tests {
                         TensorView::new(b.as_mut_ptr().cast(), DType::F32, &[100_003]).expect("b"),
                     )
                 };
-                all.push(squared(&cpu, &a, &b));
+                all.push(squared(&machine, &a, &b));
             }
         }
         assert!(all.iter().all(|sums| *sums == all[0]), "{all:?}");

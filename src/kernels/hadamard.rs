@@ -4,9 +4,9 @@
 //! Sums are taken in float32 in the order of the fast transform, the same on every instruction set, and
 //! rounded once to the tensor's dtype.
 
-use super::cpu::Cpu;
 use super::element::{Element, with_element};
 use super::isa::Loop;
+use super::machine::Machine;
 use super::pieces::PIECE;
 use crate::tensor::TensorView;
 
@@ -15,15 +15,15 @@ const ON_STACK: usize = 4096;
 
 /// Rotates `x` into `out`, which passed `x.check_out`. `group` is a power of two that divides the last
 /// axis.
-pub fn run(cpu: &Cpu, x: &TensorView, out: &TensorView, group: usize) {
+pub fn run(machine: &Machine, x: &TensorView, out: &TensorView, group: usize) {
     x.assert_out(out);
     assert!(
         group.is_power_of_two() && x.count().is_multiple_of(group),
         "group of {group}"
     );
-    let (x, out, isa, groups) = (*x, *out, cpu.isa(), x.count() / group);
+    let (x, out, isa, groups) = (*x, *out, machine.isa(), x.count() / group);
     let per_task = (PIECE / group).max(1);
-    with_element!(x.dtype(), T => cpu.for_each(groups.div_ceil(per_task), |task| {
+    with_element!(x.dtype(), T => machine.for_each(groups.div_ceil(per_task), |task| {
         let mut stack = [0.0; ON_STACK];
         let mut heap = Vec::new();
         let scratch = match stack.get_mut(..group) {
@@ -88,7 +88,7 @@ mod tests {
         // SAFETY: the slice outlives the view and is not used meanwhile.
         let view = unsafe { TensorView::new(values.as_mut_ptr().cast(), DType::F32, &shape) };
         let view = view.expect("aligned");
-        run(&Cpu::new(2, isa).expect("threads"), &view, &view, group);
+        run(&Machine::new(2, isa).expect("threads"), &view, &view, group);
     }
 
     #[test]

@@ -5,9 +5,9 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use super::cpu::Cpu;
 use super::element::{Element, with_element};
 use super::isa::Loop;
+use super::machine::Machine;
 use crate::tensor::TensorView;
 
 /// Most bins there can be: a thread's counts stay in its cache, and a bin's number is exact in float32.
@@ -37,14 +37,14 @@ pub fn workspace_bytes(threads: usize) -> usize {
 /// returns how many are in none of them: larger ones, infinities and NaN.
 ///
 /// There are 1 to [`MAX_BINS`] bins; `last_edge` is a normal float32.
-pub fn run(cpu: &Cpu, x: &TensorView, last_edge: f32, counts: &mut [u64]) -> u64 {
+pub fn run(machine: &Machine, x: &TensorView, last_edge: f32, counts: &mut [u64]) -> u64 {
     assert!((1..=MAX_BINS).contains(&counts.len()), "number of bins");
     assert!(last_edge.is_normal() && last_edge > 0.0, "last edge");
-    let (n, x, isa) = (x.count(), *x, cpu.isa());
-    let per_task = n.div_ceil(4 * cpu.num_threads()).max(MIN_TASK);
+    let (n, x, isa) = (x.count(), *x, machine.isa());
+    let per_task = n.div_ceil(4 * machine.num_threads()).max(MIN_TASK);
     let bins = Bins::new(last_edge, counts.len());
     let result = Mutex::new((counts, 0));
-    with_element!(x.dtype(), T => cpu.for_each(n.div_ceil(per_task), |task| {
+    with_element!(x.dtype(), T => machine.for_each(n.div_ceil(per_task), |task| {
         let first = task * per_task;
         // SAFETY: the elements lie within the tensor, which nobody writes to (contract of the view).
         let values = unsafe {
@@ -203,9 +203,9 @@ mod tests {
         let want = expected(&x.to_f32(), last_edge, bins);
         for isa in Isa::available() {
             for threads in [1, 3] {
-                let cpu = Cpu::new(threads, isa).expect("threads");
+                let machine = Machine::new(threads, isa).expect("threads");
                 let mut counts = vec![0; bins];
-                let outside = run(&cpu, &x, last_edge, &mut counts);
+                let outside = run(&machine, &x, last_edge, &mut counts);
                 assert_eq!((counts, outside), want, "{dtype} {isa} {threads} {bins}");
             }
         }
@@ -226,7 +226,7 @@ mod tests {
 
     #[test]
     fn edges_and_special_values_have_their_places() {
-        let cpu = Cpu::new(1, Isa::best(None)).expect("one thread");
+        let machine = Machine::new(1, Isa::best(None)).expect("one thread");
         let count = |last_edge: f32, mut values: Vec<f32>| {
             // Also where whole blocks are counted.
             values.resize(values.len().max(128), f32::NAN);
@@ -234,7 +234,7 @@ mod tests {
             // SAFETY: the values live to the end of the closure.
             let x = unsafe { TensorView::new(values.as_mut_ptr().cast(), DType::F32, &shape) };
             let mut counts = [0; 4];
-            let outside = run(&cpu, &x.expect("aligned"), last_edge, &mut counts);
+            let outside = run(&machine, &x.expect("aligned"), last_edge, &mut counts);
             (counts, outside)
         };
         let special = vec![

@@ -2,9 +2,9 @@
 //!
 //! *Exact*: the same bits on every instruction set and for any number of threads (of a NaN, that it is one).
 
-use super::cpu::Cpu;
 use super::element::{Element, with_element};
 use super::isa::Loop;
+use super::machine::Machine;
 use super::pieces::PIECE;
 use crate::tensor::TensorView;
 
@@ -37,7 +37,7 @@ impl Rows {
 }
 
 /// `out[i, j] = x[first + i * step, j] * factor`, one rounding; `out` is `[count, channels]` row-major.
-pub fn run(cpu: &Cpu, x: &TensorView, rows: Rows, factor: f32, out: &mut [f32]) {
+pub fn run(machine: &Machine, x: &TensorView, rows: Rows, factor: f32, out: &mut [f32]) {
     let Rows {
         first,
         step,
@@ -53,9 +53,9 @@ pub fn run(cpu: &Cpu, x: &TensorView, rows: Rows, factor: f32, out: &mut [f32]) 
     let last = first + (count - 1) * step;
     assert!(last < x.count() / channels, "row {last}");
     let per_task = (PIECE / channels).max(1);
-    let (x, isa) = (*x, cpu.isa());
+    let (x, isa) = (*x, machine.isa());
     let out = Out(out.as_mut_ptr());
-    with_element!(x.dtype(), T => cpu.for_each(count.div_ceil(per_task), |task| {
+    with_element!(x.dtype(), T => machine.for_each(count.div_ceil(per_task), |task| {
         for i in task * per_task..((task + 1) * per_task).min(count) {
             // SAFETY: row `first + i * step` lies in the tensor and row i in `out` (asserted); nobody writes
             // to the tensor (contract of the view), and every row of `out` is written by one task.
@@ -134,7 +134,7 @@ mod tests {
             let loaded = x.to_f32();
             for (first, step, count) in [(0, 1, 300), (7, 3, 98), (299, 5, 1), (2, 1, 0)] {
                 for isa in Isa::available() {
-                    let cpu = Cpu::new(3, isa).expect("threads");
+                    let machine = Machine::new(3, isa).expect("threads");
                     let which = Rows {
                         first,
                         step,
@@ -142,7 +142,7 @@ mod tests {
                         channels,
                     };
                     let mut out = vec![f32::NAN; count * channels];
-                    run(&cpu, &x, which, 0.3, &mut out);
+                    run(&machine, &x, which, 0.3, &mut out);
                     for (at, got) in out.iter().enumerate() {
                         let row = first + at / channels * step;
                         let want = loaded[row * channels + at % channels] * 0.3;

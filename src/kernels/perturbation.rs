@@ -4,9 +4,9 @@
 //! *Reducing*: products as `gemm` has them; the sum is float64, over tiles that depend on the sizes alone, added in
 //! order. The same bits for every number of threads; those of products depend on the CPU (see `gemm`).
 
-use super::cpu::Cpu;
 use super::gemm::{self, Strided};
 use super::isa::Loop;
+use super::machine::Machine;
 
 /// Rows of a tile: what a thread works on at a time. Both operands are packed anew for every tile, which is worth it for
 /// large ones only: at half the rows and columns it takes a third of the time.
@@ -95,7 +95,7 @@ unsafe fn product_of(
 }
 
 /// `y = x wᵀ`; y is `[tokens, outputs]`.
-pub fn product(cpu: &Cpu, x: &[f32], w: &[f32], sizes: Sizes, y: &mut [f32]) {
+pub fn product(machine: &Machine, x: &[f32], w: &[f32], sizes: Sizes, y: &mut [f32]) {
     sizes.assert_fit(x, w);
     assert_eq!(y.len(), sizes.tokens * sizes.outputs, "y");
     if sizes.inputs == 0 {
@@ -104,7 +104,7 @@ pub fn product(cpu: &Cpu, x: &[f32], w: &[f32], sizes: Sizes, y: &mut [f32]) {
     }
     let (down, across) = sizes.tiles();
     let y = Out(y.as_mut_ptr());
-    cpu.for_each(down * across, |at| {
+    machine.for_each(down * across, |at| {
         let tile = sizes.tile(at);
         // SAFETY: tiles lie in y (asserted) and are apart.
         unsafe {
@@ -115,13 +115,13 @@ pub fn product(cpu: &Cpu, x: &[f32], w: &[f32], sizes: Sizes, y: &mut [f32]) {
 }
 
 /// `Σ (g ∘ (x wᵀ - y))²`; y and g are `[tokens, outputs]`.
-pub fn squared(cpu: &Cpu, x: &[f32], w: &[f32], sizes: Sizes, y: &[f32], g: &[f32]) -> f64 {
+pub fn squared(machine: &Machine, x: &[f32], w: &[f32], sizes: Sizes, y: &[f32], g: &[f32]) -> f64 {
     sizes.assert_fit(x, w);
     let count = sizes.tokens * sizes.outputs;
     assert!(y.len() == count && g.len() == count, "y and g");
     let (down, across) = sizes.tiles();
-    let isa = cpu.isa();
-    let sums = cpu.map(down * across, |at| {
+    let isa = machine.isa();
+    let sums = machine.map(down * across, |at| {
         let tile = sizes.tile(at);
         let mut changed = vec![0.0f32; tile.rows * tile.columns];
         if sizes.inputs > 0 {
@@ -149,14 +149,14 @@ pub fn squared(cpu: &Cpu, x: &[f32], w: &[f32], sizes: Sizes, y: &[f32], g: &[f3
 }
 
 /// `Σ (g ∘ (changed - y))²` of three alike.
-pub fn squared_difference(cpu: &Cpu, changed: &[f32], y: &[f32], g: &[f32]) -> f64 {
+pub fn squared_difference(machine: &Machine, changed: &[f32], y: &[f32], g: &[f32]) -> f64 {
     assert!(
         changed.len() == y.len() && y.len() == g.len(),
         "three alike"
     );
     let piece = ROWS * COLUMNS;
-    let isa = cpu.isa();
-    let sums = cpu.map(y.len().div_ceil(piece), |at| {
+    let isa = machine.isa();
+    let sums = machine.map(y.len().div_ceil(piece), |at| {
         let part = at * piece..((at + 1) * piece).min(y.len());
         isa.run(TermsLoop(
             &changed[part.clone()],
@@ -222,8 +222,8 @@ mod tests {
         (0..len).map(next).collect()
     }
 
-    fn cpu(threads: usize) -> Cpu {
-        Cpu::new(threads, Isa::scalar()).expect("threads")
+    fn machine(threads: usize) -> Machine {
+        Machine::new(threads, Isa::scalar()).expect("threads")
     }
 
     proptest! {
@@ -237,7 +237,7 @@ mod tests {
             let (y, g) = (noise(tokens * outputs, seed ^ 7), noise(tokens * outputs, seed ^ 9));
             let mut want = 0.0;
             let mut products = vec![f32::NAN; tokens * outputs];
-            product(&cpu(1), &x, &w, sizes, &mut products);
+            product(&machine(1), &x, &w, sizes, &mut products);
             for t in 0..tokens {
                 for o in 0..outputs {
                     let exact: f64 = (0..inputs)
@@ -249,11 +249,11 @@ mod tests {
                     want += term * term;
                 }
             }
-            let got = squared(&cpu(1), &x, &w, sizes, &y, &g);
+            let got = squared(&machine(1), &x, &w, sizes, &y, &g);
             prop_assert!((got - want).abs() <= 1e-4 * (1.0 + want), "{got} {want}");
-            let threads = squared(&cpu(3), &x, &w, sizes, &y, &g);
+            let threads = squared(&machine(3), &x, &w, sizes, &y, &g);
             prop_assert_eq!(got.to_bits(), threads.to_bits());
-            let whole = squared_difference(&cpu(2), &products, &y, &g);
+            let whole = squared_difference(&machine(2), &products, &y, &g);
             prop_assert!((got - whole).abs() <= 1e-9 * (1.0 + want), "{got} {whole}");
         }
     }
@@ -267,13 +267,13 @@ mod tests {
         };
         let (x, w) = (noise(200 * 33, 1), noise(270 * 33, 2));
         let mut y = vec![0.0; 200 * 270];
-        product(&cpu(2), &x, &w, sizes, &mut y);
+        product(&machine(2), &x, &w, sizes, &mut y);
         let g = vec![3e38; 200 * 270];
-        assert_eq!(squared(&cpu(2), &x, &w, sizes, &y, &g), 0.0);
+        assert_eq!(squared(&machine(2), &x, &w, sizes, &y, &g), 0.0);
         assert_eq!(
-            squared_difference(&cpu(1), &[1e30, 2.0], &[0.0, 1.0], &[1e30, -3.0]),
+            squared_difference(&machine(1), &[1e30, 2.0], &[0.0, 1.0], &[1e30, -3.0]),
             1e20 + 9.0
         );
-        assert!(squared_difference(&cpu(1), &[f32::NAN], &[0.0], &[1.0]).is_nan());
+        assert!(squared_difference(&machine(1), &[f32::NAN], &[0.0], &[1.0]).is_nan());
     }
 }

@@ -1,7 +1,7 @@
 //! Cuts a grid into pieces of work: parts of rows that are whole blocks where blocks are small.
 
-use super::cpu::Cpu;
 use super::grid::Grid;
+use super::machine::Machine;
 
 /// Elements per piece: large enough to be worth a task, small enough to stay in a core's cache.
 pub(crate) const PIECE: usize = 32 * 1024;
@@ -66,15 +66,15 @@ impl Cut {
 }
 
 /// Runs `work` on every piece of `grid`, on all threads.
-pub(crate) fn for_each(cpu: &Cpu, grid: &Grid, work: impl Fn(Piece) + Sync) {
+pub(crate) fn for_each(machine: &Machine, grid: &Grid, work: impl Fn(Piece) + Sync) {
     let cut = Cut::new(grid);
-    cpu.for_each(cut.tasks(), |task| cut.of_task(grid, task).for_each(&work));
+    machine.for_each(cut.tasks(), |task| cut.of_task(grid, task).for_each(&work));
 }
 
 /// Adds up what `work` finds in every piece of `grid`, on all threads, always in the same order. The
 /// memory it is given is left from the piece before.
 pub(crate) fn sum<const N: usize>(
-    cpu: &Cpu,
+    machine: &Machine,
     grid: &Grid,
     work: impl Fn(Piece, &mut Vec<f32>) -> [f64; N] + Sync,
 ) -> [f64; N] {
@@ -85,7 +85,7 @@ pub(crate) fn sum<const N: usize>(
         }
         sum
     };
-    let sums = cpu.map(cut.tasks(), |task| {
+    let sums = machine.map(cut.tasks(), |task| {
         let mut memory = Vec::new();
         let pieces = cut.of_task(grid, task);
         pieces.fold([0.0; N], |sum, piece| add(sum, work(piece, &mut memory)))

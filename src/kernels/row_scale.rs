@@ -1,18 +1,18 @@
 //! Multiplies the rows of a matrix in place, or the values of a norm's gain: what takes over the
 //! `pre_quant_scale` of the layer that reads the result.
 
-use super::cpu::Cpu;
 use super::element::{Element, with_element};
+use super::machine::Machine;
 use crate::tensor::TensorView;
 
 /// `x[r, ..] *= scale[r]`, rounded to the tensor's type; `x` has as many rows as there are factors.
-pub fn rows(cpu: &Cpu, x: &TensorView, scale: &[f32]) {
+pub fn rows(machine: &Machine, x: &TensorView, scale: &[f32]) {
     assert_eq!(x.shape().dims().first(), Some(&scale.len()), "rows");
     if x.count() == 0 {
         return;
     }
     let (columns, x) = (x.count() / scale.len(), *x);
-    with_element!(x.dtype(), T => cpu.for_each(scale.len(), |row| {
+    with_element!(x.dtype(), T => machine.for_each(scale.len(), |row| {
         // SAFETY: the row lies within the tensor, no other task has it, and it is ours to write to (contract of
         // the view).
         let values = unsafe {
@@ -61,9 +61,9 @@ mod tests {
 
     #[test]
     fn rows_are_scaled_each_by_its_own() {
-        let cpu = Cpu::new(2, crate::kernels::Isa::best(None)).expect("threads");
+        let machine = Machine::new(2, crate::kernels::Isa::best(None)).expect("threads");
         let mut x = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
-        rows(&cpu, &view(&mut x, &[3, 2]), &[2.0, 0.5, -1.0]);
+        rows(&machine, &view(&mut x, &[3, 2]), &[2.0, 0.5, -1.0]);
         assert_eq!(x, [2.0, 4.0, 1.5, 2.0, -5.0, -6.0]);
     }
 

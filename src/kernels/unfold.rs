@@ -3,7 +3,7 @@
 //!
 //! *Exact*: values are copied.
 
-use super::cpu::Cpu;
+use super::machine::Machine;
 
 /// Sizes of a convolution over three spatial axes; those that it does not have are 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +61,14 @@ impl Patches {
 
 /// Row `t` of `out` is the patch under place `t` of the output, of `count` channels from `first` on: `[tokens,
 /// count * kernel]`. `x` is `[batch, channels, input...]`.
-pub fn run(cpu: &Cpu, x: &[f32], patches: &Patches, first: usize, count: usize, out: &mut [f32]) {
+pub fn run(
+    machine: &Machine,
+    x: &[f32],
+    patches: &Patches,
+    first: usize,
+    count: usize,
+    out: &mut [f32],
+) {
     let volume: usize = patches.input.iter().product();
     assert_eq!(x.len(), patches.batch * patches.channels * volume, "x");
     assert!(first + count <= patches.channels, "channels");
@@ -74,7 +81,7 @@ pub fn run(cpu: &Cpu, x: &[f32], patches: &Patches, first: usize, count: usize, 
     let row = patches.output[2] * width;
     let rows = out.chunks_exact_mut(row.max(1));
     let rows: Vec<std::sync::Mutex<&mut [f32]>> = rows.map(std::sync::Mutex::new).collect();
-    cpu.for_each(rows.len(), |at| {
+    machine.for_each(rows.len(), |at| {
         // Each task has a row of its own: nobody waits, and nobody can have panicked with it.
         let mut to = rows[at]
             .lock()
@@ -166,7 +173,7 @@ mod tests {
             let x: Vec<f32> = (1..=batch * channels * volume).map(|i| i as f32).collect();
             let count = channels - first;
             let mut out = vec![f32::NAN; p.tokens() * p.patch(count)];
-            run(&Cpu::new(threads, Isa::scalar()).expect("threads"), &x, &p, first, count, &mut out);
+            run(&Machine::new(threads, Isa::scalar()).expect("threads"), &x, &p, first, count, &mut out);
             let mut at = 0;
             for image in 0..batch {
                 for (od, oh, ow) in places(output) {

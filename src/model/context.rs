@@ -1,7 +1,7 @@
 //! What models share: the CPU they work on and the log they write to.
 
 use crate::error::{Error, Result};
-use crate::kernels::{Cpu, Isa};
+use crate::kernels::{Isa, Machine};
 
 /// How serious a log line is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub struct ContextSettings {
 
 /// Threads, instruction set, memory limit, log and progress.
 pub struct Context {
-    cpu: Cpu,
+    machine: Machine,
     memory_limit_bytes: u64,
     log: LogSink,
     progress: Option<ProgressSink>,
@@ -78,9 +78,9 @@ impl Context {
             n => n,
         };
         let isa = Isa::best(std::env::var("MQ_ISA").ok().as_deref());
-        let cpu = Cpu::new(threads, isa).map_err(Error::OutOfMemory)?;
+        let machine = Machine::new(threads, isa).map_err(Error::OutOfMemory)?;
         Ok(Self {
-            cpu,
+            machine,
             memory_limit_bytes: settings.memory_limit_bytes,
             log: settings.log,
             progress: settings.progress,
@@ -104,8 +104,8 @@ impl Context {
     }
 
     /// The CPU that kernels run on.
-    pub fn cpu(&self) -> &Cpu {
-        &self.cpu
+    pub fn machine(&self) -> &Machine {
+        &self.machine
     }
 
     /// Tells the user something they may want to change.

@@ -44,12 +44,14 @@ pub fn fake_quant_once(
         }
         if quantizer.enabled {
             // Without a model there is no state that could be wrong: the arguments do not fit.
-            apply(context.cpu(), &quantizer, "x", &from, &out).map_err(|error| match error {
-                Error::State(text) => Error::InvalidArgument(text),
-                other => other,
-            })?;
+            apply(context.machine(), &quantizer, "x", &from, &out).map_err(
+                |error| match error {
+                    Error::State(text) => Error::InvalidArgument(text),
+                    other => other,
+                },
+            )?;
         } else {
-            copy::run(context.cpu(), &from, &out);
+            copy::run(context.machine(), &from, &out);
         }
         from = out;
     }

@@ -8,7 +8,7 @@ use super::registry::{Mode, Shared};
 use super::slot::{Role, Slot, SlotSpec};
 use crate::config::{Attributes, Axis};
 use crate::error::{Error, Result};
-use crate::kernels::Cpu;
+use crate::kernels::Machine;
 use crate::tensor::TensorView;
 
 /// What a layer computes.
@@ -68,7 +68,7 @@ pub trait LayerForward: Send + Sync {
 /// Receives the gradient of a loss at a layer's output.
 pub trait GradientObserver: Send + Sync {
     /// Sees `g`, which is memory of the host's. Called from any thread.
-    fn observe(&self, cpu: &Cpu, g: &TensorView) -> Result<()>;
+    fn observe(&self, machine: &Machine, g: &TensorView) -> Result<()>;
 }
 
 /// A layer to register.
@@ -368,7 +368,7 @@ impl Layer {
             return Ok(());
         };
         let outcome = self.shared.check_cancelled();
-        let outcome = outcome.and_then(|()| observer.observe(self.shared.context().cpu(), &g));
+        let outcome = outcome.and_then(|()| observer.observe(self.shared.context().machine(), &g));
         // The verb must fail even if the host ignores this status.
         outcome.inspect_err(|error| self.note_failure(error))
     }

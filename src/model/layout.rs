@@ -17,7 +17,7 @@ use crate::format::minifloat::{E2M1, E4M3};
 use crate::format::{e4m3, mx, nf4, nvfp4};
 use crate::kernels::fake_quant::{Format, MxFormat};
 use crate::kernels::pack::{self, Coding};
-use crate::kernels::{Cpu, Grid, absmax};
+use crate::kernels::{Grid, Machine, absmax};
 use crate::tensor::{Shape, TensorView};
 
 /// A part before it has memory.
@@ -48,7 +48,7 @@ pub(super) struct Layout<'q> {
 impl<'q> Layout<'q> {
     /// The layout of `weight` under one enabled quantizer; `name` goes into messages.
     pub fn new(
-        cpu: &Cpu,
+        machine: &Machine,
         quantizer: &'q Quantizer,
         name: &str,
         weight: &TensorView,
@@ -56,7 +56,7 @@ impl<'q> Layout<'q> {
         check_amax(quantizer, name)?;
         let shape = weight.shape();
         let mut own = Vec::new();
-        let mut prepared = prepare(cpu, quantizer, name, weight, &mut own)?;
+        let mut prepared = prepare(machine, quantizer, name, weight, &mut own)?;
         let (format, coding) = coding(quantizer, name, prepared.step)?;
         let mut amax = prepared.amax.map(<[f32]>::to_vec);
         if let (Coding::Int4(_), Some(&[one])) = (coding, prepared.amax) {
@@ -109,17 +109,22 @@ impl<'q> Layout<'q> {
     }
 
     /// Packs `weight` into the parts, which have the specified sizes.
-    pub fn fill(self, cpu: &Cpu, weight: &TensorView, mut parts: Vec<Part>) -> PackedWeight {
+    pub fn fill(
+        self,
+        machine: &Machine,
+        weight: &TensorView,
+        mut parts: Vec<Part>,
+    ) -> PackedWeight {
         let amax = match self.amax {
             Some(amax) => amax,
             None => {
                 let mut own = vec![0.0; self.grid.num_blocks()];
-                absmax::run(cpu, weight, &self.grid, &mut own);
+                absmax::run(machine, weight, &self.grid, &mut own);
                 own
             }
         };
         let codes = parts[0].memory.bytes_mut();
-        pack::encode(cpu, weight, &self.grid, &amax, self.coding, codes);
+        pack::encode(machine, weight, &self.grid, &amax, self.coding, codes);
         let values: Vec<f32>;
         let scales = match self.coding {
             Coding::Int4(grid) => {

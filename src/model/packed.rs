@@ -11,7 +11,7 @@ use super::quantizer::Quantizer;
 use crate::error::{Error, Result};
 use crate::format::int::IntGrid;
 use crate::kernels::pack::{self, Elements, Memory, Scaling};
-use crate::kernels::{Cpu, Grid};
+use crate::kernels::{Grid, Machine};
 use crate::tensor::{DType, Shape, TensorView};
 
 /// Element type of a part.
@@ -111,7 +111,7 @@ impl PackedWeight {
     }
 
     /// Writes the values to `out`; `name` goes into messages.
-    pub(super) fn unpack(&self, cpu: &Cpu, name: &str, out: &TensorView) -> Result<()> {
+    pub(super) fn unpack(&self, machine: &Machine, name: &str, out: &TensorView) -> Result<()> {
         if out.dtype() != self.dtype || *out.shape() != self.shape {
             return Err(Error::InvalidArgument(format!(
                 "`{name}`: out is {} {:?}, expected {} {:?}",
@@ -139,9 +139,9 @@ impl PackedWeight {
             },
         };
         let codes = memory(0).bytes();
-        pack::decode(cpu, codes, &self.grid, self.elements, scaling, out);
+        pack::decode(machine, codes, &self.grid, self.elements, scaling, out);
         match &self.then {
-            Some(quantizer) => quantization::apply(cpu, quantizer, name, out, out),
+            Some(quantizer) => quantization::apply(machine, quantizer, name, out, out),
             None => Ok(()),
         }
     }

@@ -10,7 +10,7 @@ use super::registry::Model;
 use super::slot::{Role, Slot};
 use crate::error::{Error, Result};
 use crate::kernels::pack::Memory;
-use crate::kernels::{Cpu, absmax};
+use crate::kernels::{Machine, absmax};
 use crate::tensor::TensorView;
 
 /// Gives memory for a part of a layer: layer, part, bytes (at least 1).
@@ -36,17 +36,17 @@ impl Model {
                 slots.push((layer.name(), slot));
             }
         }
-        let cpu = self.context().cpu();
+        let machine = self.context().machine();
         // What can be refused without touching a weight is, before memory is asked for.
         for (_, slot) in &slots {
             let state = slot.state();
             if let Some(weight) = slot.weight() {
-                layout(cpu, slot, &state, weight)?;
+                layout(machine, slot, &state, weight)?;
             }
         }
         let mut packed = Vec::with_capacity(slots.len());
         for (layer, slot) in slots {
-            packed.push((Arc::clone(slot), pack(cpu, layer, slot, allocate)?));
+            packed.push((Arc::clone(slot), pack(machine, layer, slot, allocate)?));
         }
         let count = packed.len();
         for (slot, state) in packed {
@@ -107,13 +107,13 @@ fn members<'s>(
 }
 
 fn layout<'q>(
-    cpu: &Cpu,
+    machine: &Machine,
     slot: &Slot,
     state: &'q SlotState,
     weight: &TensorView,
 ) -> Result<Layout<'q>> {
     let (first, second) = members(slot, state)?;
-    let layout = Layout::new(cpu, first, slot.name(), weight)?;
+    let layout = Layout::new(machine, first, slot.name(), weight)?;
     match second {
         None => Ok(layout),
         Some(second) => layout.followed_by(second, slot.name()),
@@ -121,12 +121,12 @@ fn layout<'q>(
 }
 
 /// The state of a slot after its weight was packed.
-fn pack(cpu: &Cpu, layer: &str, slot: &Slot, allocate: Allocate<'_>) -> Result<SlotState> {
+fn pack(machine: &Machine, layer: &str, slot: &Slot, allocate: Allocate<'_>) -> Result<SlotState> {
     let state = slot.state();
     let mut packed = None;
     slot.with_seen_weight(|weight| {
         packed = Some(Arc::new(pack_tensor(
-            cpu, layer, slot, &state, weight, allocate,
+            machine, layer, slot, &state, weight, allocate,
         )?));
         Ok(())
     })?;
@@ -145,17 +145,17 @@ fn pack(cpu: &Cpu, layer: &str, slot: &Slot, allocate: Allocate<'_>) -> Result<S
 
 /// The packed form of a weight as its quantizer sees it.
 fn pack_tensor(
-    cpu: &Cpu,
+    machine: &Machine,
     layer: &str,
     slot: &Slot,
     state: &SlotState,
     weight: &TensorView,
     allocate: Allocate<'_>,
 ) -> Result<PackedWeight> {
-    if let Some(found) = absmax::not_finite(cpu, weight) {
+    if let Some(found) = absmax::not_finite(machine, weight) {
         return Err(not_finite(slot.name(), weight, found));
     }
-    let layout = layout(cpu, slot, state, weight)?;
+    let layout = layout(machine, slot, state, weight)?;
     let mut parts = Vec::with_capacity(layout.parts().len());
     for spec in layout.parts() {
         let size = spec.size_bytes();
@@ -167,5 +167,5 @@ fn pack_tensor(
             memory,
         });
     }
-    Ok(layout.fill(cpu, weight, parts))
+    Ok(layout.fill(machine, weight, parts))
 }

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::format::nvfp4;
 use crate::kernels::bias::shift;
 use crate::kernels::fake_quant::Format;
-use crate::kernels::{Cpu, absmax, fake_quant, pack};
+use crate::kernels::{Machine, absmax, fake_quant, pack};
 use crate::tensor::{Shape, TensorView};
 
 /// Where the scales of a tensor come from, and how far one reaches.
@@ -31,7 +31,7 @@ pub(super) enum Step {
 /// Fake-quantizes `x` into `out`, which passed `x.check_out`, with one enabled quantizer; `name` goes
 /// into messages.
 pub fn apply(
-    cpu: &Cpu,
+    machine: &Machine,
     quantizer: &Quantizer,
     name: &str,
     x: &TensorView,
@@ -41,7 +41,7 @@ pub fn apply(
         return Ok(());
     }
     let Some((bias, value)) = quantizer.applied_bias() else {
-        return apply_without_bias(cpu, quantizer, name, x, out);
+        return apply_without_bias(machine, quantizer, name, x, out);
     };
     let invalid = |text| Error::State(format!("`{name}`: {text}"));
     let blocks = bias::granularity(bias, x.shape()).map_err(invalid)?;
@@ -60,29 +60,29 @@ pub fn apply(
             x.shape()
         )));
     }
-    shift(cpu, x, out, blocks.grid(), value.values(), -1.0);
-    apply_without_bias(cpu, quantizer, name, out, out)?;
-    shift(cpu, out, out, blocks.grid(), value.values(), 1.0);
+    shift(machine, x, out, blocks.grid(), value.values(), -1.0);
+    apply_without_bias(machine, quantizer, name, out, out)?;
+    shift(machine, out, out, blocks.grid(), value.values(), 1.0);
     Ok(())
 }
 
 fn apply_without_bias(
-    cpu: &Cpu,
+    machine: &Machine,
     quantizer: &Quantizer,
     name: &str,
     x: &TensorView,
     out: &TensorView,
 ) -> Result<()> {
     let mut own = Vec::new();
-    let prepared = prepare(cpu, quantizer, name, x, &mut own)?;
+    let prepared = prepare(machine, quantizer, name, x, &mut own)?;
     let grid = prepared.blocks.grid();
     match (prepared.step, prepared.amax) {
         (Step::Nf4 { group }, amax) => {
-            pack::fake_nf4(cpu, x, out, grid, amax.unwrap_or_default(), group);
+            pack::fake_nf4(machine, x, out, grid, amax.unwrap_or_default(), group);
         }
-        (Step::Round(format), Some(amax)) => fake_quant::run(cpu, x, out, grid, amax, format),
+        (Step::Round(format), Some(amax)) => fake_quant::run(machine, x, out, grid, amax, format),
         (Step::Round(format), None) => {
-            let largest = fake_quant::run_dynamic(cpu, x, out, grid, format);
+            let largest = fake_quant::run_dynamic(machine, x, out, grid, format);
             // MX has a definition for everything; elsewhere a scale must be finite.
             if !largest.is_finite() && !matches!(format, Format::Mx(_)) {
                 return Err(Error::Numeric(format!(
@@ -96,15 +96,20 @@ fn apply_without_bias(
 }
 
 /// What `apply` would refuse, found without writing anything.
-pub(super) fn check(cpu: &Cpu, quantizer: &Quantizer, name: &str, x: &TensorView) -> Result<()> {
+pub(super) fn check(
+    machine: &Machine,
+    quantizer: &Quantizer,
+    name: &str,
+    x: &TensorView,
+) -> Result<()> {
     if x.count() == 0 {
         return Ok(());
     }
     let mut own = Vec::new();
-    let prepared = prepare(cpu, quantizer, name, x, &mut own)?;
+    let prepared = prepare(machine, quantizer, name, x, &mut own)?;
     match (prepared.amax, prepared.step) {
         (Some(_), _) | (None, Step::Round(Format::Mx(_))) => Ok(()),
-        (None, _) => match absmax::not_finite(cpu, x) {
+        (None, _) => match absmax::not_finite(machine, x) {
             None => Ok(()),
             Some(found) => Err(not_finite(name, x, found)),
         },
@@ -113,7 +118,7 @@ pub(super) fn check(cpu: &Cpu, quantizer: &Quantizer, name: &str, x: &TensorView
 
 /// Checks everything that does not need the result; `own` holds amax values that had to be found.
 pub(super) fn prepare<'a>(
-    cpu: &Cpu,
+    machine: &Machine,
     quantizer: &'a Quantizer,
     name: &str,
     x: &TensorView,
@@ -122,7 +127,7 @@ pub(super) fn prepare<'a>(
     let kind = quantizer.kind().ok_or_else(|| {
         Error::Unsupported(format!("`{name}`: {}", quantizer.attributes.num_bits))
     })?;
-    if quantizer.attributes.unsigned && absmax::any_negative(cpu, x) {
+    if quantizer.attributes.unsigned && absmax::any_negative(machine, x) {
         return Err(negative(name));
     }
     let blocks = fits(Granularity::new(&quantizer.attributes, x.shape()), name)?;
@@ -152,10 +157,10 @@ pub(super) fn prepare<'a>(
         Kind::Nvfp4Dynamic => {
             let tensor = match amax.take() {
                 Some(amax) => absmax::largest(amax),
-                None => absmax::of_tensor(cpu, x),
+                None => absmax::of_tensor(machine, x),
             };
             if !tensor.is_finite() {
-                let found = absmax::not_finite(cpu, x).unwrap_or((0, tensor));
+                let found = absmax::not_finite(machine, x).unwrap_or((0, tensor));
                 return Err(not_finite(name, x, found));
             }
             Step::Round(Format::Nvfp4 {
@@ -163,12 +168,12 @@ pub(super) fn prepare<'a>(
             })
         }
         Kind::Nvfp4Static { largest_scale } => {
-            let amax = amax.insert(block_amax(cpu, x, &blocks, amax, constant, own));
+            let amax = amax.insert(block_amax(machine, x, &blocks, amax, constant, own));
             let tensor = quantizer
                 .global_amax
                 .unwrap_or_else(|| absmax::largest(amax));
             if !tensor.is_finite() {
-                let found = absmax::not_finite(cpu, x).unwrap_or((0, tensor));
+                let found = absmax::not_finite(machine, x).unwrap_or((0, tensor));
                 return Err(not_finite(name, x, found));
             }
             Step::Round(Format::Nvfp4Static {
@@ -176,10 +181,10 @@ pub(super) fn prepare<'a>(
             })
         }
         Kind::Nf4 { group } => {
-            let amax = amax.insert(block_amax(cpu, x, &blocks, amax, constant, own));
+            let amax = amax.insert(block_amax(machine, x, &blocks, amax, constant, own));
             let tensor = absmax::largest(amax);
             if !tensor.is_finite() {
-                let found = absmax::not_finite(cpu, x).unwrap_or((0, tensor));
+                let found = absmax::not_finite(machine, x).unwrap_or((0, tensor));
                 return Err(not_finite(name, x, found));
             }
             Step::Nf4 { group }
@@ -190,7 +195,7 @@ pub(super) fn prepare<'a>(
 
 /// One amax for each block: the given ones, a constant one again and again, or the blocks' own.
 fn block_amax<'a>(
-    cpu: &Cpu,
+    machine: &Machine,
     x: &TensorView,
     blocks: &Granularity,
     given: Option<&'a [f32]>,
@@ -203,7 +208,7 @@ fn block_amax<'a>(
         Some(given) => return given,
         None => {
             own.resize(count, 0.0);
-            absmax::run(cpu, x, blocks.grid(), own);
+            absmax::run(machine, x, blocks.grid(), own);
         }
     }
     own

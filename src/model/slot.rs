@@ -12,7 +12,7 @@ use super::quantizer::{Quantizer, SlotState};
 use super::registry::{Mode, Shared};
 use super::rotation;
 use crate::error::{Error, Result};
-use crate::kernels::{Cpu, channel_scale, copy, hadamard};
+use crate::kernels::{Machine, channel_scale, copy, hadamard};
 use crate::tensor::{DType, TensorView};
 
 /// What passes a quantizer.
@@ -32,7 +32,7 @@ pub enum Role {
 pub trait Observer: Send + Sync {
     /// Sees `x`, which is finite memory of the host or a scaled copy of it; `member` is set when only
     /// that member of a sequential quantizer was asked for. Called from any thread.
-    fn observe(&self, cpu: &Cpu, member: Option<usize>, x: &TensorView) -> Result<()>;
+    fn observe(&self, machine: &Machine, member: Option<usize>, x: &TensorView) -> Result<()>;
 }
 
 /// One quantizer of the model.
@@ -251,20 +251,20 @@ impl Slot {
         if x.count() == 0 {
             return Ok(());
         }
-        let cpu = self.shared.context().cpu();
+        let machine = self.shared.context().machine();
         match self.shared.mode() {
             Mode::Registered => {
                 if let Some(out) = &out {
-                    copy::run(cpu, &x, out);
+                    copy::run(machine, &x, out);
                 }
                 Ok(())
             }
             Mode::Calibrating => {
                 self.shared.check_cancelled()?;
-                self.calibrate(cpu, member, &x, out.as_ref())
+                self.calibrate(machine, member, &x, out.as_ref())
             }
             Mode::Quantized => match &out {
-                Some(out) => self.quantize(cpu, member, &x, out),
+                Some(out) => self.quantize(machine, member, &x, out),
                 None => Ok(()),
             },
         }
@@ -298,7 +298,7 @@ impl Slot {
 
     fn calibrate(
         &self,
-        cpu: &Cpu,
+        machine: &Machine,
         member: Option<usize>,
         x: &TensorView,
         out: Option<&TensorView>,
@@ -311,15 +311,15 @@ impl Slot {
                 Some(out) => *out,
                 None => scratch.like(x)?,
             };
-            seen = self.change_input(cpu, first, x, &target)?;
+            seen = self.change_input(machine, first, x, &target)?;
         }
         if let Some(observer) = self.observer() {
-            observer.observe(cpu, member, &seen)?;
+            observer.observe(machine, member, &seen)?;
         }
         if let Some(out) = out {
-            copy::run(cpu, &seen, out);
+            copy::run(machine, &seen, out);
             for quantizer in members.iter().filter(|q| q.rotates_back()) {
-                self.rotate(cpu, quantizer, out, out)?;
+                self.rotate(machine, quantizer, out, out)?;
             }
         }
         Ok(())
@@ -329,7 +329,7 @@ impl Slot {
     /// rotation. Returns where the result is: in `x` itself when there is nothing to do, else in `out`.
     fn change_input(
         &self,
-        cpu: &Cpu,
+        machine: &Machine,
         quantizer: &Quantizer,
         x: &TensorView,
         out: &TensorView,
@@ -337,27 +337,33 @@ impl Slot {
         let mut from = *x;
         if let Some(scale) = &quantizer.pre_quant_scale {
             self.check_channels(&from, scale)?;
-            channel_scale::run(cpu, &from, scale, out);
+            channel_scale::run(machine, &from, scale, out);
             from = *out;
         }
         if quantizer.attributes.rotate.enable {
-            self.rotate(cpu, quantizer, &from, out)?;
+            self.rotate(machine, quantizer, &from, out)?;
             from = *out;
         }
         Ok(from)
     }
 
-    fn rotate(&self, cpu: &Cpu, q: &Quantizer, x: &TensorView, out: &TensorView) -> Result<()> {
+    fn rotate(
+        &self,
+        machine: &Machine,
+        q: &Quantizer,
+        x: &TensorView,
+        out: &TensorView,
+    ) -> Result<()> {
         let group = rotation::group(&q.attributes.rotate, x.shape())
             .map_err(|text| Error::State(format!("`{}`: {text}", self.name)))?;
-        hadamard::run(cpu, x, out, group);
+        hadamard::run(machine, x, out, group);
         Ok(())
     }
 
     /// Fake-quantizes `x` into `out`, member by member.
     pub(super) fn quantize(
         &self,
-        cpu: &Cpu,
+        machine: &Machine,
         member: Option<usize>,
         x: &TensorView,
         out: &TensorView,
@@ -374,14 +380,14 @@ impl Slot {
         };
         let mut from = *x;
         for quantizer in members {
-            from = self.change_input(cpu, quantizer, &from, out)?;
+            from = self.change_input(machine, quantizer, &from, out)?;
             if quantizer.enabled {
-                quantization::apply(cpu, quantizer, &self.name, &from, out)?;
+                quantization::apply(machine, quantizer, &self.name, &from, out)?;
             } else {
-                copy::run(cpu, &from, out);
+                copy::run(machine, &from, out);
             }
             if quantizer.rotates_back() {
-                self.rotate(cpu, quantizer, out, out)?;
+                self.rotate(machine, quantizer, out, out)?;
             }
             from = *out;
         }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::config::{Bias, QuantType};
 use crate::error::{Error, Result};
 use crate::kernels::bias::shift;
-use crate::kernels::{Cpu, absmax};
+use crate::kernels::{Machine, absmax};
 use crate::model::{
     Amax, Quantizer, RunningBias, Slot, SlotState, amax_granularity, bias_granularity, negative,
     not_finite,
@@ -73,14 +73,14 @@ impl AbsMax {
     /// Adds a batch to an affine member: first the bias, then the amax of what is left without it.
     fn observe_affine(
         &self,
-        cpu: &Cpu,
+        machine: &Machine,
         quantizer: &Quantizer,
         bias: &Bias,
         collected: &mut Collected,
         x: &TensorView,
     ) -> Result<()> {
         let invalid = |text| Error::State(format!("`{}`: {text}", self.name));
-        if let Some(found) = absmax::not_finite(cpu, x) {
+        if let Some(found) = absmax::not_finite(machine, x) {
             return Err(not_finite(&self.name, x, found));
         }
         let mut running = match bias.quant_type {
@@ -93,14 +93,14 @@ impl AbsMax {
             let mut memory = vec![0.0; x.size_bytes().div_ceil(size_of::<f32>())];
             let left = x.with_data(&mut memory).map_err(Error::Internal)?;
             shift(
-                cpu,
+                machine,
                 x,
                 &left,
                 blocks.grid(),
                 running.value(bias).values(),
                 -1.0,
             );
-            self.merge(collected, self.local(cpu, quantizer, &left)?)?;
+            self.merge(collected, self.local(machine, quantizer, &left)?)?;
         }
         collected.bias = Some(running);
         Ok(())
@@ -118,16 +118,16 @@ impl AbsMax {
         Ok(())
     }
 
-    fn local(&self, cpu: &Cpu, quantizer: &Quantizer, x: &TensorView) -> Result<Amax> {
+    fn local(&self, machine: &Machine, quantizer: &Quantizer, x: &TensorView) -> Result<Amax> {
         let granularity = amax_granularity(quantizer, x.shape())
             .map_err(|text| Error::State(format!("`{}`: {text}", self.name)))?;
         let mut values = vec![0.0; granularity.grid().num_blocks()];
-        absmax::run(cpu, x, granularity.grid(), &mut values);
-        if quantizer.attributes.unsigned && absmax::any_negative(cpu, x) {
+        absmax::run(machine, x, granularity.grid(), &mut values);
+        if quantizer.attributes.unsigned && absmax::any_negative(machine, x) {
             return Err(negative(&self.name));
         }
         if !absmax::largest(&values).is_finite() {
-            let found = absmax::not_finite(cpu, x).unwrap_or((0, f32::NAN));
+            let found = absmax::not_finite(machine, x).unwrap_or((0, f32::NAN));
             return Err(not_finite(&self.name, x, found));
         }
         Ok(Amax::new(values, granularity.amax_shape()))
@@ -160,7 +160,7 @@ impl AbsMax {
 
     /// Adds a tensor; `member` is set when only that member of a sequential quantizer was asked for. From
     /// any thread.
-    pub fn observe(&self, cpu: &Cpu, member: Option<usize>, x: &TensorView) -> Result<()> {
+    pub fn observe(&self, machine: &Machine, member: Option<usize>, x: &TensorView) -> Result<()> {
         for (i, observed) in self.members.iter().enumerate() {
             let Some(collected) = &observed.collected else {
                 continue;
@@ -172,10 +172,10 @@ impl AbsMax {
             let lock = || collected.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(bias) = &quantizer.attributes.bias {
                 // A running mean depends on the order of its batches: one after the other.
-                self.observe_affine(cpu, quantizer, bias, &mut lock(), x)?;
+                self.observe_affine(machine, quantizer, bias, &mut lock(), x)?;
                 continue;
             }
-            let local = self.local(cpu, quantizer, x)?;
+            let local = self.local(machine, quantizer, x)?;
             // Only the merge is under the lock; maxima are exact in any order.
             self.merge(&mut lock(), local)?;
         }

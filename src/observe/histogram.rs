@@ -1,7 +1,7 @@
 //! A histogram of magnitudes over batches, whose range grows with the largest one.
 
 use crate::kernels::histogram::{self, MAX_BINS};
-use crate::kernels::{Cpu, absmax};
+use crate::kernels::{Machine, absmax};
 use crate::tensor::TensorView;
 
 /// Counts of magnitudes in equal bins from zero up.
@@ -46,25 +46,25 @@ impl Histogram {
 
     /// Counts a batch; one without elements changes nothing. Errors with the place and value of a NaN or
     /// infinity, and then changes nothing either.
-    pub fn collect(&mut self, cpu: &Cpu, x: &TensorView) -> Result<(), (usize, f32)> {
+    pub fn collect(&mut self, machine: &Machine, x: &TensorView) -> Result<(), (usize, f32)> {
         if x.count() == 0 {
             return Ok(());
         }
         // Most batches stay within the range: then counting has looked at every value already.
         if self.last_edge() > 0.0 {
             let mut counts = vec![0; self.counts.len()];
-            if histogram::run(cpu, x, self.last_edge(), &mut counts) == 0 {
+            if histogram::run(machine, x, self.last_edge(), &mut counts) == 0 {
                 add(&mut self.counts, &counts);
                 return Ok(());
             }
         }
-        let x_max = absmax::of_tensor(cpu, x);
+        let x_max = absmax::of_tensor(machine, x);
         if !x_max.is_finite() {
-            return Err(absmax::not_finite(cpu, x).unwrap_or((0, x_max)));
+            return Err(absmax::not_finite(machine, x).unwrap_or((0, x_max)));
         }
         self.reach(x_max);
         if self.last_edge() > 0.0 {
-            let outside = histogram::run(cpu, x, self.last_edge(), &mut self.counts);
+            let outside = histogram::run(machine, x, self.last_edge(), &mut self.counts);
             debug_assert_eq!(outside, 0, "the range was made for these values");
         } else {
             self.counts[0] += x.count() as u64;
@@ -210,11 +210,11 @@ mod tests {
     use crate::kernels::Isa;
 
     fn collect(histogram: &mut Histogram, values: &[f32]) -> Result<(), (usize, f32)> {
-        let cpu = Cpu::new(1, Isa::best(None)).expect("one thread");
+        let machine = Machine::new(1, Isa::best(None)).expect("one thread");
         let mut values = values.to_vec();
         let shape = [values.len()];
         let x = TensorView::over(&mut values, &shape).expect("valid");
-        histogram.collect(&cpu, &x)
+        histogram.collect(&machine, &x)
     }
 
     fn of(num_bins: usize, batches: &[&[f32]]) -> Histogram {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use super::gate::tokens;
 use crate::error::{Error, Result};
 use crate::kernels::load_rows::{self, Rows};
-use crate::kernels::{Cpu, absmax, channel_stats, gram};
+use crate::kernels::{Machine, absmax, channel_stats, gram};
 use crate::model::not_finite;
 use crate::tensor::{DType, TensorView};
 
@@ -167,7 +167,7 @@ impl InputStatistics {
     }
 
     /// Adds a batch: `x` is `[..., channels]`. Taps that come at once are taken one after the other.
-    pub fn observe(&self, cpu: &Cpu, x: &TensorView) -> Result<()> {
+    pub fn observe(&self, machine: &Machine, x: &TensorView) -> Result<()> {
         if x.shape().dims().last() != Some(&self.channels) {
             return Err(Error::InvalidArgument(format!(
                 "`{}`: a tensor of shape {:?}, expected [..., {}]",
@@ -183,9 +183,9 @@ impl InputStatistics {
         let running = &mut *self.lock();
         let sums = self.needs.mean_abs.then_some(&mut running.batch_sums[..]);
         let mut batch_max = vec![0.0; self.channels];
-        channel_stats::run(cpu, x, self.channels, Some(&mut batch_max), sums);
+        channel_stats::run(machine, x, self.channels, Some(&mut batch_max), sums);
         if !absmax::largest(&batch_max).is_finite() {
-            let found = absmax::not_finite(cpu, x).unwrap_or((0, f32::NAN));
+            let found = absmax::not_finite(machine, x).unwrap_or((0, f32::NAN));
             return Err(not_finite(&self.name, x, found));
         }
         for (highest, value) in running.channel_max.iter_mut().zip(&batch_max) {
@@ -200,22 +200,22 @@ impl InputStatistics {
             }
         }
         if self.needs.gram {
-            running.add_to_gram(cpu, x, count, self.channels);
+            running.add_to_gram(machine, x, count, self.channels);
         }
         if let Some(blocks) = self.needs.blocks {
-            running.add_to_blocks(cpu, x, count, self.channels, blocks);
+            running.add_to_blocks(machine, x, count, self.channels, blocks);
         }
         Ok(())
     }
 
     /// What was collected, once nothing more comes: whoever asks gets the same.
-    pub fn summary(&self, cpu: &Cpu) -> Arc<InputSummary> {
-        Arc::clone(self.summary.get_or_init(|| Arc::new(self.finish(cpu))))
+    pub fn summary(&self, machine: &Machine) -> Arc<InputSummary> {
+        Arc::clone(self.summary.get_or_init(|| Arc::new(self.finish(machine))))
     }
 
-    fn finish(&self, cpu: &Cpu) -> InputSummary {
+    fn finish(&self, machine: &Machine) -> InputSummary {
         let mut running = std::mem::take(&mut *self.lock());
-        running.flush(cpu, self.channels);
+        running.flush(machine, self.channels);
         let batches = running.batches.max(1) as f64;
         let mean = |sum: &f64| (sum / batches) as f32;
         InputSummary {
@@ -244,7 +244,7 @@ impl InputStatistics {
 impl Running {
     /// The loss of a layer is the mean over a batch, and batches count alike: a row weighs one over the
     /// tokens of its batch, so it goes in divided by the root of that.
-    fn add_to_gram(&mut self, cpu: &Cpu, x: &TensorView, count: usize, channels: usize) {
+    fn add_to_gram(&mut self, machine: &Machine, x: &TensorView, count: usize, channels: usize) {
         let factor = 1.0 / (count as f32).sqrt();
         let mut first = 0;
         while first < count {
@@ -256,25 +256,25 @@ impl Running {
                 count: rows,
                 channels,
             };
-            load_rows::run(cpu, x, part, factor, place);
+            load_rows::run(machine, x, part, factor, place);
             (first, self.staged) = (first + rows, self.staged + rows);
             if self.staged == STAGE_ROWS {
-                self.flush(cpu, channels);
+                self.flush(machine, channels);
             }
         }
     }
 
-    fn flush(&mut self, cpu: &Cpu, channels: usize) {
+    fn flush(&mut self, machine: &Machine, channels: usize) {
         if self.staged > 0 {
             let rows = &self.stage[..self.staged * channels];
-            gram::accumulate(cpu, rows, channels, &mut self.gram);
+            gram::accumulate(machine, rows, channels, &mut self.gram);
             self.staged = 0;
         }
     }
 
     fn add_to_blocks(
         &mut self,
-        cpu: &Cpu,
+        machine: &Machine,
         x: &TensorView,
         count: usize,
         channels: usize,
@@ -293,8 +293,8 @@ impl Running {
                 count: rows,
                 channels,
             };
-            load_rows::run(cpu, x, part, factor, place);
-            gram::accumulate_blocks(cpu, place, channels, needs.block, &mut self.blocks);
+            load_rows::run(machine, x, part, factor, place);
+            gram::accumulate_blocks(machine, place, channels, needs.block, &mut self.blocks);
             done += rows;
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::gate::tokens;
-use crate::kernels::Cpu;
+use crate::kernels::Machine;
 use crate::kernels::load_rows::{self, Rows};
 use crate::tensor::TensorView;
 
@@ -33,7 +33,7 @@ impl Sample {
     }
 
     /// Takes from a tensor what belongs to the sample.
-    pub fn add(&self, cpu: &Cpu, x: &TensorView) {
+    pub fn add(&self, machine: &Machine, x: &TensorView) {
         let channels = x.shape().dims().last().copied().unwrap_or(1);
         let count = tokens(x.shape());
         if count == 0 || channels == 0 {
@@ -52,7 +52,7 @@ impl Sample {
             };
             return;
         }
-        kept.add(cpu, x, count);
+        kept.add(machine, x, count);
     }
 
     /// The rows, `[count, channels]`, and the number of channels.
@@ -63,7 +63,7 @@ impl Sample {
 }
 
 impl Kept {
-    fn add(&mut self, cpu: &Cpu, x: &TensorView, count: u64) {
+    fn add(&mut self, machine: &Machine, x: &TensorView, count: u64) {
         let total = self.seen + count;
         while total.div_ceil(self.stride) > MOST {
             self.halve();
@@ -82,7 +82,7 @@ impl Kept {
         let kept = Arc::make_mut(&mut self.rows);
         let start = kept.len();
         kept.resize(start + rows.count * rows.channels, 0.0);
-        load_rows::run(cpu, x, rows, 1.0, &mut kept[start..]);
+        load_rows::run(machine, x, rows, 1.0, &mut kept[start..]);
     }
 
     /// Keeps every second row.
@@ -105,7 +105,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn sampled(cuts: &[usize]) -> Vec<f32> {
-        let cpu = Cpu::new(1, Isa::scalar()).expect("one thread");
+        let machine = Machine::new(1, Isa::scalar()).expect("one thread");
         let sample = Sample::default();
         let mut next = 0.0;
         for &count in cuts {
@@ -115,7 +115,7 @@ mod tests {
                 next += 1.0;
             }
             let x = TensorView::over(&mut rows, &[count, 2]).expect("valid");
-            sample.add(&cpu, &x);
+            sample.add(&machine, &x);
         }
         let (rows, _) = sample.rows();
         assert!(rows.chunks(2).all(|row| row[0] == -row[1]));

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::gate::{Gate, tokens};
 use super::{AbsMax, Histogram, InputStatistics, Sample};
 use crate::error::Result;
-use crate::kernels::{Cpu, absmax};
+use crate::kernels::{Machine, absmax};
 use crate::model::{Observer, negative, not_finite};
 use crate::tensor::TensorView;
 
@@ -38,15 +38,15 @@ impl HistogramStatistic {
         }
     }
 
-    fn observe(&self, cpu: &Cpu, x: &TensorView) -> Result<()> {
-        if self.unsigned && absmax::any_negative(cpu, x) {
+    fn observe(&self, machine: &Machine, x: &TensorView) -> Result<()> {
+        if self.unsigned && absmax::any_negative(machine, x) {
             return Err(negative(&self.name));
         }
         let mut histogram = self
             .histogram
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let collected = histogram.collect(cpu, x);
+        let collected = histogram.collect(machine, x);
         collected.map_err(|found| not_finite(&self.name, x, found))
     }
 
@@ -74,18 +74,18 @@ pub struct Tap {
 }
 
 impl Observer for Tap {
-    fn observe(&self, cpu: &Cpu, member: Option<usize>, x: &TensorView) -> Result<()> {
+    fn observe(&self, machine: &Machine, member: Option<usize>, x: &TensorView) -> Result<()> {
         if !self.gate.hears(self.place, tokens(x.shape())) {
             return Ok(());
         }
         match &*self.statistic {
             Statistic::Count => return Ok(()),
-            Statistic::AbsMax(absmax) => absmax.observe(cpu, member, x)?,
-            Statistic::Histogram(histogram) => histogram.observe(cpu, x)?,
-            Statistic::Input(input) => input.observe(cpu, x)?,
+            Statistic::AbsMax(absmax) => absmax.observe(machine, member, x)?,
+            Statistic::Histogram(histogram) => histogram.observe(machine, x)?,
+            Statistic::Input(input) => input.observe(machine, x)?,
         }
         if member.is_none() {
-            self.sample.add(cpu, x);
+            self.sample.add(machine, x);
         }
         Ok(())
     }

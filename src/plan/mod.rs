@@ -62,7 +62,7 @@ impl Plan {
         check_calibrators(model, algorithm.config())?;
         algorithm.check(model)?;
         let items = items::Items::new(model, algorithm)?;
-        let threads = model.context().cpu().num_threads();
+        let threads = model.context().machine().num_threads();
         let limit = model.context().memory_limit_bytes().unwrap_or(u64::MAX);
         let base = BASE_BYTES + SLOT_BYTES * model.slots().len() as u64;
         let workspace = |item: &Item| {

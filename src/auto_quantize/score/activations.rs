@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, Result};
-use crate::kernels::{Cpu, copy};
+use crate::kernels::{Machine, copy};
 use crate::model::Observer;
 use crate::tensor::TensorView;
 
@@ -172,7 +172,13 @@ impl Activation {
     }
 
     /// A reader is called with `x`, and will need `workspace` bytes once its gradient comes.
-    fn enter(&self, cpu: &Cpu, reader: usize, x: &TensorView, workspace: u64) -> Result<()> {
+    fn enter(
+        &self,
+        machine: &Machine,
+        reader: usize,
+        x: &TensorView,
+        workspace: u64,
+    ) -> Result<()> {
         let mut calls = self.lock();
         if calls.state != State::Active {
             return Ok(());
@@ -188,7 +194,7 @@ impl Activation {
             None => match self.store.reserve(x, &mut calls.own, &self.name)? {
                 Some(mut memory) => {
                     let view = x.with_data(&mut memory).map_err(Error::Internal)?;
-                    copy::run(cpu, x, &view);
+                    copy::run(machine, x, &view);
                     let kept = Arc::new(Kept {
                         _memory: memory,
                         view,
@@ -273,8 +279,8 @@ pub(super) struct InputTap {
 }
 
 impl Observer for InputTap {
-    fn observe(&self, cpu: &Cpu, _: Option<usize>, x: &TensorView) -> Result<()> {
+    fn observe(&self, machine: &Machine, _: Option<usize>, x: &TensorView) -> Result<()> {
         self.activation
-            .enter(cpu, self.reader, x, (self.workspace)(x))
+            .enter(machine, self.reader, x, (self.workspace)(x))
     }
 }

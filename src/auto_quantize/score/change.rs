@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::products::Products;
 use super::work::Work;
 use crate::error::{Error, Result};
-use crate::kernels::Cpu;
+use crate::kernels::Machine;
 use crate::kernels::perturbation;
 use crate::model::{Layer, LayerKind};
 use crate::tensor::TensorView;
@@ -13,17 +13,17 @@ use crate::tensor::TensorView;
 /// `Σ (g ∘ Δy)²` of each of `candidates`, the layer as the shadows have it. `x` entered the layer, `g` is the
 /// gradient of the loss at what left it; both are whole.
 pub(super) fn scores(
-    cpu: &Cpu,
+    machine: &Machine,
     layer: &Layer,
     candidates: &[Arc<Layer>],
     x: &TensorView,
     g: &TensorView,
     work: &mut Work,
 ) -> Result<Vec<f64>> {
-    super::check_gradient(cpu, layer.name(), g)?;
+    super::check_gradient(machine, layer.name(), g)?;
     let weight = layer.spec().weight.ok_or_else(|| not_computable(layer))?;
     let Some(products) = Products::of(layer, x, g)? else {
-        return by_host(cpu, layer, candidates, [x, &weight, g], work);
+        return by_host(machine, layer, candidates, [x, &weight, g], work);
     };
     let sizes = products.sizes;
     let mut scores = vec![0.0; candidates.len()];
@@ -32,24 +32,24 @@ pub(super) fn scores(
     }
     // A group of a convolution is a product of its own; what they share is made ready once.
     let count = sizes.tokens * sizes.outputs;
-    let input = work.x.load(cpu, x)?;
-    let kernel = work.weight.load(cpu, &weight)?;
+    let input = work.x.load(machine, x)?;
+    let kernel = work.weight.load(machine, &weight)?;
     let y = work.product.floats(products.groups * count)?;
     for (group, y) in y.chunks_exact_mut(count).enumerate() {
-        let rows = products.input_of(cpu, group, input, &mut work.patches)?;
-        perturbation::product(cpu, rows, &kernel[products.weight_of(group)], sizes, y);
+        let rows = products.input_of(machine, group, input, &mut work.patches)?;
+        perturbation::product(machine, rows, &kernel[products.weight_of(group)], sizes, y);
     }
-    let g = work.g.load(cpu, g)?;
+    let g = work.g.load(machine, g)?;
     for (score, candidate) in scores.iter_mut().zip(candidates) {
         candidate.input(*x, Some(work.x.like(x)?))?;
         candidate.weight_into(work.weight.like(&weight)?)?;
-        let input = work.x.written(cpu, x)?;
-        let kernel = work.weight.written(cpu, &weight)?;
+        let input = work.x.written(machine, x)?;
+        let kernel = work.weight.written(machine, &weight)?;
         for (group, y) in y.chunks_exact(count).enumerate() {
-            let rows = products.input_of(cpu, group, input, &mut work.patches)?;
+            let rows = products.input_of(machine, group, input, &mut work.patches)?;
             let g = products.output_of(group, g, &mut work.channels)?;
             let part = &kernel[products.weight_of(group)];
-            *score += perturbation::squared(cpu, rows, part, sizes, y, g);
+            *score += perturbation::squared(machine, rows, part, sizes, y, g);
         }
     }
     Ok(scores)
@@ -57,7 +57,7 @@ pub(super) fn scores(
 
 /// The host computes the layer for each candidate.
 fn by_host(
-    cpu: &Cpu,
+    machine: &Machine,
     layer: &Layer,
     candidates: &[Arc<Layer>],
     [x, weight, g]: [&TensorView; 3],
@@ -69,16 +69,18 @@ fn by_host(
         .as_ref()
         .ok_or_else(|| not_computable(layer))?;
     forward.forward(x, Some(weight), &work.y.like(g)?)?;
-    let y = work.y.written(cpu, g)?;
-    let gradient = work.g.load(cpu, g)?;
+    let y = work.y.written(machine, g)?;
+    let gradient = work.g.load(machine, g)?;
     let mut scores = Vec::with_capacity(candidates.len());
     for candidate in candidates {
         let (input, kernel) = (work.x.like(x)?, work.weight.like(weight)?);
         candidate.input(*x, Some(input))?;
         candidate.weight_into(kernel)?;
         forward.forward(&input, Some(&kernel), &work.changed.like(g)?)?;
-        let changed = work.changed.written(cpu, g)?;
-        scores.push(perturbation::squared_difference(cpu, changed, y, gradient));
+        let changed = work.changed.written(machine, g)?;
+        scores.push(perturbation::squared_difference(
+            machine, changed, y, gradient,
+        ));
     }
     Ok(scores)
 }

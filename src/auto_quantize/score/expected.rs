@@ -11,7 +11,7 @@
 use super::moments::Sums;
 use super::work::Values;
 use crate::error::{Error, Result};
-use crate::kernels::{Cpu, quadratic};
+use crate::kernels::{Machine, quadratic};
 use crate::model::Layer;
 use crate::observe::InputSummary;
 
@@ -20,7 +20,7 @@ const ROWS: usize = 128;
 
 /// Scores of one layer.
 pub(super) struct Expected<'a> {
-    pub cpu: &'a Cpu,
+    pub machine: &'a Machine,
     pub input: &'a InputSummary,
     pub sums: &'a Sums,
     /// Weighs every output with the mean square of the gradient there.
@@ -67,8 +67,8 @@ impl Expected<'_> {
         let [own, changed] = work;
         candidate.weight_into(changed.like(&view)?)?;
         let (own, changed) = (
-            own.load(self.cpu, &view)?,
-            changed.written(self.cpu, &view)?,
+            own.load(self.machine, &view)?,
+            changed.written(self.machine, &view)?,
         );
         let state = candidate.input_slot().state();
         let factors = state
@@ -81,7 +81,7 @@ impl Expected<'_> {
             .errors
             .get(format)
             .filter(|errors| !errors.is_empty());
-        let rows = self.cpu.map(outputs.div_ceil(ROWS), |task| {
+        let rows = self.machine.map(outputs.div_ceil(ROWS), |task| {
             let first = task * ROWS;
             let count = ROWS.min(outputs - first);
             let mut deltas = vec![0.0f32; count * inputs];

@@ -12,7 +12,7 @@ use crate::auto_quantize::checkpoint::Checkpoint;
 use crate::auto_quantize::formats::observed;
 use crate::auto_quantize::host::{Host, fetch};
 use crate::error::{Error, Result};
-use crate::kernels::Cpu;
+use crate::kernels::Machine;
 use crate::model::{GradientObserver, Layer};
 use crate::tensor::TensorView;
 
@@ -218,7 +218,7 @@ struct GradientTap {
 }
 
 impl GradientObserver for GradientTap {
-    fn observe(&self, cpu: &Cpu, g: &TensorView) -> Result<()> {
+    fn observe(&self, machine: &Machine, g: &TensorView) -> Result<()> {
         let scored = &self.scored;
         let _inside = Inside::enter(scored.layer.name())?;
         let Some(kept) = scored
@@ -229,7 +229,7 @@ impl GradientObserver for GradientTap {
         };
         let mut work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
         let found = change::scores(
-            cpu,
+            machine,
             &scored.layer,
             &scored.candidates,
             &kept.view,

@@ -18,7 +18,7 @@ use super::formats::Formats;
 use super::grouping::Group;
 use super::host::Host;
 use crate::error::{Error, Result};
-use crate::kernels::{Cpu, absmax};
+use crate::kernels::{Machine, absmax};
 use crate::model::{Layer, Model, Progress};
 use crate::tensor::TensorView;
 use statistics::Gradients;
@@ -171,8 +171,8 @@ impl Scoring<'_> {
 }
 
 /// Refuses a gradient that no score could come from.
-fn check_gradient(cpu: &Cpu, layer: &str, g: &TensorView) -> Result<()> {
-    match absmax::not_finite(cpu, g) {
+fn check_gradient(machine: &Machine, layer: &str, g: &TensorView) -> Result<()> {
+    match absmax::not_finite(machine, g) {
         None => Ok(()),
         Some((position, value)) => Err(Error::Numeric(format!(
             "layer `{layer}`: {value} at element {position} of a gradient of shape {:?}; scores need finite gradients",

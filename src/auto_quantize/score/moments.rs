@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::work::Buffer;
 use crate::error::{Error, Result};
-use crate::kernels::{Cpu, channel_squares};
+use crate::kernels::{Machine, channel_squares};
 use crate::model::{GradientObserver, Layer, Observer, Slot};
 use crate::observe::{Gate, InputStatistics, tokens};
 use crate::tensor::TensorView;
@@ -73,7 +73,7 @@ impl Moments {
         std::mem::take(&mut *self.lock())
     }
 
-    fn enter(&self, cpu: &Cpu, x: &TensorView) -> Result<()> {
+    fn enter(&self, machine: &Machine, x: &TensorView) -> Result<()> {
         let channels = x.shape().dims().last().copied().unwrap_or(1);
         let tokens = x.count() / channels.max(1);
         let sums = &mut *self.lock();
@@ -94,7 +94,7 @@ impl Moments {
                 .first()
                 .and_then(|q| q.pre_quant_scale.clone());
             let of = Some((x, factors.as_deref()));
-            channel_squares::run(cpu, &quantized, of, 1.0 / tokens as f64, errors);
+            channel_squares::run(machine, &quantized, of, 1.0 / tokens as f64, errors);
         }
         Ok(())
     }
@@ -113,10 +113,10 @@ pub(super) struct MomentsTap {
 }
 
 impl Observer for MomentsTap {
-    fn observe(&self, cpu: &Cpu, _: Option<usize>, x: &TensorView) -> Result<()> {
-        self.moments.enter(cpu, x)?;
+    fn observe(&self, machine: &Machine, _: Option<usize>, x: &TensorView) -> Result<()> {
+        self.moments.enter(machine, x)?;
         match self.gate.hears(self.place, tokens(x.shape())) {
-            true => self.gram.observe(cpu, x),
+            true => self.gram.observe(machine, x),
             false => Ok(()),
         }
     }
@@ -126,7 +126,7 @@ impl Observer for MomentsTap {
 pub(super) struct SquaresTap(pub Arc<Moments>);
 
 impl GradientObserver for SquaresTap {
-    fn observe(&self, cpu: &Cpu, g: &TensorView) -> Result<()> {
+    fn observe(&self, machine: &Machine, g: &TensorView) -> Result<()> {
         let name = self.0.layer.name();
         let sums = &mut *self.0.lock();
         let outputs = sums.gradients.len();
@@ -136,9 +136,9 @@ impl GradientObserver for SquaresTap {
                 g.shape()
             )));
         }
-        super::check_gradient(cpu, name, g)?;
+        super::check_gradient(machine, name, g)?;
         sums.gradient_tokens += (g.count() / outputs.max(1)) as u64;
-        channel_squares::run(cpu, g, None, 1.0, &mut sums.gradients);
+        channel_squares::run(machine, g, None, 1.0, &mut sums.gradients);
         Ok(())
     }
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::work::Buffer;
 use crate::error::{Error, Result};
-use crate::kernels::Cpu;
+use crate::kernels::Machine;
 use crate::kernels::perturbation::Sizes;
 use crate::kernels::unfold::{self, Patches};
 use crate::model::{Layer, LayerKind};
@@ -87,7 +87,7 @@ impl Products {
     /// The left operand of a group's product.
     pub fn input_of<'a>(
         &self,
-        cpu: &Cpu,
+        machine: &Machine,
         group: usize,
         x: &'a [f32],
         to: &'a mut Buffer,
@@ -97,7 +97,7 @@ impl Products {
         };
         let count = patches.channels / self.groups;
         let to = to.floats(self.sizes.tokens * self.sizes.inputs)?;
-        unfold::run(cpu, x, patches, group * count, count, to);
+        unfold::run(machine, x, patches, group * count, count, to);
         Ok(to)
     }
 

@@ -150,7 +150,7 @@ impl Watched {
     }
 
     fn score(&self, scoring: &Scoring, gradients: Gradients, scores: &mut Scores) -> Result<()> {
-        let input = self.gram.summary(scoring.model.context().cpu());
+        let input = self.gram.summary(scoring.model.context().machine());
         let mut work = <[Values; 2]>::default();
         for (moments, group) in self.moments.iter().zip(&self.groups) {
             let (layer, sums) = (moments.layer(), moments.take());
@@ -158,7 +158,7 @@ impl Watched {
                 return Err(super::forgotten_gradient(layer.name()));
             }
             let expected = Expected {
-                cpu: scoring.model.context().cpu(),
+                machine: scoring.model.context().machine(),
                 input: &input,
                 sums: &sums,
                 weighted: gradients == Gradients::Squared,
@@ -181,7 +181,7 @@ impl Pass {
     fn new(scoring: &Scoring, waiting: &mut Vec<Reading>, gradients: Gradients) -> Result<Self> {
         let context = scoring.model.context();
         let limit = context.memory_limit_bytes().unwrap_or(u64::MAX);
-        let threads = context.cpu().num_threads();
+        let threads = context.machine().num_threads();
         let (mut statistics, mut workspace) = (0, 0);
         let mut pass = Self {
             watched: Vec::new(),

@@ -1,7 +1,7 @@
 //! Memory that the scoring of a layer works in: reused from call to call.
 
 use crate::error::{Error, Result};
-use crate::kernels::Cpu;
+use crate::kernels::Machine;
 use crate::kernels::load_rows::{self, Rows};
 use crate::tensor::{DType, TensorView};
 
@@ -46,20 +46,20 @@ impl Values {
     }
 
     /// The float32 values of what was written to the room that `like` gave for `x`.
-    pub fn written(&mut self, cpu: &Cpu, x: &TensorView) -> Result<&[f32]> {
+    pub fn written(&mut self, machine: &Machine, x: &TensorView) -> Result<&[f32]> {
         if x.dtype() == DType::F32 {
             return Ok(self.own.floats(x.count())?);
         }
         let own = self.own.like(x)?;
-        self.load(cpu, &own)
+        self.load(machine, &own)
     }
 
     /// The float32 values of any tensor.
-    pub fn load(&mut self, cpu: &Cpu, x: &TensorView) -> Result<&[f32]> {
+    pub fn load(&mut self, machine: &Machine, x: &TensorView) -> Result<&[f32]> {
         let floats = self.floats.floats(x.count())?;
         let channels = x.shape().dims().last().copied().unwrap_or(1).max(1);
         let rows = Rows::leading(x.count() / channels, channels);
-        load_rows::run(cpu, x, rows, 1.0, floats);
+        load_rows::run(machine, x, rows, 1.0, floats);
         Ok(floats)
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::super::algorithm::Run;
 use crate::error::{Error, Result};
-use crate::kernels::Cpu;
+use crate::kernels::Machine;
 
 /// Which rows a task has: the first, and how many.
 pub(super) type Rows = (usize, usize);
@@ -22,14 +22,14 @@ pub(super) fn by_rows<W, T: Send>(
     run: &Run,
     tasks: &[Rows],
     work: impl Fn() -> W + Sync,
-    solve: impl Fn(&Cpu, &mut W, Rows) -> Result<T> + Sync,
+    solve: impl Fn(&Machine, &mut W, Rows) -> Result<T> + Sync,
 ) -> Result<Vec<T>> {
     let solved: Mutex<Vec<Option<T>>> = Mutex::new(tasks.iter().map(|_| None).collect());
     let failure = Mutex::new(None);
     let next = AtomicUsize::new(0);
-    let alone = Cpu::new(1, run.cpu.isa()).map_err(Error::Internal)?;
-    run.cpu
-        .for_each(run.cpu.num_threads().min(tasks.len()), |_| {
+    let alone = Machine::new(1, run.machine.isa()).map_err(Error::Internal)?;
+    run.machine
+        .for_each(run.machine.num_threads().min(tasks.len()), |_| {
             let mut work = work();
             loop {
                 let task = next.fetch_add(1, Relaxed);

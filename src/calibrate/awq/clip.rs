@@ -10,7 +10,7 @@ use super::output_error;
 use super::target::Target;
 use crate::error::{Error, Result};
 use crate::kernels::load_rows;
-use crate::kernels::{Cpu, quadratic, scaled_difference};
+use crate::kernels::{Machine, quadratic, scaled_difference};
 use crate::model::{Amax, QuantizationError, Quantizer, SlotState};
 use crate::observe::InputSummary;
 use crate::tensor::{DType, TensorView};
@@ -168,7 +168,7 @@ fn blocks(
         run,
         &rows,
         || Work::new(target.channels(), block, ratios.len()),
-        |cpu, work, rows| search.rows(cpu, work, rows),
+        |machine, work, rows| search.rows(machine, work, rows),
     )?;
     let mut values = Vec::with_capacity(highest.values().len());
     let (mut plain, mut best, mut energy) = (0.0, 0.0, 0.0);
@@ -230,14 +230,14 @@ impl Search<'_> {
     }
 
     /// The amax of least error for every block of some rows.
-    fn rows(&self, cpu: &Cpu, work: &mut Work, (first, count): Rows) -> Result<Clipped> {
+    fn rows(&self, machine: &Machine, work: &mut Work, (first, count): Rows) -> Result<Clipped> {
         let (channels, per_row) = (self.target.channels(), self.blocks_in_a_row());
         let len = count * channels;
         let rows = self.weight.rows(first, count).map_err(Error::Internal)?;
         let rounded = rows.with_data(&mut work.rounded).map_err(Error::Internal)?;
         let (plain, loaded) = (&mut work.plain[..len], &mut work.loaded[..len]);
         load_rows::run(
-            cpu,
+            machine,
             &rows,
             load_rows::Rows::leading(count, channels),
             1.0,
@@ -247,15 +247,15 @@ impl Search<'_> {
         for (ratio, deltas) in self.ratios.iter().zip(work.deltas.chunks_exact_mut(len)) {
             let amax = highest.iter().map(|amax| amax * ratio).collect();
             self.target
-                .quantize_rows(cpu, Some(amax), &rows, &rounded)?;
+                .quantize_rows(machine, Some(amax), &rows, &rounded)?;
             load_rows::run(
-                cpu,
+                machine,
                 &rounded,
                 load_rows::Rows::leading(count, channels),
                 1.0,
                 loaded,
             );
-            scaled_difference::run(cpu.isa(), loaded, None, plain, deltas);
+            scaled_difference::run(machine.isa(), loaded, None, plain, deltas);
         }
         let mut found = Clipped {
             amax: vec![0.0; count * per_row],

@@ -6,7 +6,7 @@ use super::output_error;
 use super::target::{Reach, Target};
 use crate::error::{Error, Result};
 use crate::kernels::load_rows::{self, Rows};
-use crate::kernels::{Cpu, Grid, absmax};
+use crate::kernels::{Grid, Machine, absmax};
 use crate::model::QuantizationError;
 use crate::observe::InputSummary;
 use crate::tensor::{DType, TensorView};
@@ -47,13 +47,13 @@ fn search_seen(
     let (dtype, channels) = (weight.dtype(), target.channels());
     let mut columns = vec![0.0; channels];
     let grid = Grid::new(weight.shape(), &[target.rows(), 1]);
-    absmax::run(run.cpu, weight, &grid, &mut columns);
+    absmax::run(run.machine, weight, &grid, &mut columns);
     let largest = absmax::largest(&columns);
     if !largest.is_finite() {
-        let found = absmax::not_finite(run.cpu, weight).unwrap_or((0, largest));
+        let found = absmax::not_finite(run.machine, weight).unwrap_or((0, largest));
         return Err(crate::model::not_finite(target.slot.name(), weight, found));
     }
-    let magnitudes = weight_magnitudes(run.cpu, weight, target.block());
+    let magnitudes = weight_magnitudes(run.machine, weight, target.block());
     // A type of little range may not hold what a scale makes of an outlier: then it is no candidate.
     let fits = |scales: &Vec<f32>| {
         let scaled = |(largest, s): (&f32, f32)| dtype.round(largest * dtype.round(s)).is_finite();
@@ -143,15 +143,15 @@ fn scales(activations: &[f32], weights: &[f32], alpha: f32) -> Vec<f32> {
 const ROWS: usize = 256;
 
 /// The mean over the rows of `|w| / amax of its block`, in the weight's type as the reference has it.
-fn weight_magnitudes(cpu: &Cpu, weight: &TensorView, block: usize) -> Vec<f32> {
+fn weight_magnitudes(machine: &Machine, weight: &TensorView, block: usize) -> Vec<f32> {
     let (rows, channels) = (weight.shape().dims()[0], weight.shape().dims()[1]);
     let dtype = weight.dtype();
     let tasks = rows.div_ceil(ROWS);
     let sums = std::sync::Mutex::new(vec![Vec::new(); tasks]);
-    cpu.for_each(tasks, |task| {
+    machine.for_each(tasks, |task| {
         let (first, mut row) = (task * ROWS, vec![0.0f32; channels]);
         let mut sum = vec![0.0f64; channels];
-        let Ok(alone) = Cpu::new(1, cpu.isa()) else {
+        let Ok(alone) = Machine::new(1, machine.isa()) else {
             return;
         };
         for r in first..(first + ROWS).min(rows) {

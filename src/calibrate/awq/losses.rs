@@ -9,7 +9,7 @@ use super::by_rows::{Rows, by_rows, tasks};
 use super::target::{Reach, Target};
 use crate::error::{Error, Result};
 use crate::kernels::load_rows;
-use crate::kernels::{Cpu, channel_scale, quadratic, scaled_difference};
+use crate::kernels::{Machine, channel_scale, quadratic, scaled_difference};
 use crate::tensor::TensorView;
 
 /// Rows of the weight that a task takes.
@@ -149,7 +149,7 @@ impl Search<'_> {
             self.run,
             &tasks,
             || Work::new(self.target, which.len(), per_task),
-            |cpu, work, rows| work.rows(cpu, self, &which, rows, energy),
+            |machine, work, rows| work.rows(machine, self, &which, rows, energy),
         )?;
         let mut totals = vec![0.0; which.len() + 1];
         for sums in &sums {
@@ -193,7 +193,7 @@ impl Work {
     /// The errors of some rows: one sum for each candidate, then that of no weight at all if asked for.
     fn rows(
         &mut self,
-        cpu: &Cpu,
+        machine: &Machine,
         search: &Search,
         candidates: &[&Candidate],
         (first, count): Rows,
@@ -208,7 +208,7 @@ impl Work {
         let rounded = rows.with_data(&mut self.rounded).map_err(Error::Internal)?;
         let plain = &mut self.plain[..len];
         load_rows::run(
-            cpu,
+            machine,
             &rows,
             load_rows::Rows::leading(count, channels),
             1.0,
@@ -217,22 +217,22 @@ impl Work {
         for (candidate, deltas) in candidates.iter().zip(self.deltas.chunks_exact_mut(len)) {
             let from = match &candidate.scale {
                 Some(scale) => {
-                    channel_scale::run(cpu, &rows, scale, &rounded);
+                    channel_scale::run(machine, &rows, scale, &rounded);
                     &rounded
                 }
                 None => &rows,
             };
-            target.quantize_rows(cpu, candidate.amax.clone(), from, &rounded)?;
+            target.quantize_rows(machine, candidate.amax.clone(), from, &rounded)?;
             let loaded = &mut self.loaded[..len];
             load_rows::run(
-                cpu,
+                machine,
                 &rounded,
                 load_rows::Rows::leading(count, channels),
                 1.0,
                 loaded,
             );
             let inverse = candidate.inverse.as_deref();
-            scaled_difference::run(cpu.isa(), loaded, inverse, plain, deltas);
+            scaled_difference::run(machine.isa(), loaded, inverse, plain, deltas);
         }
         let m = candidates.len() * count;
         let errors = &mut self.errors[..m.max(count)];

@@ -118,7 +118,7 @@ impl Algorithm for Awq {
             factors: factors.as_deref(),
             channel_max: &input.channel_max,
         };
-        let mut states = balance::states(run.cpu, layer, &found)?;
+        let mut states = balance::states(run.machine, layer, &found)?;
         let Some((_, weight)) = states.last_mut() else {
             return Ok(states);
         };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::super::balance;
 use crate::config::{Axis, QuantType};
 use crate::error::{Error, Result};
-use crate::kernels::Cpu;
+use crate::kernels::Machine;
 use crate::model::{Amax, Kind, Layer, Quantizer, Slot, SlotState, apply_quantizer};
 use crate::tensor::TensorView;
 
@@ -103,7 +103,7 @@ impl Target {
     /// Fake-quantizes some rows of a weight, under given amax values or the rows' own.
     pub(super) fn quantize_rows(
         &self,
-        cpu: &Cpu,
+        machine: &Machine,
         amax: Option<Vec<f32>>,
         x: &TensorView,
         out: &TensorView,
@@ -118,7 +118,7 @@ impl Target {
             pre_quant_scale: None,
             ..(*self.quantizer).clone()
         };
-        apply_quantizer(cpu, &quantizer, self.slot.name(), x, out)
+        apply_quantizer(machine, &quantizer, self.slot.name(), x, out)
     }
 
     fn has_constant_amax(&self) -> bool {

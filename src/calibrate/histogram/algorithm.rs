@@ -91,12 +91,12 @@ impl Algorithm for HistogramAmax {
 
     fn solve_weight(&self, run: &Run, slot: &Slot) -> Result<Option<SlotState>> {
         let Some(_) = levels(slot) else {
-            return max::weight(run.cpu, slot, &slot.state());
+            return max::weight(run.machine, slot, &slot.state());
         };
         let invalid = |text: String| Error::Config(format!("`{}`: {text}", slot.name()));
         let mut histogram = Histogram::new(self.config.count("num_bins")).map_err(invalid)?;
         slot.with_seen_weight(|weight| {
-            let collected = histogram.collect(run.cpu, weight);
+            let collected = histogram.collect(run.machine, weight);
             collected.map_err(|found| not_finite(slot.name(), weight, found))
         })?;
         self.solve_histogram(run, slot, &histogram)
@@ -114,7 +114,7 @@ impl Algorithm for HistogramAmax {
         let invalid = |text: String| Error::Config(format!("`{}`: {text}", slot.name()));
         let bins = Bins::of(histogram).map_err(invalid)?;
         let method = self.method().map_err(invalid)?;
-        let Some(amax) = amax(run.cpu, &bins, &method, levels).map_err(invalid)? else {
+        let Some(amax) = amax(run.machine, &bins, &method, levels).map_err(invalid)? else {
             return Ok(None);
         };
         let error = error_of(&bins, levels, amax);

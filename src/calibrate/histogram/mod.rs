@@ -9,7 +9,7 @@ mod entropy;
 mod mse;
 mod percentile;
 
-use crate::kernels::Cpu;
+use crate::kernels::Machine;
 use crate::kernels::histogram::MAX_BINS;
 use crate::observe::Histogram;
 
@@ -142,7 +142,7 @@ fn workspace_bytes() -> usize {
 
 /// The amax that `method` chooses, for a quantizer to `levels`. Errors with what is wrong about the parameters.
 pub fn amax(
-    cpu: &Cpu,
+    machine: &Machine,
     bins: &Bins,
     method: &Method,
     levels: Levels,
@@ -172,7 +172,7 @@ pub fn amax(
     }
     let found = match (method, divergence) {
         (Method::Percentile(percentile), _) => percentile::amax(bins, *percentile),
-        (Method::Mse(search), _) => mse::amax(cpu, bins, levels, search),
+        (Method::Mse(search), _) => mse::amax(machine, bins, levels, search),
         (Method::Entropy(search), Some(bits)) => entropy::amax(bins, bits, search),
         (Method::Entropy(_), None) => None,
     };

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use super::{Bins, Levels, Search};
 use crate::format::e4m3;
 use crate::format::int::IntGrid;
-use crate::kernels::Cpu;
+use crate::kernels::Machine;
 use crate::kernels::isa::Loop;
 
 /// Candidates that a thread tries in one go.
@@ -18,7 +18,7 @@ const LANES: usize = 16;
 ///
 /// The formula of the reference's version 0.21; later ones pass its arguments in the wrong places. Differences
 /// are float32, as there; their sum is float64, so that the choice does not hang on rounding.
-pub(super) fn amax(cpu: &Cpu, bins: &Bins, levels: Levels, search: &Search) -> Option<f32> {
+pub(super) fn amax(machine: &Machine, bins: &Bins, levels: Levels, search: &Search) -> Option<f32> {
     let n = bins.counts.len();
     let candidates = n.saturating_sub(search.start_bin).div_ceil(search.stride);
     // Empty bins add nothing, whatever the amax.
@@ -31,11 +31,11 @@ pub(super) fn amax(cpu: &Cpu, bins: &Bins, levels: Levels, search: &Search) -> O
     weights.resize(whole, 0.0);
 
     let best = Mutex::new((f64::INFINITY, usize::MAX));
-    cpu.for_each(candidates.div_ceil(PER_TASK), |task| {
+    machine.for_each(candidates.div_ceil(PER_TASK), |task| {
         let mut own = (f64::INFINITY, usize::MAX);
         for k in task * PER_TASK..candidates.min((task + 1) * PER_TASK) {
             let bin = search.start_bin + k * search.stride;
-            let error = cpu.isa().run(ErrorLoop {
+            let error = machine.isa().run(ErrorLoop {
                 centres: &centres,
                 weights: &weights,
                 levels,

@@ -52,7 +52,7 @@ impl Algorithm for Mse {
         let fields = Fields::of(&self.config);
         let mut found = None;
         slot.with_seen_weight(|weight| {
-            found = search(run.cpu, q, slot.name(), weight, &fields)?;
+            found = search(run.machine, q, slot.name(), weight, &fields)?;
             Ok(())
         })?;
         Ok(found.map(|found| {

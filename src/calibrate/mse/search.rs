@@ -10,7 +10,7 @@ use crate::format::{e4m3, nvfp4};
 use crate::kernels::fake_quant::{
     self, Candidates, Format, search as search_blocks, squared_error, squared_error_dynamic,
 };
-use crate::kernels::{Cpu, Grid, absmax};
+use crate::kernels::{Grid, Machine, absmax};
 use crate::model::{Amax, Granularity, Kind, Quantizer, Slot};
 use crate::tensor::TensorView;
 
@@ -112,7 +112,7 @@ pub(super) fn workspace_bytes(slot: &Slot, candidates: usize, threads: usize) ->
 ///
 /// A member of a sequential quantizer is not to be asked for.
 pub fn search(
-    cpu: &Cpu,
+    machine: &Machine,
     quantizer: &Quantizer,
     name: &str,
     weight: &TensorView,
@@ -141,7 +141,7 @@ pub fn search(
         )));
     }
     let job = Job {
-        cpu,
+        machine,
         weight,
         grid,
         amax,
@@ -177,7 +177,7 @@ fn every_scale(tensor: f32) -> Vec<f32> {
 }
 
 struct Job<'a> {
-    cpu: &'a Cpu,
+    machine: &'a Machine,
     weight: &'a TensorView,
     grid: &'a Grid,
     amax: &'a Amax,
@@ -205,9 +205,9 @@ impl Job<'_> {
         format: Format,
         value: impl Fn(usize, usize) -> f32,
     ) -> Found {
-        let (cpu, weight, grid) = (self.cpu, self.weight, self.grid);
+        let (machine, weight, grid) = (self.machine, self.weight, self.grid);
         let old = self.amax.values();
-        let best = search_blocks(cpu, weight, grid, candidates, format);
+        let best = search_blocks(machine, weight, grid, candidates, format);
         let new = best.iter().enumerate().map(|(block, best)| {
             // Without a finite error there is nothing to go by.
             let found = best.candidate.map(|i| value(block, i as usize));
@@ -216,8 +216,8 @@ impl Job<'_> {
             found.filter(held).unwrap_or(old[block])
         });
         let new: Vec<f32> = new.collect();
-        let (before, energy) = squared_error(cpu, weight, grid, old, format);
-        let (after, _) = squared_error(cpu, weight, grid, &new, format);
+        let (before, energy) = squared_error(machine, weight, grid, old, format);
+        let (after, _) = squared_error(machine, weight, grid, &new, format);
         Found {
             amax: Amax::new(new, self.amax.shape()),
             before,
@@ -231,7 +231,7 @@ impl Job<'_> {
         let error = |amax: f32| {
             let global_scale = nvfp4::global_scale(amax);
             let format = Format::Nvfp4 { global_scale };
-            squared_error_dynamic(self.cpu, self.weight, self.grid, format)
+            squared_error_dynamic(self.machine, self.weight, self.grid, format)
         };
         let old = absmax::largest(self.amax.values());
         let (before, energy) = error(old);

@@ -4,10 +4,10 @@
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use super::cpu::Cpu;
 use super::element::{Element, with_element};
 use super::grid::Grid;
 use super::isa::{Isa, Loop};
+use super::machine::Machine;
 use super::pieces::{self, Piece};
 use crate::tensor::TensorView;
 
@@ -33,25 +33,30 @@ pub fn largest(amax: &[f32]) -> f32 {
 }
 
 /// The largest magnitude of a whole tensor; NaN when there is a NaN.
-pub fn of_tensor(cpu: &Cpu, x: &TensorView) -> f32 {
+pub fn of_tensor(machine: &Machine, x: &TensorView) -> f32 {
     let mut amax = [0.0];
-    run(cpu, x, &Grid::new(x.shape(), x.shape().dims()), &mut amax);
+    run(
+        machine,
+        x,
+        &Grid::new(x.shape(), x.shape().dims()),
+        &mut amax,
+    );
     amax[0]
 }
 
 /// Writes the largest magnitude of every block of `x` to `amax`; `grid` was made for the shape of `x`.
-pub fn run(cpu: &Cpu, x: &TensorView, grid: &Grid, amax: &mut [f32]) {
+pub fn run(machine: &Machine, x: &TensorView, grid: &Grid, amax: &mut [f32]) {
     assert_eq!(amax.len(), grid.num_blocks(), "amax values");
     assert_eq!(grid.count(), x.count(), "grid of another shape");
     amax.fill(0.0);
     let slots = Slots(amax.as_mut_ptr().cast::<u32>(), amax.len());
     let (n, block) = grid.row();
-    let (x, isa, shared) = (*x, cpu.isa(), !pieces::hold_whole_blocks(grid));
+    let (x, isa, shared) = (*x, machine.isa(), !pieces::hold_whole_blocks(grid));
     if block == 1 && n > 1 {
-        with_element!(x.dtype(), T => per_element::<T>(cpu, &x, grid, &slots));
+        with_element!(x.dtype(), T => per_element::<T>(machine, &x, grid, &slots));
         return;
     }
-    with_element!(x.dtype(), T => pieces::for_each(cpu, grid, |piece| {
+    with_element!(x.dtype(), T => pieces::for_each(machine, grid, |piece| {
         // SAFETY: the piece lies within the tensor (asserted), which nobody writes to (contract of
         // the view).
         let values = unsafe {
@@ -63,11 +68,11 @@ pub fn run(cpu: &Cpu, x: &TensorView, grid: &Grid, amax: &mut [f32]) {
 
 /// One amax for each index of the last axis: rows are combined element by element, a stretch of rows
 /// per thread, and every stretch raises the shared result once.
-fn per_element<T: Element>(cpu: &Cpu, x: &TensorView, grid: &Grid, slots: &Slots) {
-    let ((n, _), rows, isa, x) = (grid.row(), grid.rows(), cpu.isa(), *x);
-    let tasks = cpu.num_threads().min(rows.max(1));
+fn per_element<T: Element>(machine: &Machine, x: &TensorView, grid: &Grid, slots: &Slots) {
+    let ((n, _), rows, isa, x) = (grid.row(), grid.rows(), machine.isa(), *x);
+    let tasks = machine.num_threads().min(rows.max(1));
     let per_task = rows.div_ceil(tasks);
-    cpu.for_each(tasks, |task| {
+    machine.for_each(tasks, |task| {
         let mut highest = vec![0u32; n];
         let mut block = None;
         let flush = |highest: &mut [u32], block: Option<usize>| {
@@ -195,11 +200,11 @@ impl<T: Element> Loop for RaiseLoop<'_, T> {
 }
 
 /// Whether an element of `x` is below zero (minus zero is not).
-pub fn any_negative(cpu: &Cpu, x: &TensorView) -> bool {
+pub fn any_negative(machine: &Machine, x: &TensorView) -> bool {
     let found = Maximum::default();
     let grid = Grid::new(x.shape(), x.shape().dims());
-    let (x, isa): (_, Isa) = (*x, cpu.isa());
-    with_element!(x.dtype(), T => pieces::for_each(cpu, &grid, |piece| {
+    let (x, isa): (_, Isa) = (*x, machine.isa());
+    with_element!(x.dtype(), T => pieces::for_each(machine, &grid, |piece| {
         // SAFETY: the piece lies within the tensor, which nobody writes to (contract of the view).
         let values = unsafe {
             std::slice::from_raw_parts(x.data().cast::<T>().add(piece.offset), piece.len)
@@ -222,11 +227,11 @@ impl<T: Element> Loop for NegativeLoop<'_, T> {
 }
 
 /// The first element that is NaN or infinite: its flat position and value.
-pub fn not_finite(cpu: &Cpu, x: &TensorView) -> Option<(usize, f32)> {
+pub fn not_finite(machine: &Machine, x: &TensorView) -> Option<(usize, f32)> {
     if x.count() == 0 {
         return None;
     }
-    if of_tensor(cpu, x).is_finite() {
+    if of_tensor(machine, x).is_finite() {
         return None;
     }
     with_element!(x.dtype(), T => {

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::{Format, MxFormat, run, run_dynamic, scalar};
 use crate::format::half::{Bf16, F16};
 use crate::format::int::IntGrid;
-use crate::kernels::{Cpu, Grid, Isa};
+use crate::kernels::{Grid, Isa, Machine};
 use crate::tensor::{DType, Shape, TensorView};
 
 pub(super) const FORMATS: [Format; 14] = [
@@ -189,18 +189,26 @@ fn check(values: &[f32], shape: &[usize], blocks: &[usize], skew: usize) {
             let dynamic = defined(&x, own, &grid, dtype, format);
             for isa in Isa::available() {
                 for threads in [1, 3] {
-                    let cpu = Cpu::new(threads, isa).expect("threads");
+                    let machine = Machine::new(threads, isa).expect("threads");
                     let what = format!(
                         "{format:?} {dtype} {shape:?} / {blocks:?} on {isa}, {threads} threads"
                     );
                     let mut source = Guarded::new(dtype, shape, skew, &x);
                     let mut target = Guarded::new(dtype, shape, skew / 2, &vec![7.0; x.len()]);
                     if !finds_own {
-                        run(&cpu, &source.view(), &target.view(), &grid, &amax, format);
+                        run(
+                            &machine,
+                            &source.view(),
+                            &target.view(),
+                            &grid,
+                            &amax,
+                            format,
+                        );
                         assert_same(&target.view().to_f32(), &given, &what);
                     }
                     if checks_dynamic {
-                        let seen = run_dynamic(&cpu, &source.view(), &target.view(), &grid, format);
+                        let seen =
+                            run_dynamic(&machine, &source.view(), &target.view(), &grid, format);
                         assert_same(
                             &target.view().to_f32(),
                             &dynamic,
@@ -211,13 +219,13 @@ fn check(values: &[f32], shape: &[usize], blocks: &[usize], skew: usize) {
                     assert_same(&source.view().to_f32(), &x, "the source stays");
                     if !finds_own {
                         let place = source.view();
-                        run(&cpu, &place, &place, &grid, &amax, format);
+                        run(&machine, &place, &place, &grid, &amax, format);
                         assert_same(&place.to_f32(), &given, &format!("in place {what}"));
                     }
                     let mut again = Guarded::new(dtype, shape, skew, &x);
                     if checks_dynamic {
                         let place = again.view();
-                        run_dynamic(&cpu, &place, &place, &grid, format);
+                        run_dynamic(&machine, &place, &place, &grid, format);
                         assert_same(
                             &place.to_f32(),
                             &dynamic,
@@ -277,7 +285,7 @@ fn every_granularity_matches_the_definition() {
 /// More elements than a piece of work holds, with blocks below and above it.
 #[test]
 fn pieces_join_without_a_seam() {
-    let cpu = |threads, isa| Cpu::new(threads, isa).expect("threads");
+    let machine = |threads, isa| Machine::new(threads, isa).expect("threads");
     let count = 3 * 32 * 1024 + 17;
     let x = edges(count);
     for block in [1, 48, 32 * 1024, 50_000, count] {
@@ -290,7 +298,7 @@ fn pieces_join_without_a_seam() {
             for isa in Isa::available() {
                 let mut source = Guarded::new(DType::F32, &[count], 1, &x);
                 let place = source.view();
-                run(&cpu(4, isa), &place, &place, &grid, &amax, format);
+                run(&machine(4, isa), &place, &place, &grid, &amax, format);
                 assert_same(&place.to_f32(), &want, &format!("block {block} on {isa}"));
             }
         }

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::format::int::IntGrid;
 use crate::kernels::pieces::PIECE;
-use crate::kernels::{Cpu, Grid, Isa};
+use crate::kernels::{Grid, Isa, Machine};
 use crate::tensor::{DType, Shape};
 
 const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
@@ -48,12 +48,12 @@ fn assert_near(got: f64, want: f64, what: &str) {
 }
 
 /// Runs `work` on every instruction set, with one thread and three; the results are equal.
-fn on_every_cpu<T: PartialEq + std::fmt::Debug>(what: &str, work: impl Fn(&Cpu) -> T) -> T {
+fn on_every_cpu<T: PartialEq + std::fmt::Debug>(what: &str, work: impl Fn(&Machine) -> T) -> T {
     let mut first = None;
     for isa in Isa::available() {
         for threads in [1, 3] {
-            let got = work(&Cpu::new(threads, isa).expect("threads"));
-            let want = first.get_or_insert_with(|| work(&Cpu::new(1, isa).expect("threads")));
+            let got = work(&Machine::new(threads, isa).expect("threads"));
+            let want = first.get_or_insert_with(|| work(&Machine::new(1, isa).expect("threads")));
             assert_eq!(&got, want, "{what} on {isa}, {threads} threads");
         }
     }
@@ -97,21 +97,22 @@ fn check(values: &[f32], shape: &[usize], blocks: &[usize], formats: &[Format]) 
                 let amax: Vec<f32> = (0..grid.num_blocks())
                     .map(|block| own(block, !finds_scale(format)))
                     .collect();
-                let run = |cpu: &Cpu| bits(squared_error_dynamic(cpu, &view, &grid, format));
+                let run =
+                    |machine: &Machine| bits(squared_error_dynamic(machine, &view, &grid, format));
                 on_every_cpu(&what, run);
-                let cpu = Cpu::new(1, Isa::best(None)).expect("a thread");
-                let got = squared_error_dynamic(&cpu, &view, &grid, format);
+                let machine = Machine::new(1, Isa::best(None)).expect("a thread");
+                let got = squared_error_dynamic(&machine, &view, &grid, format);
                 assert_near(got.0, naive(&x, &spread(&amax), format), &what);
                 assert_near(got.1, energy, &what);
             }
             if finds_scale(format) {
                 continue;
             }
-            on_every_cpu(&what, |cpu| {
-                bits(squared_error(cpu, &view, &grid, &given, format))
+            on_every_cpu(&what, |machine| {
+                bits(squared_error(machine, &view, &grid, &given, format))
             });
-            let cpu = Cpu::new(1, Isa::best(None)).expect("a thread");
-            let got = squared_error(&cpu, &view, &grid, &given, format);
+            let machine = Machine::new(1, Isa::best(None)).expect("a thread");
+            let got = squared_error(&machine, &view, &grid, &given, format);
             assert_near(got.0, naive(&x, &spread(&given), format), &what);
             assert_near(got.1, energy, &what);
 
@@ -123,8 +124,9 @@ fn check(values: &[f32], shape: &[usize], blocks: &[usize], formats: &[Format]) 
                 },
                 Candidates::Values(&values),
             ] {
-                let found =
-                    on_every_cpu(&what, |cpu| search(cpu, &view, &grid, candidates, format));
+                let found = on_every_cpu(&what, |machine| {
+                    search(machine, &view, &grid, candidates, format)
+                });
                 assert_eq!(found.len(), grid.num_blocks(), "{what}");
                 for (block, best) in found.iter().enumerate() {
                     let of = members.iter().zip(&x).filter(|(b, _)| **b == block);
@@ -228,7 +230,7 @@ proptest! {
         let block = block.min(values.len());
         values.iter_mut().take(zeros * block).for_each(|x| *x = 0.0);
         let mut memory = Guarded::new(DType::F32, &[values.len()], 0, &values);
-        let (view, cpu) = (memory.view(), Cpu::new(1, Isa::best(None)).expect("a thread"));
+        let (view, machine) = (memory.view(), Machine::new(1, Isa::best(None)).expect("a thread"));
         let grid = Grid::new(view.shape(), &[block]);
         let amax: Vec<f32> =
             values.chunks(block).map(|block| scalar::absmax(block.iter().copied())).collect();
@@ -240,9 +242,9 @@ proptest! {
             Format::Nvfp4Static { scale_amax },
         ] {
             let candidates = Candidates::Multiples { amax: &amax, factors: &FACTORS };
-            let all = search(&cpu, &view, &grid, candidates, format);
+            let all = search(&machine, &view, &grid, candidates, format);
             let one = Candidates::Multiples { amax: &amax, factors: &[1.0] };
-            let max = search(&cpu, &view, &grid, one, format);
+            let max = search(&machine, &view, &grid, one, format);
             for (block, (all, max)) in all.iter().zip(&max).enumerate() {
                 prop_assert!(all.error <= max.error, "{:?}: {:?} {:?}", format, all, max);
                 let chosen = amax[block] * FACTORS[all.candidate.expect("finite") as usize];
@@ -258,15 +260,15 @@ proptest! {
     ) {
         let bad = [f32::NAN, f32::INFINITY][bad];
         let mut memory = Guarded::new(DType::F32, &[values.len()], 0, &values);
-        let (view, cpu) = (memory.view(), Cpu::new(1, Isa::best(None)).expect("a thread"));
+        let (view, machine) = (memory.view(), Machine::new(1, Isa::best(None)).expect("a thread"));
         let grid = Grid::new(view.shape(), &[values.len()]);
         let mut tried = [1.0, 2.0, 3.0];
         tried[place] = bad;
         let format = Format::Int(IntGrid::new(8, false, false));
-        let best = search(&cpu, &view, &grid, Candidates::Values(&tried), format);
+        let best = search(&machine, &view, &grid, Candidates::Values(&tried), format);
         prop_assert_ne!(best[0].candidate, Some(place as u32));
         prop_assert!(best[0].error.is_finite());
-        let none = search(&cpu, &view, &grid, Candidates::Values(&[bad]), format);
+        let none = search(&machine, &view, &grid, Candidates::Values(&[bad]), format);
         prop_assert_eq!(none[0], Best { candidate: None, error: f64::INFINITY });
     }
 }

@@ -5,10 +5,10 @@
 //! threads, [`MAX_REL_ERR`] from the sum of the same squares without any rounding.
 
 use super::super::absmax;
-use super::super::cpu::Cpu;
 use super::super::element::{Element, with_element};
 use super::super::grid::Grid;
 use super::super::isa::Loop;
+use super::super::machine::Machine;
 use super::super::pieces;
 use super::{Amax, Format, round_piece};
 use crate::tensor::TensorView;
@@ -106,7 +106,7 @@ pub(super) fn load<T: Element>(x: &[T], values: &mut [f32]) {
 ///
 /// `grid` was made for the shape of `x`, and the format is none that finds its own scales.
 pub fn squared_error(
-    cpu: &Cpu,
+    machine: &Machine,
     x: &TensorView,
     grid: &Grid,
     amax: &[f32],
@@ -115,25 +115,36 @@ pub fn squared_error(
     assert_eq!(amax.len(), grid.num_blocks(), "amax values");
     let finds_scale = matches!(format, Format::Mx(_) | Format::Nvfp4 { .. });
     assert!(!finds_scale, "{format:?} finds its own scales");
-    of_tensor(cpu, x, grid, Amax::Given(amax), format)
+    of_tensor(machine, x, grid, Amax::Given(amax), format)
 }
 
 /// As [`squared_error`], each block under its own amax. Formats that find their own scales have blocks
 /// within rows.
-pub fn squared_error_dynamic(cpu: &Cpu, x: &TensorView, grid: &Grid, format: Format) -> (f64, f64) {
+pub fn squared_error_dynamic(
+    machine: &Machine,
+    x: &TensorView,
+    grid: &Grid,
+    format: Format,
+) -> (f64, f64) {
     if pieces::hold_whole_blocks(grid) {
         let largest = absmax::Maximum::default();
-        return of_tensor(cpu, x, grid, Amax::OfTheRun(&largest), format);
+        return of_tensor(machine, x, grid, Amax::OfTheRun(&largest), format);
     }
     let mut amax = vec![0.0; grid.num_blocks()];
-    absmax::run(cpu, x, grid, &mut amax);
-    squared_error(cpu, x, grid, &amax, format)
+    absmax::run(machine, x, grid, &mut amax);
+    squared_error(machine, x, grid, &amax, format)
 }
 
-fn of_tensor(cpu: &Cpu, x: &TensorView, grid: &Grid, amax: Amax<'_>, format: Format) -> (f64, f64) {
+fn of_tensor(
+    machine: &Machine,
+    x: &TensorView,
+    grid: &Grid,
+    amax: Amax<'_>,
+    format: Format,
+) -> (f64, f64) {
     assert_eq!(grid.count(), x.count(), "grid of another shape");
-    let (x, isa, block) = (*x, cpu.isa(), grid.row().1);
-    let [error, energy] = with_element!(x.dtype(), T => pieces::sum(cpu, grid, |piece, memory| {
+    let (x, isa, block) = (*x, machine.isa(), grid.row().1);
+    let [error, energy] = with_element!(x.dtype(), T => pieces::sum(machine, grid, |piece, memory| {
         memory.resize(2 * piece.len, 0.0);
         let (values, rounded) = memory.split_at_mut(piece.len);
         // SAFETY: the piece lies within the tensor (asserted), which nobody writes to (contract of

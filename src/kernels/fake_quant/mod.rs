@@ -18,10 +18,10 @@ pub use error::{MAX_REL_ERR, squared_error, squared_error_dynamic};
 pub use search::{Best, Candidates, search, search_workspace_bytes};
 
 use super::absmax;
-use super::cpu::Cpu;
 use super::element::{Element, with_element};
 use super::grid::Grid;
 use super::isa::Isa;
+use super::machine::Machine;
 use super::pieces::{self, Piece};
 use crate::format::int::IntGrid;
 use crate::format::minifloat::{E1M2, E2M1, E2M3, E3M2, E4M3, E5M2};
@@ -164,17 +164,24 @@ impl Rounding for Nvfp4Static {
 ///
 /// `out` passed `x.check_out`, `grid` was made for the shape of `x`, and the format is none that finds its
 /// own scales.
-pub fn run(cpu: &Cpu, x: &TensorView, out: &TensorView, grid: &Grid, amax: &[f32], format: Format) {
+pub fn run(
+    machine: &Machine,
+    x: &TensorView,
+    out: &TensorView,
+    grid: &Grid,
+    amax: &[f32],
+    format: Format,
+) {
     assert_eq!(amax.len(), grid.num_blocks(), "amax values");
     let finds_scale = matches!(format, Format::Mx(_) | Format::Nvfp4 { .. });
     assert!(!finds_scale, "{format:?} finds its own scales");
-    dispatch(cpu, x, out, grid, Amax::Given(amax), format);
+    dispatch(machine, x, out, grid, Amax::Given(amax), format);
 }
 
 /// Fake-quantizes `x` into `out`, each block under its own amax; returns the largest of them (NaN when
 /// there is a NaN). Formats that find their own scales have blocks within rows.
 pub fn run_dynamic(
-    cpu: &Cpu,
+    machine: &Machine,
     x: &TensorView,
     out: &TensorView,
     grid: &Grid,
@@ -182,7 +189,7 @@ pub fn run_dynamic(
 ) -> f32 {
     if pieces::hold_whole_blocks(grid) {
         let largest = absmax::Maximum::default();
-        dispatch(cpu, x, out, grid, Amax::OfTheRun(&largest), format);
+        dispatch(machine, x, out, grid, Amax::OfTheRun(&largest), format);
         return largest.get();
     }
     // Few amax values (per tensor, long rows) need no allocation.
@@ -195,8 +202,8 @@ pub fn run_dynamic(
             &mut many[..]
         }
     };
-    absmax::run(cpu, x, grid, amax);
-    run(cpu, x, out, grid, amax, format);
+    absmax::run(machine, x, grid, amax);
+    run(machine, x, out, grid, amax, format);
     absmax::largest(amax)
 }
 
@@ -208,7 +215,7 @@ enum Amax<'a> {
 }
 
 fn dispatch(
-    cpu: &Cpu,
+    machine: &Machine,
     x: &TensorView,
     out: &TensorView,
     grid: &Grid,
@@ -217,8 +224,8 @@ fn dispatch(
 ) {
     x.assert_out(out);
     assert_eq!(grid.count(), x.count(), "grid of another shape");
-    let (x, out, isa, block) = (*x, *out, cpu.isa(), grid.row().1);
-    with_element!(x.dtype(), T => pieces::for_each(cpu, grid, |piece| {
+    let (x, out, isa, block) = (*x, *out, machine.isa(), grid.row().1);
+    with_element!(x.dtype(), T => pieces::for_each(machine, grid, |piece| {
         // SAFETY: the piece lies within both tensors (asserted).
         let (from, to) = unsafe {
             (x.data().cast::<T>().add(piece.offset), out.data().cast::<T>().add(piece.offset))

@@ -7,10 +7,10 @@
 
 use std::ops::Range;
 
-use super::super::cpu::Cpu;
 use super::super::element::{Element, with_element};
 use super::super::grid::{Grid, Runs};
 use super::super::isa::Loop;
+use super::super::machine::Machine;
 use super::super::pieces::PIECE;
 use super::error::{Term, load, sum_up_to};
 use super::{Format, Fp8, Nvfp4Static, Rounding};
@@ -107,7 +107,7 @@ pub fn search_workspace_bytes(grid: &Grid, candidates: usize, threads: usize) ->
 ///
 /// `grid` was made for the shape of `x`, and the format is none that finds its own scales.
 pub fn search(
-    cpu: &Cpu,
+    machine: &Machine,
     x: &TensorView,
     grid: &Grid,
     candidates: Candidates<'_>,
@@ -118,17 +118,17 @@ pub fn search(
         assert_eq!(amax.len(), grid.num_blocks(), "amax values");
     }
     with_element!(x.dtype(), T => match format {
-        Format::Int(rounding) => search_as::<T, _>(cpu, x, grid, candidates, rounding),
-        Format::E4m3 => search_as::<T, _>(cpu, x, grid, candidates, Fp8),
+        Format::Int(rounding) => search_as::<T, _>(machine, x, grid, candidates, rounding),
+        Format::E4m3 => search_as::<T, _>(machine, x, grid, candidates, Fp8),
         Format::Nvfp4Static { scale_amax } => {
-            search_as::<T, _>(cpu, x, grid, candidates, Nvfp4Static { scale_amax })
+            search_as::<T, _>(machine, x, grid, candidates, Nvfp4Static { scale_amax })
         }
         Format::Mx(_) | Format::Nvfp4 { .. } => panic!("{format:?} finds its own scales"),
     })
 }
 
 fn search_as<T: Element, R: Rounding>(
-    cpu: &Cpu,
+    machine: &Machine,
     x: &TensorView,
     grid: &Grid,
     candidates: Candidates<'_>,
@@ -147,18 +147,20 @@ fn search_as<T: Element, R: Rounding>(
     };
     if longest <= PIECE {
         let per_task = PIECE / longest.max(1);
-        let found = cpu.map(blocks.div_ceil(per_task), |task| {
+        let found = machine.map(blocks.div_ceil(per_task), |task| {
             let range = task * per_task..((task + 1) * per_task).min(blocks);
-            cpu.isa().run(BlockLoop(work(range, 0, longest)))
+            machine.isa().run(BlockLoop(work(range, 0, longest)))
         });
         return found.concat();
     }
     // Blocks too large for one task: their parts in any order, the sums in that of the elements.
     let parts = longest.div_ceil(PIECE);
-    let sums = cpu.map(blocks * parts, |task| {
+    let sums = machine.map(blocks * parts, |task| {
         let (block, first) = (task / parts, task % parts * PIECE);
         let len = grid.block(block).count().saturating_sub(first).min(PIECE);
-        cpu.isa().run(PartLoop(work(block..block + 1, first, len)))
+        machine
+            .isa()
+            .run(PartLoop(work(block..block + 1, first, len)))
     });
     let of_block = |sums: &[Vec<f64>]| {
         let mut best = Best::NONE;

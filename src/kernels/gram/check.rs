@@ -15,8 +15,8 @@ fn noise(len: usize, seed: u32) -> Vec<f32> {
     (0..len).map(next).collect()
 }
 
-fn cpu(threads: usize) -> Cpu {
-    Cpu::new(threads, Isa::scalar()).expect("threads")
+fn machine(threads: usize) -> Machine {
+    Machine::new(threads, Isa::scalar()).expect("threads")
 }
 
 fn bits(values: &[f32]) -> Vec<u32> {
@@ -50,7 +50,7 @@ fn assert_upper_is_right(rows: &[f32], n: usize, before: f32, gram: &[f32]) {
 
 #[test]
 fn the_upper_triangle_is_that_of_the_definition_for_any_number_of_threads() {
-    let (one, three) = (cpu(1), cpu(3));
+    let (one, three) = (machine(1), machine(3));
     for n in [1, 2, 15, 17, 63, 64, 65, 129, 255, 256, 257, 321] {
         for count in [0, 1, 7, 255, 256, 257, 300, 2100] {
             if n > 256 && count > 7 && count != 300 || n > 17 && count > 300 {
@@ -69,11 +69,11 @@ fn the_upper_triangle_is_that_of_the_definition_for_any_number_of_threads() {
 
 #[test]
 fn nothing_is_no_work() {
-    accumulate(&cpu(1), &[], 0, &mut []);
-    mirror(&cpu(1), 0, &mut []);
-    accumulate_blocks(&cpu(1), &[], 0, 16, &mut []);
+    accumulate(&machine(1), &[], 0, &mut []);
+    mirror(&machine(1), 0, &mut []);
+    accumulate_blocks(&machine(1), &[], 0, 16, &mut []);
     let mut out = vec![7.0; 32];
-    accumulate_blocks(&cpu(1), &[], 8, 4, &mut out);
+    accumulate_blocks(&machine(1), &[], 8, 4, &mut out);
     assert_eq!(out, [7.0; 32]);
 }
 
@@ -82,7 +82,7 @@ fn below_the_diagonal_only_squares_near_it_are_written() {
     let n = 600;
     let rows = noise(3 * n, 1);
     let mut gram = vec![9.0; n * n];
-    accumulate(&cpu(2), &rows, n, &mut gram);
+    accumulate(&machine(2), &rows, n, &mut gram);
     let far = |i: usize, j: usize| j < i / 64 * 64;
     for i in 0..n {
         for j in (0..i).filter(|j| far(i, *j)) {
@@ -96,7 +96,7 @@ fn the_mirror_is_exact() {
     for n in [1, 31, 32, 33, 100, 257] {
         let before = noise(n * n, 5);
         let mut gram = before.clone();
-        mirror(&cpu(3), n, &mut gram);
+        mirror(&machine(3), n, &mut gram);
         for i in 0..n {
             for j in 0..n {
                 let from = before[i.min(j) * n + i.max(j)];
@@ -120,11 +120,11 @@ fn blocks_are_the_diagonal_of_the_whole_bit_for_bit() {
     ] {
         let rows = noise(count * n, 77);
         let mut whole = vec![0.0; n * n];
-        accumulate(&cpu(1), &rows, n, &mut whole);
-        mirror(&cpu(1), n, &mut whole);
+        accumulate(&machine(1), &rows, n, &mut whole);
+        mirror(&machine(1), n, &mut whole);
         for threads in [1, 3] {
             let mut out = vec![-0.0f32; n.div_ceil(block) * block * block];
-            accumulate_blocks(&cpu(threads), &rows, n, block, &mut out);
+            accumulate_blocks(&machine(threads), &rows, n, block, &mut out);
             for (at, got) in out.iter().enumerate() {
                 let (k, i, j) = (at / (block * block), at / block % block, at % block);
                 let (i, j) = (k * block + i, k * block + j);
@@ -149,7 +149,7 @@ fn not_a_number_stays_in_its_row_and_column() {
     let mut rows = noise(9 * n, 3);
     rows[4 * n + bad] = f32::NAN;
     let mut gram = vec![0.0; n * n];
-    accumulate(&cpu(1), &rows, n, &mut gram);
+    accumulate(&machine(1), &rows, n, &mut gram);
     for i in 0..n {
         for j in i..n {
             assert_eq!(gram[i * n + j].is_nan(), i == bad || j == bad, "({i}, {j})");
@@ -163,8 +163,8 @@ proptest! {
     fn calls_add_up(n in 1usize..140, first in 0usize..40, second in 0usize..300, seed: u32) {
         let rows = noise((first + second) * n, seed);
         let mut gram = vec![0.0; n * n];
-        accumulate(&cpu(1), &rows[..first * n], n, &mut gram);
-        accumulate(&cpu(1), &rows[first * n..], n, &mut gram);
+        accumulate(&machine(1), &rows[..first * n], n, &mut gram);
+        accumulate(&machine(1), &rows[first * n..], n, &mut gram);
         let (want, magnitudes) = defined(&rows, n);
         let bound = max_rel_err(first) + max_rel_err(second);
         for i in 0..n {

@@ -3,16 +3,16 @@
 use std::ops::Range;
 
 use super::tile::Target;
-use crate::kernels::cpu::Cpu;
+use crate::kernels::machine::Machine;
 
 /// Side of the tiles that are transposed: two of them lie in a core's first cache.
 const SIDE: usize = 32;
 
 /// The whole of `gram`, `[n, n]`; a task has the rows of one tile below the diagonal.
-pub(super) fn run(cpu: &Cpu, n: usize, gram: &mut [f32]) {
+pub(super) fn run(machine: &Machine, n: usize, gram: &mut [f32]) {
     let target = Target::new(gram, n);
     let tasks = n.div_ceil(SIDE);
-    cpu.for_each(tasks, |task| {
+    machine.for_each(tasks, |task| {
         // The last rows have most to copy, and go first.
         let i = tasks - 1 - task;
         // SAFETY: rows of the matrix. Entries below the diagonal are written by one task each, those

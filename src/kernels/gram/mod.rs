@@ -13,8 +13,8 @@ mod check;
 
 use std::ops::Range;
 
-use super::cpu::Cpu;
 use super::gemm::{self, K_CHUNK};
+use super::machine::Machine;
 use tile::{APART, TILE, Target, Tile};
 
 /// Rows that [`accumulate`] copies at a time. Every so many rows the matrix is read and written once.
@@ -53,7 +53,7 @@ pub fn blocks_workspace_bytes(threads: usize) -> usize {
 /// Entries (i, j) with i <= j are valid after it, when they were before. Those below the diagonal are
 /// unspecified: some near it are read and written too (at most 63 columns from it), all others are
 /// left alone. [`mirror`] makes them valid.
-pub fn accumulate(cpu: &Cpu, rows: &[f32], n: usize, gram: &mut [f32]) {
+pub fn accumulate(machine: &Machine, rows: &[f32], n: usize, gram: &mut [f32]) {
     assert_eq!(gram.len(), n * n, "gram");
     if n == 0 {
         assert!(rows.is_empty(), "rows without columns");
@@ -70,8 +70,8 @@ pub fn accumulate(cpu: &Cpu, rows: &[f32], n: usize, gram: &mut [f32]) {
     for slab in rows.chunks(SLAB * n) {
         let count = slab.len() / n;
         let len = count * APART;
-        copy_panels(cpu, slab, n, &mut copies[..per_side * len]);
-        cpu.for_each(per_side * (per_side + 1) / 2, |task| {
+        copy_panels(machine, slab, n, &mut copies[..per_side * len]);
+        machine.for_each(per_side * (per_side + 1) / 2, |task| {
             let (i, j) = upper(task, per_side);
             let (left, right) = (&copies[i * len..][..len], &copies[j * len..][..len]);
             // SAFETY: tiles of the upper triangle lie in the matrix and do not overlap.
@@ -81,11 +81,11 @@ pub fn accumulate(cpu: &Cpu, rows: &[f32], n: usize, gram: &mut [f32]) {
 }
 
 /// Copies every `TILE` columns of `rows` to a panel of their own.
-fn copy_panels(cpu: &Cpu, rows: &[f32], n: usize, panels: &mut [f32]) {
+fn copy_panels(machine: &Machine, rows: &[f32], n: usize, panels: &mut [f32]) {
     let count = rows.len() / n;
     let per_panel = count.div_ceil(K_CHUNK);
     let target = Target::new(panels, APART);
-    cpu.for_each(n.div_ceil(TILE) * per_panel, |task| {
+    machine.for_each(n.div_ceil(TILE) * per_panel, |task| {
         let (panel, first) = (task / per_panel, task % per_panel * K_CHUNK);
         let here = K_CHUNK.min(count - first);
         let columns = panel * TILE..((panel + 1) * TILE).min(n);
@@ -98,9 +98,9 @@ fn copy_panels(cpu: &Cpu, rows: &[f32], n: usize, panels: &mut [f32]) {
 }
 
 /// Copies the upper triangle of `gram`, which is `[n, n]`, to the lower: bit for bit symmetric after it.
-pub fn mirror(cpu: &Cpu, n: usize, gram: &mut [f32]) {
+pub fn mirror(machine: &Machine, n: usize, gram: &mut [f32]) {
     assert_eq!(gram.len(), n * n, "gram");
-    mirror::run(cpu, n, gram);
+    mirror::run(machine, n, gram);
 }
 
 /// Adds the Gram matrix of every `block` columns of `rows` (`[count, n]`, row-major) to `out`: `[block,
@@ -109,7 +109,7 @@ pub fn mirror(cpu: &Cpu, n: usize, gram: &mut [f32]) {
 /// Blocks are full and bit for bit symmetric after it, whatever their lower triangles were. The last
 /// block may be short of columns: it still takes `block * block` floats with rows `block` apart, and the
 /// rest of it stays as it was.
-pub fn accumulate_blocks(cpu: &Cpu, rows: &[f32], n: usize, block: usize, out: &mut [f32]) {
+pub fn accumulate_blocks(machine: &Machine, rows: &[f32], n: usize, block: usize, out: &mut [f32]) {
     assert!(block > 0, "blocks without columns");
     assert_eq!(out.len(), n.div_ceil(block) * block * block, "blocks");
     if n == 0 {
@@ -123,7 +123,7 @@ pub fn accumulate_blocks(cpu: &Cpu, rows: &[f32], n: usize, block: usize, out: &
     let blocks = n.div_ceil(block);
     let per_task = COLUMNS_PER_TASK.div_ceil(block);
     let target = Target::new(out, block);
-    cpu.for_each(blocks.div_ceil(per_task), |task| {
+    machine.for_each(blocks.div_ceil(per_task), |task| {
         let (mut left, mut right) = (vec![0.0; K_CHUNK * APART], Vec::new());
         for k in task * per_task..((task + 1) * per_task).min(blocks) {
             let columns = k * block..((k + 1) * block).min(n);

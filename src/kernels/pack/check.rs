@@ -8,7 +8,7 @@ use crate::format::half::{Bf16, F16};
 use crate::format::int::IntGrid;
 use crate::format::{mx, nf4, nvfp4};
 use crate::kernels::fake_quant::{Format, MxFormat, scalar};
-use crate::kernels::{Cpu, Grid, Isa, absmax};
+use crate::kernels::{Grid, Isa, Machine, absmax};
 use crate::tensor::{DType, Shape, TensorView};
 
 const INT8: IntGrid = IntGrid {
@@ -118,9 +118,9 @@ fn check(values: &[f32], shape: &[usize], blocks: &[usize]) {
         let mut amax = given.clone();
         if matches!(format, Format::Mx(_)) {
             // The blocks' own: a power of two stands for it, and 0 only for zeros.
-            let cpu = Cpu::new(1, Isa::scalar()).expect("one thread");
+            let machine = Machine::new(1, Isa::scalar()).expect("one thread");
             let mut x = Tensor::new(DType::F32, shape, values);
-            absmax::run(&cpu, &x.view(), &grid, &mut amax);
+            absmax::run(&machine, &x.view(), &grid, &mut amax);
         }
         let nibbles = coding.elements().high_nibble_first().is_some();
         if nibbles && !values.len().is_multiple_of(2) {
@@ -141,12 +141,12 @@ fn check(values: &[f32], shape: &[usize], blocks: &[usize]) {
             let mut first: Option<Vec<u8>> = None;
             for isa in Isa::available() {
                 for threads in [1, 3] {
-                    let cpu = Cpu::new(threads, isa).expect("threads");
+                    let machine = Machine::new(threads, isa).expect("threads");
                     let mut packed = vec![0xa5; coding.elements().bytes(values.len())];
-                    encode(&cpu, &x.view(), &grid, &amax, coding, &mut packed);
+                    encode(&machine, &x.view(), &grid, &amax, coding, &mut packed);
                     assert_eq!(first.get_or_insert_with(|| packed.clone()), &packed);
                     decode(
-                        &cpu,
+                        &machine,
                         &packed,
                         &grid,
                         coding.elements(),
@@ -203,9 +203,9 @@ fn codes(values: &[f32], block: usize, amax: &[f32], coding: Coding) -> Vec<u8> 
     let n = values.len();
     let grid = Grid::new(&Shape::new(&[n]).expect("small"), &[block]);
     let mut out = vec![0; coding.elements().bytes(n)];
-    let cpu = Cpu::new(1, Isa::scalar()).expect("one thread");
+    let machine = Machine::new(1, Isa::scalar()).expect("one thread");
     let mut x = Tensor::new(DType::F32, &[n], values);
-    encode(&cpu, &x.view(), &grid, amax, coding, &mut out);
+    encode(&machine, &x.view(), &grid, amax, coding, &mut out);
     out
 }
 
@@ -270,11 +270,11 @@ fn mxfp8_codes_are_e4m3() {
     let grid = Grid::new(&Shape::new(&[8]).expect("small"), &[8]);
     let bytes = codes(&x, 8, &[6.1], Coding::MxE4m3);
     assert_eq!(scales(Coding::MxE4m3, &[6.1]), [121]);
-    let cpu = Cpu::new(1, Isa::scalar()).expect("one thread");
+    let machine = Machine::new(1, Isa::scalar()).expect("one thread");
     let mut out = Tensor::new(DType::F32, &[8], &x);
     let scale = [121];
     decode(
-        &cpu,
+        &machine,
         &bytes,
         &grid,
         Coding::MxE4m3.elements(),
@@ -321,18 +321,18 @@ proptest! {
         let amax: Vec<f32> = values.chunks(b).map(|c| c.iter().fold(0.0, |a: f32, x| a.max(x.abs()))).collect();
         let scales = nf4::Scales::new(&amax, group);
         for isa in Isa::available() {
-            let cpu = Cpu::new(2, isa).expect("threads");
+            let machine = Machine::new(2, isa).expect("threads");
             let mut x = Tensor::new(DType::BF16, &shape, values);
             let mut want = Tensor::new(DType::BF16, &shape, values);
-            fake_nf4(&cpu, &x.view(), &want.view(), &grid, &amax, group);
+            fake_nf4(&machine, &x.view(), &want.view(), &grid, &amax, group);
             let mut packed = vec![0; n / 2];
-            encode(&cpu, &x.view(), &grid, &amax, Coding::Nf4, &mut packed);
+            encode(&machine, &x.view(), &grid, &amax, Coding::Nf4, &mut packed);
             let mut got = Tensor::new(DType::BF16, &shape, values);
             let scaling = Scaling::of_nf4(&scales, amax.len());
-            decode(&cpu, &packed, &grid, Coding::Nf4.elements(), scaling, &got.view());
+            decode(&machine, &packed, &grid, Coding::Nf4.elements(), scaling, &got.view());
             assert_same(&got.view().to_f32(), &want.view().to_f32(), false, "nf4");
             let place = x.view();
-            fake_nf4(&cpu, &place, &place, &grid, &amax, group);
+            fake_nf4(&machine, &place, &place, &grid, &amax, group);
             assert_same(&place.to_f32(), &want.view().to_f32(), false, "nf4 in place");
         }
     }

@@ -13,10 +13,10 @@ pub use codes::{Coding, Elements, Scaling};
 pub use memory::Memory;
 
 use self::codes::{Decode, Encode, with_decode, with_encode};
-use super::cpu::Cpu;
 use super::element::{Element, with_element};
 use super::grid::Grid;
 use super::isa::Loop;
+use super::machine::Machine;
 use super::pieces::PIECE;
 use crate::format::nf4;
 use crate::tensor::TensorView;
@@ -30,7 +30,7 @@ const _: () = assert!(PIECE.is_multiple_of(BATCH) && BATCH.is_multiple_of(2));
 ///
 /// Panics unless `codes` holds exactly the codes and, for 4-bit elements, their number is even.
 pub fn encode(
-    cpu: &Cpu,
+    machine: &Machine,
     x: &TensorView,
     grid: &Grid,
     amax: &[f32],
@@ -40,9 +40,9 @@ pub fn encode(
     let elements = coding.elements();
     check(x, grid, amax.len());
     assert_eq!(codes.len(), elements.bytes(x.count()), "codes");
-    let (count, isa, x) = (x.count(), cpu.isa(), *x);
+    let (count, isa, x) = (x.count(), machine.isa(), *x);
     let codes = Bytes(codes.as_mut_ptr());
-    with_element!(x.dtype(), T => cpu.for_each(count.div_ceil(PIECE), |task| {
+    with_element!(x.dtype(), T => machine.for_each(count.div_ceil(PIECE), |task| {
         let end = (task * PIECE + PIECE).min(count);
         for first in (task * PIECE..end).step_by(BATCH) {
             let len = BATCH.min(end - first);
@@ -74,7 +74,7 @@ pub fn encode(
 ///
 /// Panics unless `codes` holds exactly the codes of `out`.
 pub fn decode(
-    cpu: &Cpu,
+    machine: &Machine,
     codes: &[u8],
     grid: &Grid,
     elements: Elements,
@@ -83,8 +83,8 @@ pub fn decode(
 ) {
     check(out, grid, scaling.len());
     assert_eq!(codes.len(), elements.bytes(out.count()), "codes");
-    let (count, isa, out) = (out.count(), cpu.isa(), *out);
-    with_element!(out.dtype(), T => cpu.for_each(count.div_ceil(PIECE), |task| {
+    let (count, isa, out) = (out.count(), machine.isa(), *out);
+    with_element!(out.dtype(), T => machine.for_each(count.div_ceil(PIECE), |task| {
         let end = (task * PIECE + PIECE).min(count);
         for first in (task * PIECE..end).step_by(BATCH) {
             let len = BATCH.min(end - first);
@@ -111,7 +111,7 @@ pub fn decode(
 /// Fake-quantizes `x` to NF4 into `out`, which passed `x.check_out`: codes under the amax of a block,
 /// values under its scale, which is an 8-bit integer in groups of `group` blocks.
 pub fn fake_nf4(
-    cpu: &Cpu,
+    machine: &Machine,
     x: &TensorView,
     out: &TensorView,
     grid: &Grid,
@@ -122,8 +122,8 @@ pub fn fake_nf4(
     check(x, grid, amax.len());
     let scales = nf4::Scales::new(amax, group);
     let scaling = Scaling::of_nf4(&scales, amax.len());
-    let (count, isa, x, out) = (x.count(), cpu.isa(), *x, *out);
-    with_element!(x.dtype(), T => cpu.for_each(count.div_ceil(BATCH), |task| {
+    let (count, isa, x, out) = (x.count(), machine.isa(), *x, *out);
+    with_element!(x.dtype(), T => machine.for_each(count.div_ceil(BATCH), |task| {
         let first = task * BATCH;
         let len = BATCH.min(count - first);
         let mut batch = [0; BATCH];

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Scratch, Slot, quantization};
 use crate::error::{Error, Result};
-use crate::kernels::{Cpu, absmax, copy, difference};
+use crate::kernels::{Machine, absmax, copy, difference};
 use crate::model::{Mode, SlotState};
 use crate::tensor::TensorView;
 
@@ -16,32 +16,37 @@ impl Slot {
         out: &TensorView,
     ) -> Result<()> {
         if let Some(packed) = self.packed() {
-            return packed.unpack(self.shared.context().cpu(), &self.name, out);
+            return packed.unpack(self.shared.context().machine(), &self.name, out);
         }
         weight
             .check_out(out)
             .map_err(|text| Error::InvalidArgument(format!("`{}`: {text}", self.name)))?;
-        let cpu = self.shared.context().cpu();
+        let machine = self.shared.context().machine();
         match self.shared.mode() {
-            Mode::Quantized => self.quantize(cpu, None, weight, out),
+            Mode::Quantized => self.quantize(machine, None, weight, out),
             // What its input's quantizer does to the input, this one takes back.
-            Mode::Calibrating => self.pass_unquantized(cpu, weight, out),
+            Mode::Calibrating => self.pass_unquantized(machine, weight, out),
             Mode::Registered => {
-                copy::run(cpu, weight, out);
+                copy::run(machine, weight, out);
                 Ok(())
             }
         }
     }
 
-    fn pass_unquantized(&self, cpu: &Cpu, weight: &TensorView, out: &TensorView) -> Result<()> {
+    fn pass_unquantized(
+        &self,
+        machine: &Machine,
+        weight: &TensorView,
+        out: &TensorView,
+    ) -> Result<()> {
         let state = self.state();
         let Some(first) = state.members().first().filter(|q| q.changes_input()) else {
-            copy::run(cpu, weight, out);
+            copy::run(machine, weight, out);
             return Ok(());
         };
-        self.change_input(cpu, first, weight, out)?;
+        self.change_input(machine, first, weight, out)?;
         let mut back = state.members().iter().filter(|q| q.rotates_back());
-        back.try_for_each(|q| self.rotate(cpu, q, out, out))
+        back.try_for_each(|q| self.rotate(machine, q, out, out))
     }
 
     /// Calls `look` with the weight as the quantizer sees it: after its pre_quant_scale and rotation.
@@ -70,8 +75,8 @@ impl Slot {
             Some(first) => {
                 let mut scratch = Scratch::default();
                 let target = scratch.like(weight)?;
-                let cpu = self.shared.context().cpu();
-                look(&self.change_input(cpu, first, weight, &target)?)
+                let machine = self.shared.context().machine();
+                look(&self.change_input(machine, first, weight, &target)?)
             }
         }
     }
@@ -89,13 +94,13 @@ impl Slot {
         if !changes && !state.is_enabled() {
             return Ok(());
         }
-        let cpu = self.shared.context().cpu();
+        let machine = self.shared.context().machine();
         self.with_seen_weight(|weight| {
-            if let Some(found) = absmax::not_finite(cpu, weight) {
+            if let Some(found) = absmax::not_finite(machine, weight) {
                 return Err(quantization::not_finite(&self.name, weight, found));
             }
             let mut enabled = state.members().iter().filter(|q| q.enabled);
-            enabled.try_for_each(|q| quantization::check(cpu, q, &self.name, weight))
+            enabled.try_for_each(|q| quantization::check(machine, q, &self.name, weight))
         })
     }
 
@@ -108,7 +113,7 @@ impl Slot {
         let Some(weight) = weight.filter(|_| changes || state.is_enabled()) else {
             return Ok(());
         };
-        self.quantize(self.shared.context().cpu(), None, &weight, &weight)?;
+        self.quantize(self.shared.context().machine(), None, &weight, &weight)?;
         self.replace(Arc::new(state.map(|q| Arc::new(q.folded(keep_attributes)))));
         Ok(())
     }
@@ -117,17 +122,17 @@ impl Slot {
     /// zero.
     pub(crate) fn weight_error(&self) -> Result<Option<f64>> {
         let mut measured = None;
-        let cpu = self.shared.context().cpu();
+        let machine = self.shared.context().machine();
         let state = self.state();
         self.with_seen_weight(|weight| {
             let mut scratch = Scratch::default();
             let rounded = scratch.like(weight)?;
             let mut from = *weight;
             for q in state.members().iter().filter(|q| q.enabled) {
-                quantization::apply(cpu, q, &self.name, &from, &rounded)?;
+                quantization::apply(machine, q, &self.name, &from, &rounded)?;
                 from = rounded;
             }
-            let (error, energy) = difference::squared(cpu, &from, weight);
+            let (error, energy) = difference::squared(machine, &from, weight);
             measured = (energy > 0.0).then_some(error / energy);
             Ok(())
         })?;

@@ -8,7 +8,7 @@ use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use super::isa::Isa;
 
 /// Threads and instruction set; borrowed by every kernel.
-pub struct Cpu {
+pub struct Machine {
     isa: Isa,
     /// The process that has the threads: a fork has a copy of the pool, but nobody in it.
     process: u32,
@@ -21,7 +21,7 @@ struct Threads {
     handles: Vec<JoinHandle<()>>,
 }
 
-impl Cpu {
+impl Machine {
     /// A CPU with `threads` threads (at least 1) on `isa`. Errors when they cannot be started.
     pub fn new(threads: usize, isa: Isa) -> Result<Self, String> {
         if threads <= 1 {
@@ -98,7 +98,7 @@ impl Cpu {
     }
 }
 
-impl Drop for Cpu {
+impl Drop for Machine {
     fn drop(&mut self) {
         if self.process != std::process::id() {
             // There are no threads to wait for.
