@@ -179,6 +179,11 @@ enum mq_status
      * The host called mq_cancel(); the model is as it was before the call.
      */
     MQ_ERR_CANCELLED = 13,
+    /**
+     * CUDA: no driver, no device, a driver that is too old, or an error of the driver. Tensors in host memory still
+     * work on a context without a CUDA device.
+     */
+    MQ_ERR_CUDA = 14,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -272,7 +277,7 @@ typedef int32_t mq_log_level;
 #endif // __cplusplus
 
 /**
- * Threads, instruction set and log of the library; models are created on one.
+ * Threads, instruction set, GPU and log of the library; models are created on one.
  *
  * Ownership: created by mq_context_create(), freed by mq_context_destroy(). Models keep what they
  * need of it: it may be destroyed before them.
@@ -382,6 +387,47 @@ typedef struct mq_progress_fn {
 } mq_progress_fn;
 
 /**
+ * Where a tensor lives; the layout of DLPack's DLDevice.
+ */
+typedef struct mq_device {
+    /**
+     * `MQ_DEVICE_CPU`, or `MQ_DEVICE_CUDA` on a context with that device. Others are answered with
+     * MQ_ERR_UNSUPPORTED.
+     */
+    int32_t device_type;
+    /**
+     * Index of the device; 0 for the CPU.
+     */
+    int32_t device_id;
+} mq_device;
+
+/**
+ * Gives mq device memory, in place of cuMemAllocAsync().
+ *
+ * Threads: called from any thread, several at once, while the CUDA context of the mq_context is current. Must not
+ * throw, nor call mq. Ownership: as mq_log_fn.
+ */
+typedef struct mq_device_memory_fn {
+    /**
+     * Handed back unchanged as the first argument.
+     */
+    void *user_data;
+    /**
+     * Returns `bytes` bytes of device memory, aligned to 256, which work put on `stream` (a CUstream) from now on
+     * may use; NULL when there is none.
+     */
+    void *(*allocate)(void *user_data, size_t bytes, void *stream);
+    /**
+     * Takes them back; work that is on `stream` now still uses them.
+     */
+    void (*free)(void *user_data, void *memory, size_t bytes, void *stream);
+    /**
+     * Frees `user_data`; NULL when there is nothing to free.
+     */
+    void (*release)(void *user_data);
+} mq_device_memory_fn;
+
+/**
  * How a context works. Call mq_context_options_init() before setting fields.
  */
 typedef struct mq_context_options {
@@ -410,21 +456,29 @@ typedef struct mq_context_options {
      * Receives the progress of verbs; default: none. Released as `log`.
      */
     struct mq_progress_fn progress;
+    /**
+     * Where tensors may live beside host memory: `MQ_DEVICE_CUDA` and the index of a device. Default: `MQ_DEVICE_CPU`,
+     * host memory alone. Every tensor says itself where it is, and that decides where its work is done: nothing is
+     * copied from one side to the other unasked.
+     */
+    struct mq_device device;
+    /**
+     * The CUcontext to work in, borrowed until the context and all its models are gone. NULL (default): that of
+     * `cuda_stream`; else the calling thread's current one if it is of that device; else the device's primary one,
+     * which the CUDA runtime uses. Whatever is current in a call is current again after it.
+     */
+    void *cuda_context;
+    /**
+     * The CUstream (cudaStream_t) that work is put on, borrowed as `cuda_context`; NULL (default): the default
+     * stream. See mq_context_set_cuda_stream().
+     */
+    void *cuda_stream;
+    /**
+     * Gives device memory for scales, statistics and work memory; default: the driver's pool (cuMemAllocAsync()).
+     * Released as `log`.
+     */
+    struct mq_device_memory_fn device_memory;
 } mq_context_options;
-
-/**
- * Where a tensor lives; the layout of DLPack's DLDevice.
- */
-typedef struct mq_device {
-    /**
-     * `MQ_DEVICE_CPU`. Other devices are answered with MQ_ERR_UNSUPPORTED by this version.
-     */
-    int32_t device_type;
-    /**
-     * Index of the device; 0 for the CPU.
-     */
-    int32_t device_id;
-} mq_device;
 
 /**
  * Element type; the layout of DLPack's DLDataType.
@@ -924,7 +978,8 @@ MQ_API mq_status mq_context_options_init(struct mq_context_options *options, uin
  * @param[in]  options  How it works; NULL means the defaults.
  * @param[out] context  The context, to be freed by mq_context_destroy(). Untouched on failure.
  * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT when `context` is NULL or an option is out of range;
- *         MQ_ERR_OUT_OF_MEMORY when the threads cannot be started.
+ *         MQ_ERR_OUT_OF_MEMORY when the threads cannot be started; MQ_ERR_CUDA when a CUDA device is asked for and there
+ *         is no driver, no such device, or the driver or device is too old (the text says which).
  *
  * The environment variable MQ_ISA (`scalar`, `avx2`, `avx512`) lowers the instruction set that is
  * used; results do not change, bit for bit.
@@ -1658,6 +1713,34 @@ MQ_API
 mq_status mq_layer_packed(const struct mq_layer *layer,
                           const char *part,
                           struct mq_tensor *tensor);
+
+/**
+ * Puts what models of a context do on the GPU from now on on another stream. Nothing is waited for: the order between
+ * the two streams is the host's to see to (cuStreamWaitEvent()).
+ *
+ * @param[in] context  The context, created with a CUDA device.
+ * @param[in] stream   A CUstream (cudaStream_t) of the same CUDA context, borrowed until it is replaced or the context
+ *                     and all its models are gone; NULL: the default stream.
+ * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT when the context has no CUDA device or the stream is of another CUDA context;
+ *         MQ_ERR_CUDA.
+ *
+ * Threads: taps that run meanwhile use either stream.
+ */
+MQ_API
+mq_status mq_context_set_cuda_stream(struct mq_context *context,
+                                     void *stream);
+
+/**
+ * Waits until what a model has put on its CUDA stream is done, and reports what was found wrong meanwhile: taps in
+ * device memory cannot wait for NaN or Inf to be noticed, nor for the driver's late errors. Verbs report it too, at
+ * their end. Does nothing for a model on host memory.
+ *
+ * @param[in] model  The model.
+ * @return MQ_OK; MQ_ERR_NUMERIC when a dynamic quantizer met NaN, Inf, or (unsigned) a negative value since this was
+ *         last asked, the text names it; MQ_ERR_STATE while the stream is being captured; MQ_ERR_CUDA; MQ_ERR_BUSY.
+ */
+MQ_API
+mq_status mq_model_synchronize(struct mq_model *model);
 
 /**
  * The dotted name of a quantizer, such as "model.layers.0.self_attn.q_proj.weight_quantizer".

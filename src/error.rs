@@ -1,5 +1,7 @@
 //! The one error type of the library.
 
+use crate::kernels::cuda::{GpuError, GpuErrorKind};
+
 /// Why an operation failed. `ffi::status` maps every variant to one C status.
 ///
 /// Texts are one line; they name the layer or the place in the configuration, what was expected,
@@ -46,6 +48,9 @@ pub enum Error {
     /// Memory could not be allocated, or the limit of the context is too low.
     #[error("out of memory: {0}")]
     OutOfMemory(String),
+    /// The CUDA driver failed, is missing, or has no device.
+    #[error("{0}")]
+    Cuda(String),
     /// An earlier internal error left the model unusable.
     #[error(
         "the model refuses further work after an internal error; destroy it and register it again"
@@ -54,6 +59,19 @@ pub enum Error {
     /// A bug in mq.
     #[error("internal error, please report it: {0}")]
     Internal(String),
+}
+
+impl From<GpuError> for Error {
+    fn from(error: GpuError) -> Self {
+        let text = error.text;
+        match error.kind {
+            GpuErrorKind::Unavailable | GpuErrorKind::Driver => Self::Cuda(text),
+            GpuErrorKind::Invalid => Self::InvalidArgument(text),
+            GpuErrorKind::Capturing => Self::State(text),
+            GpuErrorKind::OutOfMemory => Self::OutOfMemory(text),
+            GpuErrorKind::Unsupported => Self::Unsupported(text),
+        }
+    }
 }
 
 /// Shorthand used throughout the library.

@@ -40,6 +40,16 @@ impl DType {
         }
     }
 
+    /// The value of an element whose bytes come first in these.
+    pub(crate) fn load_from(self, bytes: [u8; 4]) -> f32 {
+        let short = u16::from_ne_bytes([bytes[0], bytes[1]]);
+        match self {
+            Self::F32 => f32::from_ne_bytes(bytes),
+            Self::F16 => F16(short).to_f32(),
+            Self::BF16 => Bf16(short).to_f32(),
+        }
+    }
+
     /// The smallest normal number.
     pub fn tiny(self) -> f32 {
         match self {
@@ -56,6 +66,25 @@ impl fmt::Display for DType {
             Self::F16 => "float16",
             Self::BF16 => "bfloat16",
         })
+    }
+}
+
+/// Where a tensor lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Device {
+    /// Host memory.
+    #[default]
+    Cpu,
+    /// Memory of the CUDA device of that index.
+    Cuda(i32),
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("host memory"),
+            Self::Cuda(index) => write!(f, "CUDA device {index}"),
+        }
     }
 }
 
@@ -107,12 +136,13 @@ impl fmt::Debug for Shape {
     }
 }
 
-/// A row-major, contiguous tensor in host memory that somebody else owns.
+/// A row-major, contiguous tensor that somebody else owns.
 ///
 /// Whether it may be written to, and by whom, is the contract of the call it came in by.
 #[derive(Debug, Clone, Copy)]
 pub struct TensorView {
     data: *mut u8,
+    device: Device,
     dtype: DType,
     shape: Shape,
 }
@@ -130,6 +160,20 @@ impl TensorView {
     /// `data` is valid for the elements for as long as the view and its copies are used, and nobody
     /// else accesses them in a conflicting way meanwhile. It may be NULL when there are none.
     pub unsafe fn new(data: *mut u8, dtype: DType, extents: &[usize]) -> Result<Self, String> {
+        // SAFETY: contract of this function.
+        unsafe { Self::new_on(Device::Cpu, data, dtype, extents) }
+    }
+
+    /// A view of `extents` elements at an address of a device.
+    ///
+    /// # Safety
+    /// As `new`; the address is one of that device.
+    pub unsafe fn new_on(
+        device: Device,
+        data: *mut u8,
+        dtype: DType,
+        extents: &[usize],
+    ) -> Result<Self, String> {
         let shape = Shape::new(extents)?;
         if !(data as usize).is_multiple_of(dtype.size()) {
             return Err(format!(
@@ -141,20 +185,26 @@ impl TensorView {
         if end.is_none() {
             return Err("the tensor reaches beyond the address space".to_owned());
         }
-        Ok(Self { data, dtype, shape })
+        Ok(Self {
+            data,
+            device,
+            dtype,
+            shape,
+        })
     }
 
     /// A float32 view over memory of the library's own, which outlives its use. Errors when it is too small.
     pub(crate) fn over(memory: &mut [f32], extents: &[usize]) -> Result<Self, String> {
         let empty = Self {
             data: std::ptr::null_mut(),
+            device: Device::Cpu,
             dtype: DType::F32,
             shape: Shape::new(extents)?,
         };
         empty.with_data(memory)
     }
 
-    /// A view of the same dtype and shape over other memory. Errors when it is too small.
+    /// A view of the same dtype and shape over other host memory. Errors when it is too small.
     pub fn with_data(&self, memory: &mut [f32]) -> Result<Self, String> {
         if size_of_val(memory) < self.size_bytes() {
             return Err(format!(
@@ -165,8 +215,17 @@ impl TensorView {
         }
         Ok(Self {
             data: memory.as_mut_ptr().cast(),
+            device: Device::Cpu,
             ..*self
         })
+    }
+
+    /// A view of the same dtype and shape on the same device, over device memory of the library's own.
+    pub(crate) fn at_address(&self, address: u64) -> Self {
+        Self {
+            data: address as *mut u8,
+            ..*self
+        }
     }
 
     /// Some of the indices of the first dimension. Errors when there are not so many.
@@ -186,9 +245,24 @@ impl TensorView {
         })
     }
 
-    /// The address of the first element.
+    /// The address of the first element, in host memory: whoever asks is going to look at it.
     pub fn data(&self) -> *mut u8 {
+        assert!(
+            self.device == Device::Cpu,
+            "a loop for the CPU was given a tensor on {}",
+            self.device
+        );
         self.data
+    }
+
+    /// The address of the first element, wherever it lives: to compare, or to hand on.
+    pub fn address(&self) -> u64 {
+        self.data as u64
+    }
+
+    /// Where it lives.
+    pub fn device(&self) -> Device {
+        self.device
     }
 
     /// Element type.
@@ -214,7 +288,7 @@ impl TensorView {
     /// Whether the two share memory.
     pub fn overlaps(&self, other: &Self) -> bool {
         let (a, b) = (self.data as usize, other.data as usize);
-        a < b + other.size_bytes() && b < a + self.size_bytes()
+        self.device == other.device && a < b + other.size_bytes() && b < a + self.size_bytes()
     }
 
     /// Checks that a result of `self` may be written to `out`: same dtype and shape, and the memory
@@ -224,6 +298,12 @@ impl TensorView {
             return Err(format!(
                 "out is {} {:?}, expected {} {:?}",
                 out.dtype, out.shape, self.dtype, self.shape
+            ));
+        }
+        if self.device != out.device {
+            return Err(format!(
+                "out is on {}, expected {} as the input",
+                out.device, self.device
             ));
         }
         let (a, b, bytes) = (self.data as usize, out.data as usize, self.size_bytes());
@@ -241,21 +321,32 @@ impl TensorView {
         assert!(checked.is_ok(), "{checked:?}");
     }
 
-    /// The elements as float32, copied.
+    /// The elements as float32, copied. Errors when they are not in host memory.
+    pub fn host_values(&self) -> Result<Vec<f32>, String> {
+        match self.device {
+            Device::Cpu => Ok(self.to_f32()),
+            other => Err(format!(
+                "a tensor on {other}, expected one in host memory: mq keeps such numbers on both sides"
+            )),
+        }
+    }
+
+    /// The elements as float32, copied; of a tensor in host memory.
     pub fn to_f32(&self) -> Vec<f32> {
         let count = self.count();
         if count == 0 {
             return Vec::new();
         }
+        let host = self.data();
         // SAFETY: contract of `new`; aligned and not NULL, for there are elements.
         unsafe {
             match self.dtype {
-                DType::F32 => std::slice::from_raw_parts(self.data.cast::<f32>(), count).to_vec(),
-                DType::F16 => std::slice::from_raw_parts(self.data.cast::<F16>(), count)
+                DType::F32 => std::slice::from_raw_parts(host.cast::<f32>(), count).to_vec(),
+                DType::F16 => std::slice::from_raw_parts(host.cast::<F16>(), count)
                     .iter()
                     .map(|x| x.to_f32())
                     .collect(),
-                DType::BF16 => std::slice::from_raw_parts(self.data.cast::<Bf16>(), count)
+                DType::BF16 => std::slice::from_raw_parts(host.cast::<Bf16>(), count)
                     .iter()
                     .map(|x| x.to_f32())
                     .collect(),

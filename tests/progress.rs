@@ -34,6 +34,7 @@ fn stack(stop_at: usize) -> (Stack, Arc<Mutex<Vec<Heard>>>) {
     let (kept, calls) = (Arc::clone(&heard), AtomicUsize::new(0));
     let context = Context::with(ContextSettings {
         threads: 2,
+        gpu: None,
         memory_limit_bytes: 0,
         log: Box::new(|_, _| {}),
         progress: Some(Box::new(move |progress| {

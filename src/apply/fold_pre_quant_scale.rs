@@ -68,7 +68,7 @@ fn activations(model: &Model) -> Result<Vec<Activation>> {
     for layer in model.layers() {
         let spec = layer.spec();
         let (key, producer) = match (&spec.norm, &spec.producer) {
-            (Some(norm), _) => (norm.gain.data() as usize, Producer::Norm(*norm)),
+            (Some(norm), _) => (norm.gain.address() as usize, Producer::Norm(*norm)),
             (None, Some(name)) => {
                 let producer = model.find_layer(name).map_err(|_| {
                     Error::NotFound(format!(
@@ -117,7 +117,10 @@ fn check_same(one: &Producer, other: &Producer, first: &Layer, layer: &Layer) ->
     let (Producer::Norm(one), Producer::Norm(other)) = (one, other) else {
         return Ok(());
     };
-    let bias = |norm: &Norm| norm.bias.map(|bias| (bias.data() as usize, bias.dtype()));
+    let bias = |norm: &Norm| {
+        norm.bias
+            .map(|bias| (bias.address() as usize, bias.dtype()))
+    };
     let gain = |norm: &Norm| (norm.gain.dtype(), *norm.gain.shape());
     if gain(one) == gain(other) && bias(one) == bias(other) && one.adds_one == other.adds_one {
         return Ok(());
@@ -218,7 +221,7 @@ fn check(model: &Model, activation: &Activation) -> Result<()> {
 }
 
 fn check_gain(gain: &TensorView, factors: &[f32], adds_one: bool, reader: &Layer) -> Result<()> {
-    let values = gain.to_f32();
+    let values = gain.host_values().map_err(Error::InvalidArgument)?;
     let scaled = values
         .iter()
         .zip(factors)

@@ -30,7 +30,7 @@ fn check_shared_memory(model: &Model) -> Result<()> {
     let mut ranges: Vec<(usize, usize, &Layer)> = Vec::new();
     for layer in model.layers() {
         if let Some(weight) = layer.weight_slot().and_then(|slot| slot.weight()) {
-            let start = weight.data() as usize;
+            let start = weight.address() as usize;
             ranges.push((start, start + weight.size_bytes(), layer));
         }
     }

@@ -52,6 +52,7 @@ pub(super) fn weight(
         return Ok(None);
     };
     slot.with_weight_seen_by(state, |weight| seen.observe(machine, None, weight))?;
+    seen.settle()?;
     Ok(solve(Role::Weight, state, &seen))
 }
 

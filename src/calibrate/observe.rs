@@ -167,6 +167,9 @@ pub(super) fn collect(
         )));
     }
     witnesses.check(&watch)?;
+    for watched in &watch.watched[..watch.mine] {
+        watched.statistic.settle()?;
+    }
     let mut seen = Vec::new();
     for watched in watch.watched.into_iter().take(watch.mine) {
         let one = Seen {

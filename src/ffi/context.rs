@@ -1,17 +1,19 @@
-//! The context: threads, instruction set and log, shared by its models.
+//! The context: threads, instruction set, GPU and log, shared by its models.
 
-use std::ffi::c_char;
+use std::ffi::{c_char, c_void};
 use std::mem::{offset_of, size_of};
 use std::sync::Arc;
 
 use super::callback::{mq_log_fn, mq_log_level, mq_progress_fn, take_log, take_progress};
+use super::cuda::{self, HostMemory, mq_device_memory_fn};
 use super::guard::{enter, out};
 use super::options::{self, Versioned};
 use super::status::mq_status;
+use super::tensor::{MQ_DEVICE_CPU, mq_device};
 use crate::error::{Error, Result};
 use crate::model::{Context, ContextSettings, LogLevel, Progress, ProgressSink};
 
-/// Threads, instruction set and log of the library; models are created on one.
+/// Threads, instruction set, GPU and log of the library; models are created on one.
 ///
 /// Ownership: created by mq_context_create(), freed by mq_context_destroy(). Models keep what they
 /// need of it: it may be destroyed before them.
@@ -39,14 +41,32 @@ pub struct mq_context_options {
     pub memory_limit_bytes: u64,
     /// Receives the progress of verbs; default: none. Released as `log`.
     pub progress: mq_progress_fn,
+    /// Where tensors may live beside host memory: `MQ_DEVICE_CUDA` and the index of a device. Default: `MQ_DEVICE_CPU`,
+    /// host memory alone. Every tensor says itself where it is, and that decides where its work is done: nothing is
+    /// copied from one side to the other unasked.
+    pub device: mq_device,
+    /// The CUcontext to work in, borrowed until the context and all its models are gone. NULL (default): that of
+    /// `cuda_stream`; else the calling thread's current one if it is of that device; else the device's primary one,
+    /// which the CUDA runtime uses. Whatever is current in a call is current again after it.
+    pub cuda_context: *mut c_void,
+    /// The CUstream (cudaStream_t) that work is put on, borrowed as `cuda_context`; NULL (default): the default
+    /// stream. See mq_context_set_cuda_stream().
+    pub cuda_stream: *mut c_void,
+    /// Gives device memory for scales, statistics and work memory; default: the driver's pool (cuMemAllocAsync()).
+    /// Released as `log`.
+    pub device_memory: mq_device_memory_fn,
 }
-const _: () = assert!(size_of::<mq_context_options>() == 64);
+const _: () = assert!(size_of::<mq_context_options>() == 120);
+const _: () = assert!(offset_of!(mq_context_options, device) == 64);
+const _: () = assert!(offset_of!(mq_context_options, device_memory) == 88);
 const _: () = assert!(offset_of!(mq_context_options, log) == 8);
 const _: () = assert!(offset_of!(mq_context_options, memory_limit_bytes) == 32);
 const _: () = assert!(offset_of!(mq_context_options, progress) == 40);
 
 /// Size of a struct that has `progress`.
 const PROGRESS_END: usize = 64;
+/// Size of a struct that has `device_memory`.
+const DEVICE_MEMORY_END: usize = 120;
 
 // SAFETY: repr(C); integers, pointers and nullable functions, of which all-zero is valid and
 // anything else is the caller's promise (contract of mq_log_fn).
@@ -66,6 +86,18 @@ unsafe impl Versioned for mq_context_options {
             progress: mq_progress_fn {
                 user_data: std::ptr::null_mut(),
                 progress: None,
+                release: None,
+            },
+            device: mq_device {
+                device_type: MQ_DEVICE_CPU,
+                device_id: 0,
+            },
+            cuda_context: std::ptr::null_mut(),
+            cuda_stream: std::ptr::null_mut(),
+            device_memory: mq_device_memory_fn {
+                user_data: std::ptr::null_mut(),
+                allocate: None,
+                free: None,
                 release: None,
             },
         }
@@ -99,6 +131,7 @@ pub extern "C" fn mq_status_name(status: i32) -> *const c_char {
         11 => c"MQ_ERR_INTERNAL",
         12 => c"MQ_ERR_POISONED",
         13 => c"MQ_ERR_CANCELLED",
+        14 => c"MQ_ERR_CUDA",
         _ => c"unknown status",
     };
     name.as_ptr()
@@ -123,7 +156,8 @@ pub unsafe extern "C" fn mq_context_options_init(
 /// @param[in]  options  How it works; NULL means the defaults.
 /// @param[out] context  The context, to be freed by mq_context_destroy(). Untouched on failure.
 /// @return MQ_OK; MQ_ERR_INVALID_ARGUMENT when `context` is NULL or an option is out of range;
-///         MQ_ERR_OUT_OF_MEMORY when the threads cannot be started.
+///         MQ_ERR_OUT_OF_MEMORY when the threads cannot be started; MQ_ERR_CUDA when a CUDA device is asked for and there
+///         is no driver, no such device, or the driver or device is too old (the text says which).
 ///
 /// The environment variable MQ_ISA (`scalar`, `avx2`, `avx512`) lowers the instruction set that is
 /// used; results do not change, bit for bit.
@@ -149,6 +183,13 @@ pub unsafe extern "C" fn mq_context_create(
             }
             _ => None,
         };
+        let memory = match size {
+            DEVICE_MEMORY_END.. => {
+                // SAFETY: as above.
+                unsafe { HostMemory::take(&raw const (*options).device_memory) }
+            }
+            _ => None,
+        };
         let options = if options.is_null() {
             mq_context_options::defaults()
         } else {
@@ -171,11 +212,21 @@ pub unsafe extern "C" fn mq_context_create(
             let report = move |step: &Progress| progress.report(step);
             Box::new(report) as ProgressSink
         });
+        // SAFETY: contract of the options.
+        let gpu = unsafe {
+            cuda::open(
+                options.device,
+                options.cuda_context,
+                options.cuda_stream,
+                memory,
+            )
+        }?;
         let created = Context::with(ContextSettings {
             threads: options.num_threads as usize,
             memory_limit_bytes: options.memory_limit_bytes,
             log: sink,
             progress: reporter,
+            gpu,
         })?;
         *context = Box::into_raw(Box::new(mq_context {
             context: Arc::new(created),

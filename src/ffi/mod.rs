@@ -11,6 +11,7 @@ pub mod calibration;
 pub mod callback;
 pub mod compress;
 pub mod context;
+pub mod cuda;
 pub mod fake_quant;
 pub mod guard;
 pub mod layer_desc;

@@ -40,6 +40,9 @@ pub enum mq_status {
     MQ_ERR_POISONED = 12,
     /// The host called mq_cancel(); the model is as it was before the call.
     MQ_ERR_CANCELLED = 13,
+    /// CUDA: no driver, no device, a driver that is too old, or an error of the driver. Tensors in host memory still
+    /// work on a context without a CUDA device.
+    MQ_ERR_CUDA = 14,
 }
 
 impl From<&Error> for mq_status {
@@ -55,6 +58,7 @@ impl From<&Error> for mq_status {
             Error::Busy => Self::MQ_ERR_BUSY,
             Error::Callback { .. } => Self::MQ_ERR_CALLBACK,
             Error::Cancelled => Self::MQ_ERR_CANCELLED,
+            Error::Cuda(_) => Self::MQ_ERR_CUDA,
             Error::OutOfMemory(_) => Self::MQ_ERR_OUT_OF_MEMORY,
             Error::Internal(_) => Self::MQ_ERR_INTERNAL,
             Error::Poisoned => Self::MQ_ERR_POISONED,

@@ -4,7 +4,7 @@ use std::ffi::c_void;
 use std::mem::{offset_of, size_of};
 
 use crate::error::{Error, Result};
-use crate::tensor::{DType, MAX_RANK, TensorView};
+use crate::tensor::{DType, Device, MAX_RANK, TensorView};
 
 /// Most dimensions a tensor may have.
 pub const MQ_MAX_RANK: u32 = 8;
@@ -24,7 +24,8 @@ pub const MQ_DTYPE_BFLOAT: u8 = 4;
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct mq_device {
-    /// `MQ_DEVICE_CPU`. Other devices are answered with MQ_ERR_UNSUPPORTED by this version.
+    /// `MQ_DEVICE_CPU`, or `MQ_DEVICE_CUDA` on a context with that device. Others are answered with
+    /// MQ_ERR_UNSUPPORTED.
     pub device_type: i32,
     /// Index of the device; 0 for the CPU.
     pub device_id: i32,
@@ -110,12 +111,16 @@ pub(crate) unsafe fn view_or_null(raw: *const mq_tensor, what: &str) -> Result<O
         return Ok(None);
     };
     let invalid = |text: String| Err(Error::InvalidArgument(format!("{what}: {text}")));
-    if raw.device.device_type != MQ_DEVICE_CPU {
-        return Err(Error::Unsupported(format!(
-            "{what}: device type {} (this version works on host memory, MQ_DEVICE_CPU = {MQ_DEVICE_CPU})",
-            raw.device.device_type
-        )));
-    }
+    let device = match raw.device.device_type {
+        MQ_DEVICE_CPU => Device::Cpu,
+        MQ_DEVICE_CUDA => Device::Cuda(raw.device.device_id),
+        other => {
+            return Err(Error::Unsupported(format!(
+                "{what}: device type {other} (this version works on MQ_DEVICE_CPU = {MQ_DEVICE_CPU} and MQ_DEVICE_CUDA = \
+                 {MQ_DEVICE_CUDA})"
+            )));
+        }
+    };
     let dtype = match (raw.dtype.code, raw.dtype.bits, raw.dtype.lanes) {
         (MQ_DTYPE_FLOAT, 32, 1) => DType::F32,
         (MQ_DTYPE_FLOAT, 16, 1) => DType::F16,
@@ -163,7 +168,7 @@ pub(crate) unsafe fn view_or_null(raw: *const mq_tensor, what: &str) -> Result<O
         return invalid("data is NULL but the shape has elements".to_owned());
     }
     // SAFETY: the caller promises memory for the elements (contract); NULL only when there are none.
-    unsafe { TensorView::new(data, dtype, &dims[..rank]) }
+    unsafe { TensorView::new_on(device, data, dtype, &dims[..rank]) }
         .map(Some)
         .or_else(invalid)
 }

@@ -68,6 +68,9 @@ pub fn shift(
     bias: &[f32],
     sign: f32,
 ) {
+    if machine.refuses("an affine quantizer (bias)", x) {
+        return;
+    }
     x.assert_out(out);
     assert_eq!(grid.count(), x.count(), "grid of another shape");
     assert_eq!(bias.len(), grid.num_blocks(), "bias values");

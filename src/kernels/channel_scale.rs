@@ -2,6 +2,7 @@
 //!
 //! The product is rounded to the tensor's dtype before anything else sees it, as in the reference.
 
+use super::cuda::{DeviceBuffer, Gpu, by_dtype, launch};
 use super::element::{Element, with_element};
 use super::isa::{Isa, Loop};
 use super::machine::Machine;
@@ -15,6 +16,14 @@ pub fn run(machine: &Machine, x: &TensorView, scale: &[f32], out: &TensorView) {
     assert_eq!(x.shape().dims().last(), Some(&scale.len()), "channels");
     if x.count() == 0 {
         return;
+    }
+    if let Some(gpu) = machine.gpu_of(x) {
+        let done = DeviceBuffer::new(gpu, size_of_val(scale)).and_then(|factors| {
+            factors.write(scale)?;
+            run_resident(gpu, x, out, factors.address());
+            Ok(())
+        });
+        return gpu.note(done);
     }
     let channels = scale.len();
     let rows = x.count() / channels;
@@ -31,6 +40,22 @@ pub fn run(machine: &Machine, x: &TensorView, scale: &[f32], out: &TensorView) {
             }
         }
     }));
+}
+
+/// The same with factors in device memory, one float32 for each channel: puts work on the stream and does nothing else.
+pub(crate) fn run_resident(gpu: &Gpu, x: &TensorView, out: &TensorView, factors: u64) {
+    x.assert_out(out);
+    let channels = x.shape().dims().last().copied().unwrap_or(1);
+    if x.count() == 0 {
+        return;
+    }
+    let (rows, channels) = ((x.count() / channels) as u64, channels as u64);
+    let blocks = gpu.blocks_for((x.size_bytes() as u64).div_ceil(16 * 256));
+    // SAFETY: the kernel of that signature; both tensors have the elements, and there is a factor for each channel.
+    unsafe {
+        launch!(gpu, by_dtype!("channel_scale", x), (blocks, 1);
+            x.address(), out.address(), rows, channels, factors);
+    }
 }
 
 /// # Safety

@@ -21,6 +21,9 @@ pub fn run(
     weight: f64,
     sums: &mut [f64],
 ) {
+    if machine.refuses("statistics of channels", a) {
+        return;
+    }
     let channels = sums.len();
     if a.count() == 0 || channels == 0 {
         return;

@@ -51,6 +51,9 @@ pub fn run(
     mut amax: Option<&mut [f32]>,
     mut sums: Option<&mut [f64]>,
 ) {
+    if machine.refuses("statistics of channels", x) {
+        return;
+    }
     for len in [
         amax.as_ref().map(|a| a.len()),
         sums.as_ref().map(|s| s.len()),
@@ -234,6 +237,9 @@ impl<T: Element, const MAX: bool, const SUM: bool> ChunkLoop<'_, T, MAX, SUM> {
 
 /// Only the sums, as [`run`] gives them: for x of `[.., channels]`, `sums[j] = sum of |x[t, j]|`.
 pub fn abs_sums(machine: &Machine, x: &TensorView, channels: usize, sums: &mut [f64]) {
+    if machine.refuses("statistics of channels", x) {
+        return;
+    }
     run(machine, x, channels, None, Some(sums));
 }
 

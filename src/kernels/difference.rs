@@ -14,6 +14,9 @@ const LANES: usize = 16;
 /// `(sum (a - b)^2, sum b^2)` of two tensors of one type and shape. Sums of pieces are float64 and added in
 /// order: the same bits for every number of threads.
 pub fn squared(machine: &Machine, a: &TensorView, b: &TensorView) -> (f64, f64) {
+    if machine.refuses("the error of a tensor", a) {
+        return (0.0, 0.0);
+    }
     assert!(
         a.dtype() == b.dtype() && a.shape() == b.shape(),
         "two alike"

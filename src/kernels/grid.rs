@@ -51,7 +51,8 @@ impl Grid {
         self.dims().iter().map(|(n, _)| n).product()
     }
 
-    fn dims(&self) -> &[(usize, usize)] {
+    /// Extent and block of each merged dimension.
+    pub(crate) fn dims(&self) -> &[(usize, usize)] {
         &self.dims[..self.rank]
     }
 

@@ -16,6 +16,9 @@ const ON_STACK: usize = 4096;
 /// Rotates `x` into `out`, which passed `x.check_out`. `group` is a power of two that divides the last
 /// axis.
 pub fn run(machine: &Machine, x: &TensorView, out: &TensorView, group: usize) {
+    if machine.refuses("a rotation", x) {
+        return;
+    }
     x.assert_out(out);
     assert!(
         group.is_power_of_two() && x.count().is_multiple_of(group),

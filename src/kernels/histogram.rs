@@ -38,6 +38,9 @@ pub fn workspace_bytes(threads: usize) -> usize {
 ///
 /// There are 1 to [`MAX_BINS`] bins; `last_edge` is a normal float32.
 pub fn run(machine: &Machine, x: &TensorView, last_edge: f32, counts: &mut [u64]) -> u64 {
+    if machine.refuses("a histogram", x) {
+        return 0;
+    }
     assert!((1..=MAX_BINS).contains(&counts.len()), "number of bins");
     assert!(last_edge.is_normal() && last_edge > 0.0, "last edge");
     let (n, x, isa) = (x.count(), *x, machine.isa());

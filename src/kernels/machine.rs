@@ -1,18 +1,21 @@
-//! The CPU a context works on: its threads and its instruction set.
+//! The machine a context works on: threads, their instruction set, and a GPU if the host asks for one.
 
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 
+use super::cuda::{Gpu, GpuError, GpuErrorKind};
 use super::isa::Isa;
+use crate::tensor::{Device, TensorView};
 
-/// Threads and instruction set; borrowed by every kernel.
+/// Threads, instruction set and GPU; borrowed by every kernel. Where a tensor lives decides which of them work.
 pub struct Machine {
     isa: Isa,
     /// The process that has the threads: a fork has a copy of the pool, but nobody in it.
     process: u32,
     threads: Option<Threads>,
+    gpu: Option<Arc<Gpu>>,
 }
 
 /// A pool whose threads have ended when it is dropped, so that a host may unload the library.
@@ -22,13 +25,14 @@ struct Threads {
 }
 
 impl Machine {
-    /// A CPU with `threads` threads (at least 1) on `isa`. Errors when they cannot be started.
+    /// A machine with `threads` threads (at least 1) on `isa`, without a GPU. Errors when they cannot be started.
     pub fn new(threads: usize, isa: Isa) -> Result<Self, String> {
         if threads <= 1 {
             return Ok(Self {
                 isa,
                 process: std::process::id(),
                 threads: None,
+                gpu: None,
             });
         }
         let started = Arc::new(Mutex::new(Vec::with_capacity(threads)));
@@ -60,7 +64,65 @@ impl Machine {
                 pool: Some(pool),
                 handles,
             }),
+            gpu: None,
         })
+    }
+
+    /// The same machine with a GPU.
+    pub fn with_gpu(mut self, gpu: Arc<Gpu>) -> Self {
+        self.gpu = Some(gpu);
+        self
+    }
+
+    /// The GPU, if the host asked for one.
+    pub fn gpu(&self) -> Option<&Arc<Gpu>> {
+        self.gpu.as_ref()
+    }
+
+    /// The GPU that works on a tensor; None: the CPU does. It was checked where it came in.
+    pub(crate) fn gpu_of(&self, x: &TensorView) -> Option<&Arc<Gpu>> {
+        match x.device() {
+            Device::Cpu => None,
+            Device::Cuda(_) => self.gpu.as_ref(),
+        }
+    }
+
+    /// For what is not done on a GPU: whether the tensor lies there, and then keeps that as its failure.
+    pub(crate) fn refuses(&self, what: &str, x: &TensorView) -> bool {
+        let Some(gpu) = self.gpu_of(x) else {
+            return false;
+        };
+        gpu.note(Err(GpuError::new(
+            GpuErrorKind::Unsupported,
+            format!("{what} is not done in device memory by this version; use tensors in host memory for it"),
+        )));
+        true
+    }
+
+    /// Errors when a tensor is none that this machine can work on: on a device that the context does not have, or at an
+    /// address that is not of that device.
+    pub fn check_place(&self, x: &TensorView) -> Result<(), GpuError> {
+        let Device::Cuda(index) = x.device() else {
+            return Ok(());
+        };
+        let invalid = |text| Err(GpuError::new(GpuErrorKind::Invalid, text));
+        match &self.gpu {
+            None => invalid(format!(
+                "a tensor on CUDA device {index}, but the context works on host memory; give mq_context_options a CUDA \
+                 device"
+            )),
+            Some(gpu) if gpu.device() != index => invalid(format!(
+                "a tensor on CUDA device {index}, but the context works on device {}",
+                gpu.device()
+            )),
+            Some(_) if x.count() == 0 => Ok(()),
+            Some(gpu) => gpu.check_address(x.address(), x.size_bytes()),
+        }
+    }
+
+    /// The first failure of the GPU since this was last asked.
+    pub fn take_failure(&self) -> Result<(), GpuError> {
+        self.gpu.as_ref().map_or(Ok(()), |gpu| gpu.take_failure())
     }
 
     /// Instruction set of the loops.

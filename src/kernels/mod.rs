@@ -12,6 +12,7 @@ pub mod channel_scale;
 pub mod channel_squares;
 pub mod channel_stats;
 pub mod copy;
+pub mod cuda;
 pub mod difference;
 mod element;
 pub mod fake_quant;

@@ -1,6 +1,9 @@
 //! What models share: the CPU they work on and the log they write to.
 
+use std::sync::Arc;
+
 use crate::error::{Error, Result};
+use crate::kernels::cuda::Gpu;
 use crate::kernels::{Isa, Machine};
 
 /// How serious a log line is.
@@ -41,6 +44,8 @@ pub struct ContextSettings {
     pub log: LogSink,
     /// Receives progress.
     pub progress: Option<ProgressSink>,
+    /// The GPU whose tensors models hold beside those in host memory.
+    pub gpu: Option<Arc<Gpu>>,
 }
 
 /// Threads, instruction set, memory limit, log and progress.
@@ -62,6 +67,7 @@ impl Context {
             memory_limit_bytes: 0,
             log,
             progress: None,
+            gpu: None,
         })
     }
 
@@ -78,7 +84,10 @@ impl Context {
             n => n,
         };
         let isa = Isa::best(std::env::var("MQ_ISA").ok().as_deref());
-        let machine = Machine::new(threads, isa).map_err(Error::OutOfMemory)?;
+        let mut machine = Machine::new(threads, isa).map_err(Error::OutOfMemory)?;
+        if let Some(gpu) = settings.gpu {
+            machine = machine.with_gpu(gpu);
+        }
         Ok(Self {
             machine,
             memory_limit_bytes: settings.memory_limit_bytes,

@@ -19,6 +19,9 @@ pub fn fake_quant_once(
     out: TensorView,
 ) -> Result<()> {
     x.check_out(&out).map_err(Error::InvalidArgument)?;
+    let machine = context.machine();
+    machine.check_place(&x)?;
+    machine.check_place(&out)?;
     let cfg = parse_cfg(attributes)?;
     let members = match cfg {
         Cfg::One(one) => vec![*one],
@@ -38,22 +41,20 @@ pub fn fake_quant_once(
     for attributes in members {
         let mut quantizer = Quantizer::new(attributes);
         if let Some(amax) = &amax {
-            let values = amax.to_f32();
+            let values = amax.host_values().map_err(Error::InvalidArgument)?;
             amax::check_values(&values, "x")?;
             quantizer.amax = Some(Amax::new(values, amax.shape().dims()));
         }
         if quantizer.enabled {
             // Without a model there is no state that could be wrong: the arguments do not fit.
-            apply(context.machine(), &quantizer, "x", &from, &out).map_err(
-                |error| match error {
-                    Error::State(text) => Error::InvalidArgument(text),
-                    other => other,
-                },
-            )?;
+            apply(machine, &quantizer, "x", &from, &out).map_err(|error| match error {
+                Error::State(text) => Error::InvalidArgument(text),
+                other => other,
+            })?;
         } else {
-            copy::run(context.machine(), &from, &out);
+            copy::run(machine, &from, &out);
         }
         from = out;
     }
-    Ok(())
+    Ok(machine.take_failure()?)
 }

@@ -132,6 +132,13 @@ impl LayerSpec {
     }
 
     /// Checks what can be checked without the model.
+    /// Every tensor of the host's in it.
+    pub(super) fn tensors(&self) -> impl Iterator<Item = &TensorView> {
+        let norm = self.norm.iter();
+        let norm = norm.flat_map(|norm| std::iter::once(&norm.gain).chain(&norm.bias));
+        self.weight.iter().chain(&self.bias).chain(norm)
+    }
+
     pub(super) fn check(&self) -> Result<()> {
         let name = &self.name;
         check_name(name)?;
@@ -362,6 +369,10 @@ impl Layer {
         if self.shared.mode() != Mode::Calibrating || g.count() == 0 {
             return Ok(());
         }
+        let machine = self.shared.context().machine();
+        machine
+            .check_place(&g)
+            .map_err(|error| error.of(&self.spec.name))?;
         let observer = self.gradient.read();
         let observer = observer.unwrap_or_else(PoisonError::into_inner).clone();
         let Some(observer) = observer else {

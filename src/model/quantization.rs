@@ -130,14 +130,9 @@ pub(super) fn prepare<'a>(
     if quantizer.attributes.unsigned && absmax::any_negative(machine, x) {
         return Err(negative(name));
     }
-    let blocks = fits(Granularity::new(&quantizer.attributes, x.shape()), name)?;
     let mut amax = amax_values(quantizer);
-    if let Some(found) = amax {
-        let expected = fits(amax_granularity(quantizer, x.shape()), name)?;
-        check_amax_fits(quantizer, &expected, name, x, found.len())?;
-    }
-    let constant =
-        quantizer.attributes.use_constant_amax || quantizer.attributes.constant_amax.is_some();
+    let blocks = fits_shape(quantizer, name, x, amax.map(<[f32]>::len))?;
+    let constant = is_constant(quantizer);
     let step = match kind {
         Kind::Amax(format) => {
             if constant {
@@ -214,7 +209,29 @@ fn block_amax<'a>(
     own
 }
 
-fn amax_values(quantizer: &Quantizer) -> Option<&[f32]> {
+/// How a tensor is cut for a quantizer that was given so many amax values. Errors when they do not fit.
+pub(super) fn fits_shape(
+    quantizer: &Quantizer,
+    name: &str,
+    x: &TensorView,
+    found: Option<usize>,
+) -> Result<Granularity> {
+    let blocks = fits(Granularity::new(&quantizer.attributes, x.shape()), name)?;
+    let keeps = !matches!(quantizer.kind(), Some(Kind::Mx(_)));
+    if let Some(found) = found.filter(|_| keeps) {
+        let expected = fits(amax_granularity(quantizer, x.shape()), name)?;
+        check_amax_fits(quantizer, &expected, name, x, found)?;
+    }
+    Ok(blocks)
+}
+
+/// Whether one amax that the configuration names is that of every block.
+pub(super) fn is_constant(quantizer: &Quantizer) -> bool {
+    quantizer.attributes.use_constant_amax || quantizer.attributes.constant_amax.is_some()
+}
+
+/// The amax values it was given.
+pub(super) fn amax_values(quantizer: &Quantizer) -> Option<&[f32]> {
     if quantizer.attributes.use_constant_amax {
         return Some(&[CONSTANT_AMAX]);
     }

@@ -244,6 +244,12 @@ impl Model {
     pub fn add_layer(&mut self, spec: LayerSpec) -> Result<Arc<Layer>> {
         spec.check()?;
         self.check_registration(&spec.name)?;
+        let machine = self.context().machine();
+        for tensor in spec.tensors() {
+            machine
+                .check_place(tensor)
+                .map_err(|error| error.of(&spec.name))?;
+        }
         let layer = Arc::new(Layer::new(spec, &self.shared)?);
         if let Some(taken) = layer
             .slots()
@@ -365,7 +371,7 @@ impl Model {
                 "`{name}` is dynamic or has a constant amax; change its attributes first"
             )));
         }
-        let values = amax.to_f32();
+        let values = amax.host_values().map_err(Error::InvalidArgument)?;
         amax::check_values(&values, &name)?;
         let given = Amax::new(values, amax.shape().dims());
         let expected = match (slot.weight(), &one.amax) {
@@ -427,7 +433,7 @@ impl Model {
         let scale: Option<Arc<[f32]>> = match scale {
             None => None,
             Some(scale) => {
-                let values = scale.to_f32();
+                let values = scale.host_values().map_err(Error::InvalidArgument)?;
                 if scale.shape().dims().len() != 1 || values.is_empty() {
                     return Err(Error::InvalidArgument(format!(
                         "`{name}`: pre_quant_scale of shape {:?}, expected [channels]",

@@ -1,5 +1,6 @@
 //! One quantizer as the host knows it by name, and what happens to a tensor that passes it.
 
+mod resident;
 mod weight;
 
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -12,8 +13,10 @@ use super::quantizer::{Quantizer, SlotState};
 use super::registry::{Mode, Shared};
 use super::rotation;
 use crate::error::{Error, Result};
+use crate::kernels::cuda::DeviceBuffer;
 use crate::kernels::{Machine, channel_scale, copy, hadamard};
 use crate::tensor::{DType, TensorView};
+use resident::Resident;
 
 /// What passes a quantizer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +50,8 @@ pub struct Slot {
     shared: Arc<Shared>,
     state: RwLock<Arc<SlotState>>,
     observer: RwLock<Option<Arc<dyn Observer>>>,
+    /// Its numbers on the GPU, once tensors there pass it.
+    resident: Mutex<Option<Resident>>,
 }
 
 /// What a slot is made of.
@@ -73,6 +78,7 @@ impl Slot {
             shared,
             state: RwLock::new(Arc::new(SlotState::Single(Arc::new(spec.quantizer)))),
             observer: RwLock::default(),
+            resident: Mutex::default(),
         }
     }
 
@@ -252,6 +258,27 @@ impl Slot {
             return Ok(());
         }
         let machine = self.shared.context().machine();
+        machine
+            .check_place(&x)
+            .map_err(|error| error.of(&self.name))?;
+        if let Some(out) = &out {
+            machine
+                .check_place(out)
+                .map_err(|error| error.of(&self.name))?;
+        }
+        self.work(machine, member, x, out)?;
+        Ok(machine
+            .take_failure()
+            .map_err(|error| error.of(&self.name))?)
+    }
+
+    fn work(
+        &self,
+        machine: &Machine,
+        member: Option<usize>,
+        x: TensorView,
+        out: Option<TensorView>,
+    ) -> Result<()> {
         match self.shared.mode() {
             Mode::Registered => {
                 if let Some(out) = &out {
@@ -309,7 +336,7 @@ impl Slot {
         if let Some(first) = members.first().filter(|q| q.changes_input()) {
             let target = match out {
                 Some(out) => *out,
-                None => scratch.like(x)?,
+                None => scratch.like(machine, x)?,
             };
             seen = self.change_input(machine, first, x, &target)?;
         }
@@ -378,6 +405,11 @@ impl Slot {
                 _ => return self.members(member).map(|_| ()),
             },
         };
+        if let Some(gpu) = machine.gpu_of(x)
+            && let Some(done) = self.quantize_resident(gpu, &state, member, x, out)?
+        {
+            return Ok(done);
+        }
         let mut from = *x;
         for quantizer in members {
             from = self.change_input(machine, quantizer, &from, out)?;
@@ -407,19 +439,26 @@ impl Slot {
     }
 }
 
-/// Memory of our own for a tensor the host gave none for.
+/// Memory of our own for a tensor the host gave none for, where that lives.
 #[derive(Default)]
-struct Scratch(Vec<f32>);
+struct Scratch {
+    host: Vec<f32>,
+    device: Option<DeviceBuffer>,
+}
 
 impl Scratch {
-    fn like(&mut self, x: &TensorView) -> Result<TensorView> {
+    fn like(&mut self, machine: &Machine, x: &TensorView) -> Result<TensorView> {
+        if let Some(gpu) = machine.gpu_of(x) {
+            let buffer = self.device.insert(DeviceBuffer::new(gpu, x.size_bytes())?);
+            return Ok(x.at_address(buffer.address()));
+        }
         // Float32 elements, so that the memory is aligned for every dtype.
         let floats = x.size_bytes().div_ceil(DType::F32.size());
-        self.0
+        self.host
             .try_reserve_exact(floats)
             .map_err(|e| Error::OutOfMemory(format!("{} bytes of scratch: {e}", x.size_bytes())))?;
-        self.0.resize(floats, 0.0);
-        x.with_data(&mut self.0).map_err(Error::Internal)
+        self.host.resize(floats, 0.0);
+        x.with_data(&mut self.host).map_err(Error::Internal)
     }
 }
 

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use super::quantizer::SlotState;
 use super::registry::{Mode, Model};
-use crate::error::Result;
+use super::slot::Role;
+use crate::error::{Error, Result};
+use crate::tensor::Device;
 
 /// Mode and quantizers of a model. Cheap: quantizers are shared, not copied.
 pub struct Snapshot {
@@ -20,6 +22,47 @@ impl Snapshot {
 }
 
 impl Model {
+    /// A verb has done its work: reports what the GPU found wrong meanwhile, and writes the new numbers where taps there
+    /// read them. Memory for all of them is found before the first is written.
+    fn refresh_gpu(&self) -> Result<()> {
+        let machine = self.context().machine();
+        let Some(gpu) = machine.gpu() else {
+            return Ok(());
+        };
+        machine.take_failure()?;
+        self.slots().iter().try_for_each(|slot| slot.take_flaws())?;
+        let mut ready = Vec::new();
+        for layer in self.layers() {
+            let weight = layer.spec().weight;
+            let is_there = weight.is_some_and(|weight| weight.device() != Device::Cpu);
+            for slot in layer.slots() {
+                if let Some(refresh) = slot.prepare_refresh(gpu, is_there)? {
+                    ready.push((slot, refresh));
+                }
+            }
+        }
+        for slot in self.slots().iter().filter(|slot| slot.role() == Role::Host) {
+            if let Some(refresh) = slot.prepare_refresh(gpu, false)? {
+                ready.push((slot, refresh));
+            }
+        }
+        for (slot, refresh) in ready {
+            slot.finish_refresh(refresh)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the GPU, and reports what it found wrong since it was last asked.
+    pub fn synchronize(&self) -> Result<()> {
+        let machine = self.context().machine();
+        if let Some(gpu) = machine.gpu() {
+            gpu.synchronize()?;
+            machine.take_failure()?;
+            self.slots().iter().try_for_each(|slot| slot.take_flaws())?;
+        }
+        Ok(())
+    }
+
     /// The model as it is now.
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {
@@ -43,10 +86,13 @@ impl Model {
     /// Runs a verb; when it fails, the quantizers and the mode are those from before.
     pub fn transaction<T>(&mut self, verb: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         let before = self.snapshot();
-        let outcome = verb(self);
-        if outcome.is_err() {
-            self.restore(before);
-        }
-        outcome
+        let outcome = verb(self).and_then(|found| self.refresh_gpu().map(|()| found));
+        let Err(error) = outcome else {
+            return outcome;
+        };
+        self.restore(before);
+        // What went wrong on the GPU came first, and what was found afterwards is not to be trusted.
+        let failure = self.context().machine().take_failure();
+        Err(failure.map_or_else(Error::from, |()| error))
     }
 }

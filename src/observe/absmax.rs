@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::config::{Bias, QuantType};
 use crate::error::{Error, Result};
 use crate::kernels::bias::shift;
+use crate::kernels::cuda::{DeviceBuffer, Gpu};
 use crate::kernels::{Machine, absmax};
 use crate::model::{
     Amax, Quantizer, RunningBias, Slot, SlotState, amax_granularity, bias_granularity, negative,
@@ -22,6 +23,8 @@ struct Member {
     quantizer: Arc<Quantizer>,
     /// None when this member needs no data.
     collected: Option<Mutex<Collected>>,
+    /// What it has seen on a GPU.
+    on_gpu: Mutex<Option<OnGpu>>,
 }
 
 /// What a member has collected.
@@ -31,6 +34,27 @@ pub struct Collected {
     pub amax: Option<Amax>,
     /// The bias of an affine one.
     pub bias: Option<RunningBias>,
+}
+
+/// Maxima in device memory.
+struct OnGpu {
+    /// Of the amax.
+    shape: Vec<usize>,
+    maxima: DeviceBuffer,
+    flaws: DeviceBuffer,
+}
+
+impl OnGpu {
+    fn new(gpu: &Arc<Gpu>, shape: &[usize], blocks: usize) -> Result<Self> {
+        let seen = Self {
+            shape: shape.to_vec(),
+            maxima: DeviceBuffer::new(gpu, blocks * size_of::<f32>())?,
+            flaws: DeviceBuffer::new(gpu, size_of::<u32>())?,
+        };
+        seen.maxima.fill(0)?;
+        seen.flaws.fill(0)?;
+        Ok(seen)
+    }
 }
 
 impl AbsMax {
@@ -54,6 +78,7 @@ impl AbsMax {
                 })
             }),
             quantizer: Arc::clone(quantizer),
+            on_gpu: Mutex::default(),
         });
         Some(Self {
             name: name.to_owned(),
@@ -135,6 +160,68 @@ impl AbsMax {
 }
 
 impl AbsMax {
+    /// Raises maxima in device memory, which [`Self::settle`] fetches: nothing is waited for.
+    fn observe_on_gpu(&self, gpu: &Arc<Gpu>, member: &Member, x: &TensorView) -> Result<()> {
+        let quantizer = &*member.quantizer;
+        if quantizer.attributes.bias.is_some() {
+            return Err(Error::Unsupported(format!(
+                "`{}`: an affine quantizer (bias) cannot be calibrated in device memory by this version; use tensors in \
+                 host memory for it",
+                self.name
+            )));
+        }
+        let granularity = amax_granularity(quantizer, x.shape())
+            .map_err(|text| Error::State(format!("`{}`: {text}", self.name)))?;
+        let mut on_gpu = member.on_gpu.lock().unwrap_or_else(PoisonError::into_inner);
+        let shape = granularity.amax_shape();
+        if on_gpu.as_ref().is_none_or(|seen| seen.shape != shape) {
+            // The first tensor, or one of another shape, which the merge will refuse.
+            self.fetch(member, on_gpu.take())?;
+            *on_gpu = Some(OnGpu::new(gpu, shape, granularity.grid().num_blocks())?);
+        }
+        if let Some(seen) = on_gpu.as_ref() {
+            absmax::cuda::raise(gpu, x, granularity.grid(), seen.maxima.address());
+            if quantizer.attributes.unsigned {
+                absmax::cuda::find_flaws(gpu, x, absmax::cuda::NEGATIVE, seen.flaws.address());
+            }
+        }
+        Ok(())
+    }
+
+    /// Fetches what was seen on a GPU: waits for its stream. Errors with what cannot be a scale.
+    pub fn settle(&self) -> Result<()> {
+        for member in &self.members {
+            let seen = member
+                .on_gpu
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take();
+            self.fetch(member, seen)?;
+        }
+        Ok(())
+    }
+
+    fn fetch(&self, member: &Member, seen: Option<OnGpu>) -> Result<()> {
+        let (Some(seen), Some(collected)) = (seen, &member.collected) else {
+            return Ok(());
+        };
+        let mut values = vec![0.0; seen.maxima.len() / size_of::<f32>()];
+        let mut flaws = [0u32];
+        seen.maxima.read(&mut values)?;
+        seen.flaws.read(&mut flaws)?;
+        if flaws[0] & absmax::cuda::NEGATIVE != 0 {
+            return Err(negative(&self.name));
+        }
+        if !absmax::largest(&values).is_finite() {
+            return Err(Error::Numeric(format!(
+                "`{}`: NaN or Inf in a tensor on the GPU; a scale needs finite values",
+                self.name
+            )));
+        }
+        let mut collected = collected.lock().unwrap_or_else(PoisonError::into_inner);
+        self.merge(&mut collected, Amax::new(values, &seen.shape))
+    }
+
     /// Bytes that calibrating the weight of `slot` to its largest magnitudes takes.
     pub fn weight_bytes(slot: &Slot, threads: usize) -> u64 {
         let Some(weight) = slot.weight() else {
@@ -170,6 +257,10 @@ impl AbsMax {
             }
             let quantizer = &*observed.quantizer;
             let lock = || collected.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(gpu) = machine.gpu_of(x) {
+                self.observe_on_gpu(gpu, observed, x)?;
+                continue;
+            }
             if let Some(bias) = &quantizer.attributes.bias {
                 // A running mean depends on the order of its batches: one after the other.
                 self.observe_affine(machine, quantizer, bias, &mut lock(), x)?;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::gate::tokens;
 use crate::kernels::Machine;
 use crate::kernels::load_rows::{self, Rows};
-use crate::tensor::TensorView;
+use crate::tensor::{Device, TensorView};
 
 /// Most tokens that are kept.
 const MOST: u64 = 64;
@@ -36,7 +36,8 @@ impl Sample {
     pub fn add(&self, machine: &Machine, x: &TensorView) {
         let channels = x.shape().dims().last().copied().unwrap_or(1);
         let count = tokens(x.shape());
-        if count == 0 || channels == 0 {
+        // In device memory there is none: a few rows would have to be fetched from every tensor.
+        if count == 0 || channels == 0 || x.device() != Device::Cpu {
             return;
         }
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);

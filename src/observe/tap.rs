@@ -21,6 +21,16 @@ pub enum Statistic {
     Input(InputStatistics),
 }
 
+impl Statistic {
+    /// No tensor comes any more: fetches what was seen on a GPU.
+    pub fn settle(&self) -> Result<()> {
+        match self {
+            Self::AbsMax(absmax) => absmax.settle(),
+            Self::Count | Self::Histogram(_) | Self::Input(_) => Ok(()),
+        }
+    }
+}
+
 /// A histogram that taps fill.
 pub struct HistogramStatistic {
     name: String,

@@ -82,6 +82,7 @@ pub fn stack(settings: &Settings, parts: Vec<Part>) -> Stack {
     let (stop_at, solves) = (settings.stop_at, AtomicU64::new(0));
     let context = Context::with(ContextSettings {
         threads: settings.threads,
+        gpu: None,
         memory_limit_bytes: settings.limit,
         log: Box::new(|_, _| {}),
         progress: Some(Box::new(move |progress| {

@@ -36,6 +36,7 @@ pub fn context(threads: usize, memory_limit_bytes: u64) -> Arc<Context> {
         memory_limit_bytes,
         log: Box::new(|_, _| {}),
         progress: None,
+        gpu: None,
     };
     Arc::new(Context::with(settings).expect("threads"))
 }

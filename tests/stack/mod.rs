@@ -41,6 +41,7 @@ pub fn context(threads: usize, limit: u64) -> (Arc<Context>, Arc<Mutex<Vec<Strin
     let kept = Arc::clone(&warnings);
     let settings = ContextSettings {
         threads,
+        gpu: None,
         memory_limit_bytes: limit,
         log: Box::new(move |level, text| {
             if level == LogLevel::Warning {

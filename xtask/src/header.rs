@@ -3,7 +3,7 @@
 use std::path::Path;
 
 /// Only the boundary is parsed, in reading order: nothing internal can leak into the header.
-const FILES: [&str; 15] = [
+const FILES: [&str; 16] = [
     "status",
     "guard",
     "context",
@@ -18,6 +18,7 @@ const FILES: [&str; 15] = [
     "search_host",
     "auto_quantize",
     "compress",
+    "cuda",
     "quantizer",
 ];
 const LAST: &str = "fake_quant";

@@ -30,7 +30,7 @@ pub(super) fn run(
 }
 
 fn run_step(scoring: &Scoring, host: &mut dyn Host, step: u64, scores: &mut Scores) -> Result<()> {
-    let original = LogProbabilities::of(&logits(scoring, host, step)?);
+    let original = LogProbabilities::of(&logits(scoring, host, step)?)?;
     original.check(step)?;
     let searched = scoring.groups.iter().zip(scores.iter_mut());
     for (group, scores) in searched.filter(|(group, _)| !group.is_disabled) {
@@ -39,7 +39,7 @@ fn run_step(scoring: &Scoring, host: &mut dyn Host, step: u64, scores: &mut Scor
             for slot in slots() {
                 slot.replace(scoring.formats.state(recipe, slot)?);
             }
-            let changed = LogProbabilities::of(&logits(scoring, host, step)?);
+            let changed = LogProbabilities::of(&logits(scoring, host, step)?)?;
             let found = original.divergence(&changed).ok_or_else(|| {
                 Error::InvalidArgument(format!(
                     "the logits of step {step} have shape {:?} once `{}` is quantized, {:?} before",
@@ -83,9 +83,9 @@ struct LogProbabilities {
 }
 
 impl LogProbabilities {
-    fn of(logits: &TensorView) -> Self {
+    fn of(logits: &TensorView) -> Result<Self> {
         let shape = logits.shape().dims().to_vec();
-        let mut values = logits.to_f32();
+        let mut values = logits.host_values().map_err(Error::InvalidArgument)?;
         let classes = shape.last().copied().unwrap_or(1).max(1);
         for row in values.chunks_exact_mut(classes) {
             let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -97,7 +97,7 @@ impl LogProbabilities {
                 *x = (below(*x) - shift) as f32;
             }
         }
-        Self { shape, values }
+        Ok(Self { shape, values })
     }
 
     fn check(&self, step: u64) -> Result<()> {

@@ -2,6 +2,8 @@
 //!
 //! Magnitudes are compared as integers, whose order is the same: exact, and free of NaN rules.
 
+pub(crate) mod cuda;
+
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use super::element::{Element, with_element};
@@ -48,6 +50,9 @@ pub fn of_tensor(machine: &Machine, x: &TensorView) -> f32 {
 pub fn run(machine: &Machine, x: &TensorView, grid: &Grid, amax: &mut [f32]) {
     assert_eq!(amax.len(), grid.num_blocks(), "amax values");
     assert_eq!(grid.count(), x.count(), "grid of another shape");
+    if let Some(gpu) = machine.gpu_of(x) {
+        return cuda::run(gpu, x, grid, amax);
+    }
     amax.fill(0.0);
     let slots = Slots(amax.as_mut_ptr().cast::<u32>(), amax.len());
     let (n, block) = grid.row();
@@ -201,6 +206,9 @@ impl<T: Element> Loop for RaiseLoop<'_, T> {
 
 /// Whether an element of `x` is below zero (minus zero is not).
 pub fn any_negative(machine: &Machine, x: &TensorView) -> bool {
+    if let Some(gpu) = machine.gpu_of(x) {
+        return cuda::any_negative(gpu, x);
+    }
     let found = Maximum::default();
     let grid = Grid::new(x.shape(), x.shape().dims());
     let (x, isa): (_, Isa) = (*x, machine.isa());
@@ -230,6 +238,9 @@ impl<T: Element> Loop for NegativeLoop<'_, T> {
 pub fn not_finite(machine: &Machine, x: &TensorView) -> Option<(usize, f32)> {
     if x.count() == 0 {
         return None;
+    }
+    if let Some(gpu) = machine.gpu_of(x) {
+        return cuda::not_finite(gpu, x);
     }
     if of_tensor(machine, x).is_finite() {
         return None;

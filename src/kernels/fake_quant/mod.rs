@@ -9,6 +9,7 @@
 mod check;
 #[cfg(test)]
 mod check_error;
+pub(crate) mod cuda;
 mod error;
 mod loops;
 pub mod scalar;
@@ -175,11 +176,14 @@ pub fn run(
     assert_eq!(amax.len(), grid.num_blocks(), "amax values");
     let finds_scale = matches!(format, Format::Mx(_) | Format::Nvfp4 { .. });
     assert!(!finds_scale, "{format:?} finds its own scales");
+    if let Some(gpu) = machine.gpu_of(x) {
+        return cuda::run(gpu, x, out, grid, amax, format);
+    }
     dispatch(machine, x, out, grid, Amax::Given(amax), format);
 }
 
 /// Fake-quantizes `x` into `out`, each block under its own amax; returns the largest of them (NaN when
-/// there is a NaN). Formats that find their own scales have blocks within rows.
+/// there is a NaN; on a GPU infinity in place of those that are no scale, else 0). Formats that find their own scales have blocks within rows.
 pub fn run_dynamic(
     machine: &Machine,
     x: &TensorView,
@@ -187,6 +191,9 @@ pub fn run_dynamic(
     grid: &Grid,
     format: Format,
 ) -> f32 {
+    if let Some(gpu) = machine.gpu_of(x) {
+        return cuda::run_dynamic(gpu, x, out, grid, format);
+    }
     if pieces::hold_whole_blocks(grid) {
         let largest = absmax::Maximum::default();
         dispatch(machine, x, out, grid, Amax::OfTheRun(&largest), format);

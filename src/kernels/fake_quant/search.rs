@@ -58,7 +58,7 @@ impl Candidates<'_> {
 }
 
 /// What a block is best rounded under.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Best {
     /// The first candidate of least squared error; None when no error is finite.
     pub candidate: Option<u32>,
@@ -113,6 +113,9 @@ pub fn search(
     candidates: Candidates<'_>,
     format: Format,
 ) -> Vec<Best> {
+    if machine.refuses("a search for amax values", x) {
+        return vec![Best::default(); grid.num_blocks()];
+    }
     assert_eq!(grid.count(), x.count(), "grid of another shape");
     if let Candidates::Multiples { amax, .. } = candidates {
         assert_eq!(amax.len(), grid.num_blocks(), "amax values");

@@ -37,6 +37,9 @@ pub fn encode(
     coding: Coding,
     codes: &mut [u8],
 ) {
+    if machine.refuses("packing", x) {
+        return;
+    }
     let elements = coding.elements();
     check(x, grid, amax.len());
     assert_eq!(codes.len(), elements.bytes(x.count()), "codes");
@@ -81,6 +84,9 @@ pub fn decode(
     scaling: Scaling<'_>,
     out: &TensorView,
 ) {
+    if machine.refuses("unpacking", out) {
+        return;
+    }
     check(out, grid, scaling.len());
     assert_eq!(codes.len(), elements.bytes(out.count()), "codes");
     let (count, isa, out) = (out.count(), machine.isa(), *out);
@@ -118,6 +124,9 @@ pub fn fake_nf4(
     amax: &[f32],
     group: usize,
 ) {
+    if machine.refuses("NF4", x) {
+        return;
+    }
     x.assert_out(out);
     check(x, grid, amax.len());
     let scales = nf4::Scales::new(amax, group);

@@ -22,6 +22,21 @@ impl Slot {
             .check_out(out)
             .map_err(|text| Error::InvalidArgument(format!("`{}`: {text}", self.name)))?;
         let machine = self.shared.context().machine();
+        machine
+            .check_place(out)
+            .map_err(|error| error.of(&self.name))?;
+        self.written_weight(machine, weight, out)?;
+        Ok(machine
+            .take_failure()
+            .map_err(|error| error.of(&self.name))?)
+    }
+
+    fn written_weight(
+        &self,
+        machine: &Machine,
+        weight: &TensorView,
+        out: &TensorView,
+    ) -> Result<()> {
         match self.shared.mode() {
             Mode::Quantized => self.quantize(machine, None, weight, out),
             // What its input's quantizer does to the input, this one takes back.
@@ -74,8 +89,8 @@ impl Slot {
             None => look(weight),
             Some(first) => {
                 let mut scratch = Scratch::default();
-                let target = scratch.like(weight)?;
                 let machine = self.shared.context().machine();
+                let target = scratch.like(machine, weight)?;
                 look(&self.change_input(machine, first, weight, &target)?)
             }
         }
@@ -126,7 +141,7 @@ impl Slot {
         let state = self.state();
         self.with_seen_weight(|weight| {
             let mut scratch = Scratch::default();
-            let rounded = scratch.like(weight)?;
+            let rounded = scratch.like(machine, weight)?;
             let mut from = *weight;
             for q in state.members().iter().filter(|q| q.enabled) {
                 quantization::apply(machine, q, &self.name, &from, &rounded)?;

@@ -1,0 +1,133 @@
+// The largest magnitude of every block of a grid. Exact: NaN wins over everything.
+//
+// Results are merged by an atomic maximum of magnitudes as bits, which is the same in any order; whoever calls has
+// set them to zero, or to what was seen before.
+#include "../cuda/grid.cuh"
+#include "../cuda/mq.cuh"
+
+// Blocks within rows that are long: a thread block for a tile, which lies in few of them.
+template <class T>
+__device__ void absmax_tiles(const T* x, GridParams grid, u64 tiles, u32* amax) {
+  __shared__ u32 scratch[kThreads / kWarp];
+  for (u64 index = blockIdx.x; index < tiles; index += gridDim.x) {
+    Tile tile(grid, index);
+    const T* from = x + tile.offset;
+    u64 position = tile.position(0), last = tile.position(tile.count - 1);
+    for (u32 first = 0; position <= last; ++position) {
+      // The part of the tile under this amax.
+      u64 end = (position - tile.first_block + 1) * tile.block - tile.into_block;
+      u32 until = end < tile.count ? (u32)end : tile.count;
+      u32 highest = 0, i = first + threadIdx.x;
+      if (is_aligned(from + first, from + first)) {
+        constexpr u32 kCount = Vector<T>::kCount;
+        u32 vectors = (until - first) / kCount;
+        for (u32 v = threadIdx.x; v < vectors; v += kThreads) {
+          Vector<T> loaded = load_vector(from + first + v * kCount);
+          for (u32 k = 0; k < kCount; ++k) highest = larger(highest, magnitude(loaded.values[k]));
+        }
+        i = first + vectors * kCount + threadIdx.x;
+      }
+      for (; i < until; i += kThreads) highest = larger(highest, magnitude(from[i]));
+      highest = largest_of_block(highest, scratch);
+      if (threadIdx.x == 0) atomicMax(&amax[position], highest);
+      first = until;
+    }
+  }
+}
+
+// Short blocks within rows: a group of lanes for each.
+template <class T>
+__device__ void absmax_blocks(const T* x, GridParams grid, u64 blocks, u32 lanes, u32* amax) {
+  u64 columns = grid.columns(), block = grid.column_block(), per_row = (columns + block - 1) / block;
+  u32 lane = threadIdx.x % lanes;
+  u64 groups = (u64)gridDim.x * (kThreads / lanes);
+  u64 group = (u64)blockIdx.x * (kThreads / lanes) + threadIdx.x / lanes;
+  // All lanes of a warp run as often as its busiest group, for they exchange.
+  u64 rounds = (blocks + groups - 1) / groups;
+  for (u64 round = 0; round < rounds; ++round) {
+    u64 index = round * groups + group;
+    u32 highest = 0;
+    u64 row = index / per_row, start = index % per_row * block;
+    if (index < blocks) {
+      u64 end = start + block < columns ? start + block : columns;
+      for (u64 i = start + lane; i < end; i += lanes) highest = larger(highest, magnitude(x[row * columns + i]));
+    }
+    highest = largest_of_lanes(highest, lanes);
+    if (index < blocks && lane == 0) atomicMax(&amax[grid.first_block_of_row(row) + start / block], highest);
+  }
+}
+
+// An amax for every column: a thread for one, over a chunk of rows.
+template <class T>
+__device__ void absmax_columns(const T* x, GridParams grid, u64 rows, u64 rows_per_chunk, u32* amax) {
+  u64 columns = grid.columns();
+  u64 column = (u64)blockIdx.x * kThreads + threadIdx.x;
+  if (column >= columns) return;
+  u64 row = (u64)blockIdx.y * rows_per_chunk;
+  u64 end = row + rows_per_chunk < rows ? row + rows_per_chunk : rows;
+  u64 before = 0;
+  u32 highest = 0;
+  for (u64 at = row; at < end; ++at) {
+    u64 position = grid.first_block_of_row(at);
+    if (at > row && position != before) {
+      atomicMax(&amax[before + column], highest);
+      highest = 0;
+    }
+    before = position;
+    highest = larger(highest, magnitude(x[at * columns + column]));
+  }
+  atomicMax(&amax[before + column], highest);
+}
+
+// What is wrong with the elements of a tensor: bit 0, one is NaN or infinite; bit 1, one is below zero.
+template <class T>
+__device__ void find_flaws(const T* x, u64 count, u32 wanted, u32* flaws) {
+  u32 found = 0;
+  for (u64 i = (u64)blockIdx.x * kThreads + threadIdx.x; i < count; i += (u64)gridDim.x * kThreads) {
+    float value = load(x[i]);
+    found |= (is_finite(value) ? 0u : 1u) | (value < 0.0f ? 2u : 0u);
+  }
+  found &= wanted;
+  if (found != 0) atomicOr(flaws, found);
+}
+
+// The position of the first element that is NaN or infinite, if it is before what stands there.
+template <class T>
+__device__ void find_not_finite(const T* x, u64 count, u64* first) {
+  for (u64 i = (u64)blockIdx.x * kThreads + threadIdx.x; i < count; i += (u64)gridDim.x * kThreads) {
+    if (!is_finite(load(x[i]))) {
+      atomicMin(first, i);
+      return;
+    }
+  }
+}
+
+// Sets a flag where one of the amax values is NaN or infinite.
+MQ_KERNEL(check_amax)(const float* amax, u64 count, u32* flaws) {
+  for (u64 i = (u64)blockIdx.x * kThreads + threadIdx.x; i < count; i += (u64)gridDim.x * kThreads) {
+    if (!is_finite(amax[i])) atomicOr(flaws, 1u);
+  }
+}
+MQ_REGISTER(check_amax)
+
+#define MQ_INSTANTIATE(suffix, T)                                                                                \
+  MQ_KERNEL(absmax_tiles_##suffix)(const T* x, GridParams grid, u64 tiles, u32* amax) {                          \
+    absmax_tiles<T>(x, grid, tiles, amax);                                                                       \
+  }                                                                                                              \
+  MQ_REGISTER(absmax_tiles_##suffix)                                                                             \
+  MQ_KERNEL(absmax_blocks_##suffix)(const T* x, GridParams grid, u64 blocks, u32 lanes, u32* amax) {             \
+    absmax_blocks<T>(x, grid, blocks, lanes, amax);                                                              \
+  }                                                                                                              \
+  MQ_REGISTER(absmax_blocks_##suffix)                                                                            \
+  MQ_KERNEL(absmax_columns_##suffix)(const T* x, GridParams grid, u64 rows, u64 rows_per_chunk, u32* amax) {     \
+    absmax_columns<T>(x, grid, rows, rows_per_chunk, amax);                                                      \
+  }                                                                                                              \
+  MQ_REGISTER(absmax_columns_##suffix)                                                                           \
+  MQ_KERNEL(find_flaws_##suffix)(const T* x, u64 count, u32 wanted, u32* flaws) {                                \
+    find_flaws<T>(x, count, wanted, flaws);                                                                      \
+  }                                                                                                              \
+  MQ_REGISTER(find_flaws_##suffix)                                                                               \
+  MQ_KERNEL(find_not_finite_##suffix)(const T* x, u64 count, u64* first) { find_not_finite<T>(x, count, first); } \
+  MQ_REGISTER(find_not_finite_##suffix)
+MQ_FOR_EACH_ELEMENT(MQ_INSTANTIATE)
+#undef MQ_INSTANTIATE

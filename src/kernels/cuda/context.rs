@@ -1,0 +1,143 @@
+//! The CUDA context: the host's own, or the device's primary one; current while mq works, and not a moment longer.
+
+use cudarc::driver::sys::{self, CUcontext, CUdevice, CUstream};
+
+use super::driver::{GpuError, GpuErrorKind, check};
+
+/// A context that kernels run in.
+pub(super) struct Context {
+    raw: CUcontext,
+    /// The device whose primary context it is, when mq has retained that.
+    retained: Option<CUdevice>,
+}
+
+impl Context {
+    /// The context to use for a device: the one that is given, that of the stream, the current one if it is of that
+    /// device, else the device's primary one.
+    ///
+    /// # Safety
+    /// `given` and `stream` are NULL or live handles.
+    pub unsafe fn choose(
+        device: CUdevice,
+        given: CUcontext,
+        stream: CUstream,
+    ) -> Result<Self, GpuError> {
+        if !given.is_null() {
+            return Self::borrowed(given, device, "cuda_context");
+        }
+        if !is_default(stream) {
+            let mut raw = std::ptr::null_mut();
+            check(
+                // SAFETY: a live stream (contract).
+                unsafe { sys::cuStreamGetCtx(stream, &mut raw) },
+                "cuda_stream",
+            )?;
+            return Self::borrowed(raw, device, "cuda_stream");
+        }
+        let mut current = std::ptr::null_mut();
+        check(
+            // SAFETY: a place for the handle.
+            unsafe { sys::cuCtxGetCurrent(&mut current) },
+            "cuCtxGetCurrent",
+        )?;
+        if !current.is_null() && device_of(current)? == device {
+            return Ok(Self {
+                raw: current,
+                retained: None,
+            });
+        }
+        let mut raw = std::ptr::null_mut();
+        check(
+            // SAFETY: a device that the driver gave.
+            unsafe { sys::cuDevicePrimaryCtxRetain(&mut raw, device) },
+            "cuDevicePrimaryCtxRetain",
+        )?;
+        Ok(Self {
+            raw,
+            retained: Some(device),
+        })
+    }
+
+    fn borrowed(raw: CUcontext, device: CUdevice, what: &str) -> Result<Self, GpuError> {
+        let own = device_of(raw)?;
+        match own == device {
+            true => Ok(Self {
+                raw,
+                retained: None,
+            }),
+            false => Err(GpuError::new(
+                GpuErrorKind::Invalid,
+                format!("{what} is of CUDA device {own}, but device_id is {device}"),
+            )),
+        }
+    }
+
+    /// The handle.
+    pub fn raw(&self) -> CUcontext {
+        self.raw
+    }
+
+    /// Makes it current on this thread until the guard is dropped.
+    pub fn enter(&self) -> Result<Current, GpuError> {
+        let mut current = std::ptr::null_mut();
+        check(
+            // SAFETY: a place for the handle.
+            unsafe { sys::cuCtxGetCurrent(&mut current) },
+            "cuCtxGetCurrent",
+        )?;
+        if current == self.raw {
+            return Ok(Current { is_pushed: false });
+        }
+        check(
+            // SAFETY: the context lives: retained, or the host's promise.
+            unsafe { sys::cuCtxPushCurrent_v2(self.raw) },
+            "cuCtxPushCurrent",
+        )?;
+        Ok(Current { is_pushed: true })
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        if let Some(device) = self.retained {
+            // SAFETY: retained once, released once.
+            let _ = unsafe { sys::cuDevicePrimaryCtxRelease_v2(device) };
+        }
+    }
+}
+
+/// The streams without a context of their own: NULL, and those of the legacy and per-thread constants.
+pub(super) fn is_default(stream: CUstream) -> bool {
+    (stream as usize) <= 2
+}
+
+/// The context was made current; the one before comes back when this is dropped.
+pub(super) struct Current {
+    is_pushed: bool,
+}
+
+impl Drop for Current {
+    fn drop(&mut self) {
+        if self.is_pushed {
+            let mut ours = std::ptr::null_mut();
+            // SAFETY: pushed on this thread by `enter`.
+            let _ = unsafe { sys::cuCtxPopCurrent_v2(&mut ours) };
+        }
+    }
+}
+
+fn device_of(context: CUcontext) -> Result<CUdevice, GpuError> {
+    check(
+        // SAFETY: a live context (contract of whoever passed it).
+        unsafe { sys::cuCtxPushCurrent_v2(context) },
+        "cuda_context is no context of this process",
+    )?;
+    let _back = Current { is_pushed: true };
+    let mut device = 0;
+    check(
+        // SAFETY: a place for the number.
+        unsafe { sys::cuCtxGetDevice(&mut device) },
+        "cuCtxGetDevice",
+    )?;
+    Ok(device)
+}

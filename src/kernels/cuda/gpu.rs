@@ -1,0 +1,450 @@
+//! One GPU as a context of the host works on it: CUDA context, stream, compiled kernels.
+
+use std::collections::HashMap;
+use std::ffi::{CStr, CString, c_void};
+use std::sync::atomic::{AtomicPtr, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use cudarc::driver::sys::{self, CUcontext, CUdevice_attribute, CUfunction, CUmodule, CUstream};
+
+use super::context::{Context, Current, is_default};
+use super::driver::{GpuError, GpuErrorKind, check, count_devices};
+use super::image;
+use super::memory::{DeviceMemory, Plain};
+
+/// Threads of a block, `kThreads` of `mq.cuh`.
+pub(crate) const THREADS: u32 = 256;
+
+/// Blocks that a multiprocessor is given at most when a kernel walks over its work by itself.
+const BLOCKS_PER_MULTIPROCESSOR: u64 = 32;
+
+/// What a GPU is opened with.
+pub struct GpuSettings {
+    /// Index of the device.
+    pub device: i32,
+    /// The host's context; NULL: that of the stream, the current one, or the device's primary one.
+    pub context: *mut c_void,
+    /// The host's stream; NULL: the default one.
+    pub stream: *mut c_void,
+    /// The host's memory.
+    pub memory: Option<Box<dyn DeviceMemory>>,
+}
+
+/// A GPU in use. Borrowed by every kernel whose tensors lie on it.
+pub struct Gpu {
+    device: i32,
+    name: String,
+    multiprocessors: u32,
+    has_pools: bool,
+    module: CUmodule,
+    functions: RwLock<HashMap<&'static str, Function>>,
+    stream: AtomicPtr<c_void>,
+    memory: Option<Box<dyn DeviceMemory>>,
+    failure: Mutex<Option<GpuError>>,
+    /// Dropped last: the module lives in it.
+    context: Context,
+}
+
+#[derive(Clone, Copy)]
+struct Function(CUfunction);
+
+// SAFETY: handles of the driver, which any thread may use; the context is made current around every call.
+unsafe impl Send for Gpu {}
+// SAFETY: as above; what changes is behind locks.
+unsafe impl Sync for Gpu {}
+// SAFETY: as above.
+unsafe impl Send for Function {}
+// SAFETY: as above.
+unsafe impl Sync for Function {}
+
+impl Gpu {
+    /// Opens a device and loads the kernels. Errors when there is no driver or device, the driver is too old, the
+    /// device has no machine code here, or context, stream and device do not belong together.
+    ///
+    /// # Safety
+    /// `context` and `stream` are NULL or live handles, and stay so as long as this is used.
+    pub unsafe fn open(settings: GpuSettings) -> Result<Arc<Self>, GpuError> {
+        let count = count_devices()?;
+        let device = settings.device;
+        if device < 0 || device >= count {
+            return Err(GpuError::new(
+                GpuErrorKind::Unavailable,
+                format!("CUDA: device_id is {device}, but there are {count} devices"),
+            ));
+        }
+        let mut handle = 0;
+        check(
+            // SAFETY: a place for the handle.
+            unsafe { sys::cuDeviceGet(&mut handle, device) },
+            "cuDeviceGet",
+        )?;
+        // SAFETY: contract of this function.
+        let context = unsafe {
+            Context::choose(
+                handle,
+                settings.context as CUcontext,
+                settings.stream as CUstream,
+            )
+        }?;
+        let attribute = |which| {
+            let mut value = 0;
+            // SAFETY: a place for the number.
+            let result = unsafe { sys::cuDeviceGetAttribute(&mut value, which, handle) };
+            check(result, "cuDeviceGetAttribute").map(|()| value)
+        };
+        use CUdevice_attribute as Attribute;
+        let multiprocessors =
+            attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?.max(1);
+        let has_pools = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED)? != 0;
+        let capability = (
+            attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+            attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+        );
+        let name = device_name(handle)?;
+        let module = {
+            let _current = context.enter()?;
+            let mut module = std::ptr::null_mut();
+            // SAFETY: a whole fat binary, aligned.
+            let result =
+                unsafe { sys::cuModuleLoadData(&mut module, image::bytes().as_ptr().cast()) };
+            check(
+                result,
+                &format!(
+                    "mq's kernels cannot be loaded on {name} (compute capability {}.{}; 7.5 or later is needed)",
+                    capability.0, capability.1
+                ),
+            )?;
+            module
+        };
+        Ok(Arc::new(Self {
+            device,
+            name,
+            multiprocessors: multiprocessors as u32,
+            has_pools,
+            module,
+            functions: RwLock::default(),
+            stream: AtomicPtr::new(settings.stream),
+            memory: settings.memory,
+            failure: Mutex::default(),
+            context,
+        }))
+    }
+
+    /// Index of the device.
+    pub fn device(&self) -> i32 {
+        self.device
+    }
+
+    /// The device's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn has_pools(&self) -> bool {
+        self.has_pools
+    }
+
+    pub(super) fn allocator(&self) -> Option<&dyn DeviceMemory> {
+        self.memory.as_deref()
+    }
+
+    /// The stream that work is put on.
+    pub(super) fn stream(&self) -> CUstream {
+        self.stream.load(SeqCst).cast()
+    }
+
+    /// Makes its context current on this thread for a while.
+    pub(super) fn enter(&self) -> Result<Current, GpuError> {
+        self.context.enter()
+    }
+
+    /// Puts what comes from now on on another stream of the same context. Nothing is waited for: the order between
+    /// both streams is the host's.
+    ///
+    /// # Safety
+    /// `stream` is NULL or a live handle, and stays so as long as it is used.
+    pub unsafe fn set_stream(&self, stream: *mut c_void) -> Result<(), GpuError> {
+        let raw = stream as CUstream;
+        if !is_default(raw) {
+            let mut context = std::ptr::null_mut();
+            check(
+                // SAFETY: a live stream (contract).
+                unsafe { sys::cuStreamGetCtx(raw, &mut context) },
+                "cuda_stream",
+            )?;
+            if context != self.context.raw() {
+                return Err(GpuError::new(
+                    GpuErrorKind::Invalid,
+                    "cuda_stream is of another CUDA context than the one that mq works in",
+                ));
+            }
+        }
+        self.stream.store(stream, SeqCst);
+        Ok(())
+    }
+
+    /// Whether the stream is being captured into a graph.
+    pub fn is_capturing(&self) -> Result<bool, GpuError> {
+        let mut status = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
+        let _current = self.enter()?;
+        check(
+            // SAFETY: a place for the status.
+            unsafe { sys::cuStreamIsCapturing(self.stream(), &mut status) },
+            "cuStreamIsCapturing",
+        )?;
+        Ok(status != sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE)
+    }
+
+    /// Errors while the stream is being captured, before anything would break the capture.
+    pub(crate) fn refuse_capture(&self, what: &str) -> Result<(), GpuError> {
+        match self.is_capturing()? {
+            false => Ok(()),
+            true => Err(GpuError::new(
+                GpuErrorKind::Capturing,
+                format!(
+                    "CUDA: {what} is needed while the stream is being captured into a graph; call what is captured once \
+                     before the capture, so that everything is in place"
+                ),
+            )),
+        }
+    }
+
+    /// Waits until everything on the stream is done.
+    pub fn synchronize(&self) -> Result<(), GpuError> {
+        self.refuse_capture("a synchronization")?;
+        let _current = self.enter()?;
+        check(
+            // SAFETY: a stream of this context.
+            unsafe { sys::cuStreamSynchronize(self.stream()) },
+            "cuStreamSynchronize",
+        )
+    }
+
+    /// Copies from device memory, once the stream has come so far.
+    pub(crate) fn read_from<T: Plain>(
+        &self,
+        address: u64,
+        values: &mut [T],
+    ) -> Result<(), GpuError> {
+        let bytes = size_of_val(values);
+        if bytes == 0 {
+            return Ok(());
+        }
+        self.refuse_capture("a copy to host memory")?;
+        let _current = self.enter()?;
+        // SAFETY: the caller knows that the address holds the values; waited for below.
+        let result = unsafe {
+            sys::cuMemcpyDtoHAsync_v2(values.as_mut_ptr().cast(), address, bytes, self.stream())
+        };
+        check(result, "cuMemcpyDtoHAsync")?;
+        check(
+            // SAFETY: a stream of this context.
+            unsafe { sys::cuStreamSynchronize(self.stream()) },
+            "cuStreamSynchronize",
+        )
+    }
+
+    /// Copies within device memory, in the order of the stream.
+    pub(crate) fn copy(&self, from: u64, to: u64, bytes: usize) {
+        let copied = self.enter().and_then(|_current| {
+            // SAFETY: both are device memory of the host's or ours (checked where they came in).
+            let result = unsafe { sys::cuMemcpyDtoDAsync_v2(to, from, bytes, self.stream()) };
+            check(result, "cuMemcpyDtoDAsync")
+        });
+        self.note(copied);
+    }
+
+    /// Fills device memory with a byte, in the order of the stream.
+    pub(crate) fn fill(&self, address: u64, byte: u8, bytes: usize) {
+        let filled = self.enter().and_then(|_current| {
+            // SAFETY: device memory of ours.
+            let result = unsafe { sys::cuMemsetD8Async(address, byte, bytes, self.stream()) };
+            check(result, "cuMemsetD8Async")
+        });
+        self.note(filled);
+    }
+
+    /// Whether an address is device memory of this context's device, and reaches so far. Errors say what it is.
+    pub fn check_address(&self, address: u64, bytes: usize) -> Result<(), GpuError> {
+        use sys::CUpointer_attribute as Attribute;
+        let invalid = |text: String| Err(GpuError::new(GpuErrorKind::Invalid, text));
+        let mut kind = 0u32;
+        let mut ordinal = 0i32;
+        let (mut start, mut size) = (0u64, 0usize);
+        let mut wanted = [
+            Attribute::CU_POINTER_ATTRIBUTE_MEMORY_TYPE,
+            Attribute::CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL,
+            Attribute::CU_POINTER_ATTRIBUTE_RANGE_START_ADDR,
+            Attribute::CU_POINTER_ATTRIBUTE_RANGE_SIZE,
+        ];
+        let mut places: [*mut c_void; 4] = [
+            (&raw mut kind).cast(),
+            (&raw mut ordinal).cast(),
+            (&raw mut start).cast(),
+            (&raw mut size).cast(),
+        ];
+        let _current = self.enter()?;
+        // SAFETY: a place for each attribute; the address is only looked up.
+        let result = unsafe {
+            sys::cuPointerGetAttributes(
+                wanted.len() as u32,
+                wanted.as_mut_ptr(),
+                places.as_mut_ptr(),
+                address,
+            )
+        };
+        check(result, "cuPointerGetAttributes")?;
+        // Of memory that the driver does not know every attribute is zero.
+        const HOST: u32 = 1;
+        match kind {
+            0 | HOST => {
+                return invalid(format!(
+                    "{address:#x} is said to be memory of CUDA device {}, but it is host memory",
+                    self.device
+                ));
+            }
+            _ if ordinal != self.device => {
+                return invalid(format!(
+                    "{address:#x} is memory of CUDA device {ordinal}, but the context works on device {}",
+                    self.device
+                ));
+            }
+            _ => {}
+        }
+        let end = start.saturating_add(size as u64);
+        match size > 0 && address.saturating_add(bytes as u64) > end {
+            false => Ok(()),
+            true => invalid(format!(
+                "a tensor of {bytes} bytes at {address:#x} reaches beyond its memory, which ends at {end:#x}"
+            )),
+        }
+    }
+
+    /// Thread blocks for work of so many pieces, which a kernel walks over by itself.
+    pub(crate) fn blocks_for(&self, pieces: u64) -> u32 {
+        pieces.clamp(
+            1,
+            u64::from(self.multiprocessors) * BLOCKS_PER_MULTIPROCESSOR,
+        ) as u32
+    }
+
+    /// Puts a kernel on the stream; a failure is kept. [`launch!`] calls it.
+    ///
+    /// # Safety
+    /// `arguments` point to values of exactly the types of the kernel's parameters, and what those point to is as
+    /// the kernel expects it.
+    pub(crate) unsafe fn launch_raw(
+        &self,
+        kernel: &'static str,
+        (grid, threads): ((u32, u32), u32),
+        arguments: &mut [*mut c_void],
+    ) {
+        let launched = self.function(kernel).and_then(|function| {
+            let _current = self.enter()?;
+            // SAFETY: contract of this function.
+            let result = unsafe {
+                sys::cuLaunchKernel(
+                    function.0,
+                    grid.0,
+                    grid.1,
+                    1,
+                    threads,
+                    1,
+                    1,
+                    0,
+                    self.stream(),
+                    arguments.as_mut_ptr(),
+                    std::ptr::null_mut(),
+                )
+            };
+            check(result, kernel)
+        });
+        self.note(launched);
+    }
+
+    fn function(&self, kernel: &'static str) -> Result<Function, GpuError> {
+        let known = self
+            .functions
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(kernel)
+            .copied();
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let name = CString::new(kernel)
+            .map_err(|_| GpuError::new(GpuErrorKind::Driver, "a kernel's name holds NUL"))?;
+        let mut function = std::ptr::null_mut();
+        let _current = self.enter()?;
+        check(
+            // SAFETY: a loaded module and a string.
+            unsafe { sys::cuModuleGetFunction(&mut function, self.module, name.as_ptr()) },
+            kernel,
+        )?;
+        let mut functions = self
+            .functions
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        Ok(*functions.entry(kernel).or_insert(Function(function)))
+    }
+
+    /// Keeps a failure, if it is the first.
+    pub(crate) fn note(&self, outcome: Result<(), GpuError>) {
+        if let Err(error) = outcome {
+            let mut first = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+            first.get_or_insert(error);
+        }
+    }
+
+    /// The first failure since this was last asked.
+    pub fn take_failure(&self) -> Result<(), GpuError> {
+        let mut first = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        first.take().map_or(Ok(()), Err)
+    }
+}
+
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        if let Ok(_current) = self.context.enter() {
+            // SAFETY: loaded once, unloaded once; nothing of ours is launched any more.
+            let _ = unsafe { sys::cuModuleUnload(self.module) };
+        }
+    }
+}
+
+fn device_name(device: sys::CUdevice) -> Result<String, GpuError> {
+    let mut text = [0 as std::ffi::c_char; 256];
+    check(
+        // SAFETY: room for the characters.
+        unsafe { sys::cuDeviceGetName(text.as_mut_ptr(), text.len() as i32, device) },
+        "cuDeviceGetName",
+    )?;
+    // SAFETY: the driver ends it with NUL.
+    let name = unsafe { CStr::from_ptr(text.as_ptr()) };
+    Ok(name.to_string_lossy().into_owned())
+}
+
+/// Puts a kernel on the GPU's stream: `launch!(gpu, name, blocks; a, b, c)`, each argument of exactly the type of the
+/// kernel's parameter (addresses are u64).
+macro_rules! launch {
+    ($gpu:expr, $kernel:expr, $grid:expr; $($argument:expr),+ $(,)?) => {
+        $gpu.launch_raw(
+            $kernel,
+            ($grid, $crate::kernels::cuda::THREADS),
+            &mut [$(std::ptr::from_ref(&$argument).cast_mut().cast()),+],
+        )
+    };
+}
+pub(crate) use launch;
+
+/// The name of a kernel that there is for each storage type, for that of a tensor.
+macro_rules! by_dtype {
+    ($kernel:literal, $x:expr) => {
+        match $x.dtype() {
+            $crate::tensor::DType::F32 => concat!($kernel, "_f32"),
+            $crate::tensor::DType::F16 => concat!($kernel, "_f16"),
+            $crate::tensor::DType::BF16 => concat!($kernel, "_bf16"),
+        }
+    };
+}
+pub(crate) use by_dtype;

@@ -1,0 +1,62 @@
+// Which amax belongs to which element: kernels/grid.rs on the device.
+#pragma once
+
+#include "mq.cuh"
+
+// As `Grid` in Rust: extent and block of up to 8 merged dimensions, the last one innermost.
+struct GridParams {
+  u64 extent[8];
+  u64 block[8];
+  int rank;
+
+  __device__ u64 columns() const { return extent[rank - 1]; }
+  __device__ u64 column_block() const { return block[rank - 1]; }
+
+  __device__ u64 rows() const {
+    u64 rows = 1;
+    for (int d = 0; d < rank - 1; ++d) rows *= extent[d];
+    return rows;
+  }
+
+  // Position of the first amax of a row.
+  __device__ u64 first_block_of_row(u64 row) const {
+    u64 stride = (columns() + column_block() - 1) / column_block(), position = 0;
+    for (int d = rank - 2; d >= 0; --d) {
+      position += row % extent[d] / block[d] * stride;
+      row /= extent[d];
+      stride *= (extent[d] + block[d] - 1) / block[d];
+    }
+    return position;
+  }
+};
+
+// Elements of a row that a thread block works on: every thread has some vectors of 16 bytes.
+constexpr u64 kTile = 8192;
+
+// A tile of one row, and where its amax values begin.
+struct Tile {
+  // Flat position of its first element, and how many there are.
+  u64 offset;
+  u32 count;
+  // Position of the amax of the first element, how far into that block it lies, and how long blocks are.
+  u64 first_block;
+  u64 into_block;
+  u64 block;
+
+  __device__ Tile(const GridParams& grid, u64 index) {
+    u64 columns = grid.columns(), per_row = (columns + kTile - 1) / kTile;
+    u64 row = index / per_row, start = index % per_row * kTile;
+    offset = row * columns + start;
+    count = (u32)(columns - start < kTile ? columns - start : kTile);
+    block = grid.column_block();
+    first_block = grid.first_block_of_row(row) + start / block;
+    into_block = start % block;
+  }
+
+  // Position of the amax of the tile's element `i`. Within a tile 32 bits are enough, unless a block is larger
+  // than it: then there are at most two.
+  __device__ __forceinline__ u64 position(u32 i) const {
+    if (block >= kTile) return first_block + (into_block + i >= block ? 1 : 0);
+    return first_block + ((u32)into_block + i) / (u32)block;
+  }
+};

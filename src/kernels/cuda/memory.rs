@@ -1,0 +1,160 @@
+//! Device memory of mq's own, and copies between host and device.
+
+use std::ffi::c_void;
+use std::sync::Arc;
+
+use cudarc::driver::sys::{self, CUresult};
+
+use super::driver::{GpuError, GpuErrorKind, check};
+use super::gpu::Gpu;
+
+/// Gives device memory, in the host's way. Called from any thread, while the context is current.
+pub trait DeviceMemory: Send + Sync {
+    /// So many bytes, aligned to 256, usable by what is put on `stream` from now on. None: there is none.
+    fn allocate(&self, bytes: usize, stream: *mut c_void) -> Option<u64>;
+    /// Gives them back once what is on `stream` now is done.
+    fn free(&self, address: u64, bytes: usize, stream: *mut c_void);
+}
+
+/// Device memory, freed when it is dropped.
+pub struct DeviceBuffer {
+    gpu: Arc<Gpu>,
+    address: u64,
+    bytes: usize,
+}
+
+impl DeviceBuffer {
+    /// So many bytes; what they hold is not known. Errors when there is no memory, or a stream is being captured.
+    pub fn new(gpu: &Arc<Gpu>, bytes: usize) -> Result<Self, GpuError> {
+        let address = match bytes {
+            0 => 0,
+            bytes => allocate(gpu, bytes)?,
+        };
+        Ok(Self {
+            gpu: Arc::clone(gpu),
+            address,
+            bytes,
+        })
+    }
+
+    /// The address of the first byte; 0 when there are none.
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
+    /// Number of bytes.
+    pub fn len(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// Fills it with a byte, in the order of the stream.
+    pub fn fill(&self, byte: u8) -> Result<(), GpuError> {
+        if self.bytes == 0 {
+            return Ok(());
+        }
+        let _current = self.gpu.enter()?;
+        // SAFETY: memory of ours, on the stream of its context.
+        let result =
+            unsafe { sys::cuMemsetD8Async(self.address, byte, self.bytes, self.gpu.stream()) };
+        check(result, "cuMemsetD8Async")
+    }
+
+    /// Writes values to its beginning, in the order of the stream. They are copied before this returns.
+    pub fn write<T: Plain>(&self, values: &[T]) -> Result<(), GpuError> {
+        let bytes = size_of_val(values);
+        assert!(bytes <= self.bytes, "{bytes} bytes into {}", self.bytes);
+        if bytes == 0 {
+            return Ok(());
+        }
+        self.gpu
+            .refuse_capture("a copy from pageable host memory")?;
+        let _current = self.gpu.enter()?;
+        // SAFETY: both sides hold the bytes; the driver stages pageable memory before it returns.
+        let result = unsafe {
+            sys::cuMemcpyHtoDAsync_v2(
+                self.address,
+                values.as_ptr().cast(),
+                bytes,
+                self.gpu.stream(),
+            )
+        };
+        check(result, "cuMemcpyHtoDAsync")
+    }
+
+    /// Reads values from its beginning, once the stream has come so far: waits for it.
+    pub fn read<T: Plain>(&self, values: &mut [T]) -> Result<(), GpuError> {
+        let bytes = size_of_val(values);
+        assert!(bytes <= self.bytes, "{bytes} bytes from {}", self.bytes);
+        self.gpu.read_from(self.address, values)
+    }
+}
+
+impl Drop for DeviceBuffer {
+    fn drop(&mut self) {
+        if self.bytes == 0 {
+            return;
+        }
+        let Ok(_current) = self.gpu.enter() else {
+            // The host has destroyed the context, and with it the memory.
+            return;
+        };
+        let stream = self.gpu.stream();
+        if let Some(own) = self.gpu.allocator() {
+            own.free(self.address, self.bytes, stream.cast());
+            return;
+        }
+        // SAFETY: ours, and nothing but what is on the stream uses it.
+        unsafe {
+            match self.gpu.has_pools() {
+                true => sys::cuMemFreeAsync(self.address, stream),
+                false => sys::cuMemFree_v2(self.address),
+            }
+        };
+    }
+}
+
+fn allocate(gpu: &Arc<Gpu>, bytes: usize) -> Result<u64, GpuError> {
+    gpu.refuse_capture("an allocation of device memory")?;
+    let _current = gpu.enter()?;
+    let out_of_memory = || {
+        GpuError::new(
+            GpuErrorKind::OutOfMemory,
+            format!(
+                "CUDA: no {bytes} bytes of device memory on device {}; free some, or lower what is kept there",
+                gpu.device()
+            ),
+        )
+    };
+    if let Some(own) = gpu.allocator() {
+        let address = own.allocate(bytes, gpu.stream().cast());
+        return address
+            .filter(|address| *address != 0)
+            .ok_or_else(out_of_memory);
+    }
+    let mut address = 0;
+    // SAFETY: a place for the address; the stream is of this context.
+    let result = unsafe {
+        match gpu.has_pools() {
+            true => sys::cuMemAllocAsync(&mut address, bytes, gpu.stream()),
+            false => sys::cuMemAlloc_v2(&mut address, bytes),
+        }
+    };
+    match result {
+        CUresult::CUDA_ERROR_OUT_OF_MEMORY => Err(out_of_memory()),
+        other => check(other, "cuMemAlloc").map(|()| address),
+    }
+}
+
+/// Numbers that are nothing but their bytes.
+pub trait Plain: Copy {}
+impl Plain for u8 {}
+impl Plain for i8 {}
+impl Plain for u32 {}
+impl Plain for u64 {}
+impl Plain for f32 {}
+impl Plain for f64 {}

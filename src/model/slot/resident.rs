@@ -1,0 +1,329 @@
+//! The numbers of a slot's quantizers in device memory, where taps on the GPU read them.
+//!
+//! They are written when a verb has changed them, at the same addresses as before wherever they are as many: a graph
+//! that was captured goes on with the new ones. A tap puts kernels on the stream and does nothing else, so that it can
+//! be captured itself.
+
+use std::sync::{Arc, PoisonError};
+
+use super::{Slot, quantization};
+use crate::error::{Error, Result};
+use crate::kernels::absmax::{self, cuda as flaws};
+use crate::kernels::channel_scale;
+use crate::kernels::cuda::{DeviceBuffer, Gpu};
+use crate::kernels::fake_quant::Format;
+use crate::kernels::fake_quant::cuda::{Resident as Addresses, needs_scratch, run_resident};
+use crate::model::granularity::Granularity;
+use crate::model::quantizer::{Kind, Quantizer, SlotState};
+use crate::tensor::TensorView;
+
+/// What a slot keeps on the GPU.
+pub(super) struct Resident {
+    state: Arc<SlotState>,
+    members: Vec<Member>,
+    /// A u32: what kernels found wrong since it was last read.
+    flaws: Arc<DeviceBuffer>,
+    /// Whether a kernel may have written there.
+    is_touched: bool,
+    /// Memory that was outgrown: a graph that was captured before may still read it.
+    retired: Vec<Arc<DeviceBuffer>>,
+}
+
+/// The numbers of one quantizer. Empty where it has none.
+struct Member {
+    amax: Arc<DeviceBuffer>,
+    tensor_amax: Arc<DeviceBuffer>,
+    pre_quant_scale: Arc<DeviceBuffer>,
+    /// Room for amax values of its own.
+    scratch: Arc<DeviceBuffer>,
+}
+
+/// Numbers that are to be written, with the memory for them.
+pub(crate) struct Refresh {
+    next: Resident,
+    /// What goes where.
+    values: Vec<(Arc<DeviceBuffer>, Vec<f32>)>,
+    is_new: bool,
+}
+
+impl Slot {
+    /// Finds memory for the present numbers on the GPU, and writes nothing yet; None when they are there, or nobody
+    /// needs them: `wanted` is whether tensors on the GPU are expected to pass.
+    pub(crate) fn prepare_refresh(&self, gpu: &Arc<Gpu>, wanted: bool) -> Result<Option<Refresh>> {
+        let state = self.state();
+        let resident = self.resident.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = resident.as_ref();
+        if before.is_none() && !wanted
+            || before.is_some_and(|before| Arc::ptr_eq(&before.state, &state))
+        {
+            return Ok(None);
+        }
+        Refresh::new(gpu, &state, before).map(Some)
+    }
+
+    /// Writes them, in the order of the stream.
+    pub(crate) fn finish_refresh(&self, refresh: Refresh) -> Result<()> {
+        let mut resident = self.resident.lock().unwrap_or_else(PoisonError::into_inner);
+        *resident = Some(refresh.written()?);
+        Ok(())
+    }
+
+    /// Fake-quantizes a tensor on the GPU. None: there is a quantizer among the members that is not done with numbers
+    /// in device memory; nothing was done.
+    pub(super) fn quantize_resident(
+        &self,
+        gpu: &Arc<Gpu>,
+        state: &Arc<SlotState>,
+        member: Option<usize>,
+        x: &TensorView,
+        out: &TensorView,
+    ) -> Result<Option<()>> {
+        let chosen = |i: usize| member.is_none_or(|member| member == i);
+        let mut members = state.members().iter().enumerate();
+        if members.any(|(i, q)| chosen(i) && !is_supported(q)) {
+            return Ok(None);
+        }
+        // Held while kernels are launched: two taps at once would share room for amax values.
+        let mut resident = self.resident.lock().unwrap_or_else(PoisonError::into_inner);
+        if resident
+            .as_ref()
+            .is_none_or(|r| !Arc::ptr_eq(&r.state, state))
+        {
+            *resident = Some(Refresh::new(gpu, state, resident.as_ref())?.written()?);
+        }
+        let Some(resident) = resident.as_mut() else {
+            return Ok(None);
+        };
+        resident.is_touched = true;
+        let mut from = *x;
+        let all = state
+            .members()
+            .iter()
+            .zip(&mut resident.members)
+            .enumerate();
+        for (_, (quantizer, member)) in all.filter(|(i, _)| chosen(*i)) {
+            if let Some(factors) = &quantizer.pre_quant_scale {
+                self.check_channels(&from, factors)?;
+                channel_scale::run_resident(gpu, &from, out, member.pre_quant_scale.address());
+                from = *out;
+            }
+            match quantizer.enabled {
+                true => {
+                    let places = (&mut *member, &*resident.flaws, &mut resident.retired);
+                    self.launch(gpu, quantizer, places, &from, out)?;
+                }
+                false if from.address() != out.address() => {
+                    gpu.copy(from.address(), out.address(), from.size_bytes());
+                }
+                false => {}
+            }
+            from = *out;
+        }
+        Ok(Some(()))
+    }
+
+    fn launch(
+        &self,
+        gpu: &Arc<Gpu>,
+        quantizer: &Quantizer,
+        (member, flaws, retired): (&mut Member, &DeviceBuffer, &mut Vec<Arc<DeviceBuffer>>),
+        x: &TensorView,
+        out: &TensorView,
+    ) -> Result<()> {
+        if quantizer.attributes.unsigned {
+            flaws::find_flaws(gpu, x, flaws::NEGATIVE, flaws.address());
+        }
+        let found = quantization::amax_values(quantizer).map(<[f32]>::len);
+        let fitting = quantization::fits_shape(quantizer, &self.name, x, found)?;
+        let mut at = Addresses {
+            flaws: flaws.address(),
+            ..Addresses::default()
+        };
+        let per_tensor = Granularity::per_tensor(x.shape());
+        let (format, blocks) = match quantizer.kind() {
+            Some(Kind::Amax(format)) => {
+                at.amax = member.amax.address();
+                let blocks = match quantization::is_constant(quantizer) {
+                    true => per_tensor,
+                    false => fitting,
+                };
+                (format, blocks)
+            }
+            // MX has a definition for everything: nothing is a flaw.
+            Some(Kind::Mx(format)) => {
+                at.flaws = 0;
+                (Format::Mx(format), fitting)
+            }
+            Some(Kind::Nvfp4Dynamic) => {
+                at.tensor_amax = member.tensor_amax.address();
+                if found.is_none() {
+                    at.tensor_amax = member.room(gpu, 1, retired)?;
+                    gpu.fill(at.tensor_amax, 0, size_of::<f32>());
+                    absmax::cuda::raise(gpu, x, per_tensor.grid(), at.tensor_amax);
+                    flaws::check_amax(gpu, at.tensor_amax, 1, at.flaws);
+                }
+                (Format::Nvfp4 { global_scale: 0.0 }, fitting)
+            }
+            Some(Kind::Nvfp4Static { largest_scale }) => {
+                (at.amax, at.tensor_amax) = (member.amax.address(), member.tensor_amax.address());
+                at.largest_scale = largest_scale;
+                (Format::Nvfp4Static { scale_amax: 0.0 }, fitting)
+            }
+            Some(Kind::Nf4 { .. }) | None => {
+                return Err(Error::Internal(format!("`{}`: no format", self.name)));
+            }
+        };
+        let grid = blocks.grid();
+        if at.amax == 0 && needs_scratch(grid) {
+            at.scratch = member.room(gpu, grid.num_blocks(), retired)?;
+            gpu.fill(at.scratch, 0, grid.num_blocks() * size_of::<f32>());
+        }
+        run_resident(gpu, x, out, grid, format, at);
+        Ok(())
+    }
+
+    /// What kernels found wrong since this was last asked, as an error that names the quantizer: waits for the stream.
+    pub(crate) fn take_flaws(&self) -> Result<()> {
+        let mut resident = self.resident.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(resident) = resident.as_mut().filter(|resident| resident.is_touched) else {
+            return Ok(());
+        };
+        let mut found = [0u32];
+        resident.flaws.read(&mut found)?;
+        resident.is_touched = false;
+        if found[0] == 0 {
+            return Ok(());
+        }
+        resident.flaws.fill(0)?;
+        match found[0] & flaws::NEGATIVE != 0 {
+            true => Err(quantization::negative(&self.name)),
+            false => Err(Error::Numeric(format!(
+                "`{}`: NaN or Inf in a tensor on the GPU, whose dynamic amax they would be",
+                self.name
+            ))),
+        }
+    }
+}
+
+impl Member {
+    /// Room for so many amax values: what there is, or more.
+    fn room(
+        &mut self,
+        gpu: &Arc<Gpu>,
+        values: usize,
+        retired: &mut Vec<Arc<DeviceBuffer>>,
+    ) -> Result<u64> {
+        let bytes = values * size_of::<f32>();
+        if self.scratch.len() < bytes {
+            let larger = Arc::new(DeviceBuffer::new(gpu, bytes)?);
+            retired.push(std::mem::replace(&mut self.scratch, larger));
+        }
+        Ok(self.scratch.address())
+    }
+}
+
+impl Refresh {
+    fn new(gpu: &Arc<Gpu>, state: &Arc<SlotState>, before: Option<&Resident>) -> Result<Self> {
+        let mut values = Vec::new();
+        let mut members = Vec::new();
+        let mut retired = before.map_or(Vec::new(), |before| before.retired.clone());
+        for (i, q) in state.members().iter().enumerate() {
+            let old = before.and_then(|before| before.members.get(i));
+            let mut place = |own: Option<&[f32]>, old: Option<&Arc<DeviceBuffer>>| {
+                let own = own.unwrap_or_default();
+                let buffer = match old.filter(|old| old.len() == size_of_val(own)) {
+                    Some(old) => Arc::clone(old),
+                    None => {
+                        retired.extend(old.filter(|old| !old.is_empty()).cloned());
+                        Arc::new(DeviceBuffer::new(gpu, size_of_val(own))?)
+                    }
+                };
+                values.push((Arc::clone(&buffer), own.to_vec()));
+                Result::Ok(buffer)
+            };
+            let tensor = tensor_amax(q).map(|amax| [amax]);
+            members.push(Member {
+                amax: place(quantization::amax_values(q), old.map(|old| &old.amax))?,
+                tensor_amax: place(
+                    tensor.as_ref().map(|one| &one[..]),
+                    old.map(|old| &old.tensor_amax),
+                )?,
+                pre_quant_scale: place(
+                    q.pre_quant_scale.as_deref(),
+                    old.map(|old| &old.pre_quant_scale),
+                )?,
+                scratch: match old {
+                    Some(old) => Arc::clone(&old.scratch),
+                    None => Arc::new(DeviceBuffer::new(gpu, 0)?),
+                },
+            });
+        }
+        let flaws = match before {
+            Some(before) => Arc::clone(&before.flaws),
+            None => Arc::new(DeviceBuffer::new(gpu, size_of::<u32>())?),
+        };
+        Ok(Self {
+            next: Resident {
+                state: Arc::clone(state),
+                members,
+                flaws,
+                is_touched: before.is_some_and(|before| before.is_touched),
+                retired,
+            },
+            values,
+            is_new: before.is_none(),
+        })
+    }
+
+    fn written(self) -> Result<Resident> {
+        if self.is_new {
+            self.next.flaws.fill(0)?;
+        }
+        for (buffer, values) in &self.values {
+            buffer.write(values)?;
+        }
+        Ok(self.next)
+    }
+}
+
+/// The amax of the tensor, where the format has a scale for it and it is known.
+fn tensor_amax(q: &Quantizer) -> Option<f32> {
+    match q.kind()? {
+        Kind::Nvfp4Dynamic => quantization::amax_values(q).map(absmax::largest),
+        Kind::Nvfp4Static { .. } => {
+            let own = quantization::amax_values(q).map(absmax::largest);
+            q.global_amax.or(own)
+        }
+        _ => None,
+    }
+}
+
+/// Whether everything it needs are numbers that lie in device memory.
+fn is_supported(q: &Quantizer) -> bool {
+    let rounds = match q.kind() {
+        Some(Kind::Amax(_) | Kind::Mx(_) | Kind::Nvfp4Dynamic) => true,
+        // One constant amax for all blocks is made into many by the general way.
+        Some(Kind::Nvfp4Static { .. }) => q.amax.is_some() && !quantization::is_constant(q),
+        Some(Kind::Nf4 { .. }) | None => false,
+    };
+    !q.attributes.rotate.enable && (!q.enabled || rounds && q.applied_bias().is_none())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::quantizer::CONSTANT_AMAX;
+
+    #[test]
+    fn the_constant_amax_is_a_number_like_others() {
+        let attributes = crate::model::attributes::parse_cfg(
+            r#"{"num_bits": [4, 3], "use_constant_amax": true}"#,
+        );
+        let Ok(crate::config::Cfg::One(attributes)) = attributes else {
+            panic!("valid attributes");
+        };
+        let q = Quantizer::new(*attributes);
+        assert_eq!(quantization::amax_values(&q), Some(&[CONSTANT_AMAX][..]));
+        assert!(is_supported(&q));
+    }
+}
