@@ -13,6 +13,8 @@ mod gpu;
 mod image;
 mod memory;
 mod params;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use driver::{GpuError, GpuErrorKind, count_devices};
 pub use gpu::{Gpu, GpuSettings};

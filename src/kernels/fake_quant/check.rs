@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::{Format, MxFormat, run, run_dynamic, scalar};
 use crate::format::half::{Bf16, F16};
 use crate::format::int::IntGrid;
+use crate::kernels::cuda::testing::{self, OnGpu};
 use crate::kernels::{Grid, Isa, Machine};
 use crate::tensor::{DType, Shape, TensorView};
 
@@ -187,6 +188,17 @@ fn check(values: &[f32], shape: &[usize], blocks: &[usize], skew: usize) {
             let checks_dynamic = !finds_own || grid.blocks_stay_in_rows();
             let largest = scalar::absmax(own.iter().copied());
             let dynamic = defined(&x, own, &grid, dtype, format);
+            if let Some(machine) = testing::machine() {
+                let case = Case {
+                    x: Guarded::new(dtype, shape, skew, &x),
+                    grid: &grid,
+                    format,
+                    skew: skew * dtype.size(),
+                };
+                let given = (!finds_own).then_some((&amax[..], &given[..]));
+                let dynamic = checks_dynamic.then_some(&dynamic[..]);
+                case.check_on_gpu(&machine, given, dynamic, largest);
+            }
             for isa in Isa::available() {
                 for threads in [1, 3] {
                     let machine = Machine::new(threads, isa).expect("threads");
@@ -238,6 +250,58 @@ fn check(values: &[f32], shape: &[usize], blocks: &[usize], skew: usize) {
                 }
             }
         }
+    }
+}
+
+/// One input for the GPU.
+struct Case<'a> {
+    x: Guarded,
+    grid: &'a Grid,
+    format: Format,
+    /// Bytes that tensors begin behind a multiple of 256.
+    skew: usize,
+}
+
+impl Case<'_> {
+    /// The same on the GPU: apart, from another alignment, and in place.
+    fn check_on_gpu(
+        mut self,
+        machine: &Machine,
+        given: Option<(&[f32], &[f32])>,
+        dynamic: Option<&[f32]>,
+        largest: f32,
+    ) {
+        let (grid, format, view) = (self.grid, self.format, self.x.view());
+        let what = format!(
+            "{format:?} {} {:?} {grid:?} on a GPU",
+            view.dtype(),
+            view.shape()
+        );
+        for (from, to) in [(self.skew, self.skew), (self.skew, 0), (0, 0)] {
+            let x = OnGpu::copy_of(machine, &view, from);
+            let out = OnGpu::copy_of(machine, &view, to);
+            if let Some((amax, want)) = given {
+                run(machine, &x.view(), &out.view(), grid, amax, format);
+                testing::assert_same(&out.values(), want, &what);
+            }
+            if let Some(want) = dynamic {
+                let seen = run_dynamic(machine, &x.view(), &out.view(), grid, format);
+                testing::assert_same(&out.values(), want, &format!("dynamic {what}"));
+                let is_flawless = matches!(format, Format::Mx(_)) || largest.is_finite();
+                if !matches!(format, Format::Mx(_)) {
+                    assert_eq!(seen.is_finite(), is_flawless, "{what}");
+                }
+            }
+            testing::assert_same(&x.values(), &view.to_f32(), &"the source stays");
+            if let Some((amax, want)) = given {
+                run(machine, &x.view(), &x.view(), grid, amax, format);
+                testing::assert_same(&x.values(), want, &format!("in place {what}"));
+            } else if let Some(want) = dynamic {
+                run_dynamic(machine, &x.view(), &x.view(), grid, format);
+                testing::assert_same(&x.values(), want, &format!("dynamic in place {what}"));
+            }
+        }
+        testing::assert_no_failure(machine);
     }
 }
 

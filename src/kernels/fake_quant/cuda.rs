@@ -56,8 +56,10 @@ pub(crate) fn run_resident(
 }
 
 /// Whether blocks find their amax without room for it.
-pub(crate) fn needs_scratch(grid: &Grid) -> bool {
-    !grid.blocks_stay_in_rows() || grid.row().1 == 1
+pub(crate) fn needs_scratch(grid: &Grid, format: Format) -> bool {
+    // Static NVFP4 blocks usually have an amax.
+    let is_static = matches!(format, Format::Nvfp4Static { .. });
+    !grid.blocks_stay_in_rows() || grid.row().1 == 1 || is_static
 }
 
 fn given(
@@ -95,7 +97,7 @@ fn dynamic(
     at: Resident,
 ) {
     let ((columns, block), rows) = (grid.row(), grid.rows());
-    if needs_scratch(grid) {
+    if needs_scratch(grid, format) {
         assert!(at.scratch != 0, "room for the amax of blocks");
         absmax::raise(gpu, x, grid, at.scratch);
         if at.flaws != 0 {
@@ -214,7 +216,7 @@ pub(super) fn run_dynamic(
     format: Format,
 ) -> f32 {
     let quantize = || -> Result<f32, GpuError> {
-        let scratch = match needs_scratch(grid) {
+        let scratch = match needs_scratch(grid, format) {
             true => grid.num_blocks() * size_of::<f32>(),
             false => 0,
         };

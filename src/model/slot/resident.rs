@@ -174,7 +174,7 @@ impl Slot {
             }
         };
         let grid = blocks.grid();
-        if at.amax == 0 && needs_scratch(grid) {
+        if at.amax == 0 && needs_scratch(grid, format) {
             at.scratch = member.room(gpu, grid.num_blocks(), retired)?;
             gpu.fill(at.scratch, 0, grid.num_blocks() * size_of::<f32>());
         }

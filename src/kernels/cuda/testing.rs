@@ -1,0 +1,126 @@
+//! What tests of kernels need of a GPU, or of the emulator that stands in for one: skipped where there is neither,
+//! unless MQ_REQUIRE_CUDA says that there must be.
+
+use std::sync::{Arc, OnceLock};
+
+use super::{DeviceBuffer, Gpu, GpuSettings};
+use crate::kernels::{Isa, Machine};
+use crate::tensor::{DType, Device, TensorView};
+
+/// A machine with the first GPU; None: there is none, which is printed once for each test.
+pub(crate) fn machine() -> Option<Machine> {
+    static OPENED: OnceLock<Result<Arc<Gpu>, String>> = OnceLock::new();
+    let settings = || GpuSettings {
+        device: 0,
+        context: std::ptr::null_mut(),
+        stream: std::ptr::null_mut(),
+        memory: None,
+    };
+    let opened = OPENED.get_or_init(|| {
+        // SAFETY: no handles are given.
+        unsafe { Gpu::open(settings()) }.map_err(|error| error.text)
+    });
+    match opened {
+        Ok(gpu) => {
+            let machine = Machine::new(1, Isa::best(None)).expect("one thread");
+            Some(machine.with_gpu(Arc::clone(gpu)))
+        }
+        Err(text) if std::env::var_os("MQ_REQUIRE_CUDA").is_some() => {
+            panic!("MQ_REQUIRE_CUDA is set, but: {text}")
+        }
+        Err(text) => {
+            eprintln!("SKIPPED: {text}");
+            None
+        }
+    }
+}
+
+/// A tensor on the GPU, which begins some bytes behind a multiple of 256, with a guard of known bytes around it.
+pub(crate) struct OnGpu {
+    memory: DeviceBuffer,
+    view: TensorView,
+    offset: usize,
+}
+
+const GUARD: u8 = 0xc7;
+const BEHIND: usize = 64;
+
+impl OnGpu {
+    /// Copies a tensor of the host there.
+    pub fn copy_of(machine: &Machine, x: &TensorView, offset: usize) -> Self {
+        let gpu = machine.gpu().expect("a GPU");
+        let bytes = x.size_bytes();
+        // SAFETY: the test's tensor.
+        let content = match bytes {
+            0 => &[],
+            _ => unsafe { std::slice::from_raw_parts(x.data(), bytes) },
+        };
+        let mut all = vec![GUARD; offset + bytes + BEHIND];
+        all[offset..][..bytes].copy_from_slice(content);
+        let memory = DeviceBuffer::new(gpu, all.len()).expect("device memory");
+        memory.write(&all).expect("a copy");
+        let address = memory.address() + offset as u64;
+        let dims = x.shape().dims();
+        // SAFETY: device memory of that size, which lives as long as this.
+        let view = unsafe {
+            TensorView::new_on(
+                Device::Cuda(gpu.device()),
+                address as *mut u8,
+                x.dtype(),
+                dims,
+            )
+        };
+        Self {
+            memory,
+            view: view.expect("valid"),
+            offset,
+        }
+    }
+
+    /// The tensor.
+    pub fn view(&self) -> TensorView {
+        self.view
+    }
+
+    /// Its bytes, back on the host; nothing around them may have been written to.
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut all = vec![0u8; self.memory.len()];
+        self.memory.read(&mut all).expect("a copy");
+        let end = self.offset + self.view.size_bytes();
+        let around = all[..self.offset].iter().chain(&all[end..]);
+        assert!(
+            around.clone().all(|byte| *byte == GUARD),
+            "written beyond the tensor"
+        );
+        all[self.offset..end].to_vec()
+    }
+
+    /// Its elements as float32.
+    pub fn values(&self) -> Vec<f32> {
+        values(self.view.dtype(), &self.bytes())
+    }
+}
+
+/// Elements as float32.
+pub(crate) fn values(dtype: DType, bytes: &[u8]) -> Vec<f32> {
+    let element = |chunk: &[u8]| {
+        let mut padded = [0; 4];
+        padded[..chunk.len()].copy_from_slice(chunk);
+        dtype.load_from(padded)
+    };
+    bytes.chunks_exact(dtype.size()).map(element).collect()
+}
+
+/// Asserts equal bits, but for what is left of a NaN.
+pub(crate) fn assert_same(got: &[f32], want: &[f32], what: &dyn std::fmt::Display) {
+    assert_eq!(got.len(), want.len(), "{what}");
+    for (i, (got, want)) in got.iter().zip(want).enumerate() {
+        let is_same = got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan();
+        assert!(is_same, "{what}: element {i} is {got:e}, expected {want:e}");
+    }
+}
+
+/// No kernel failed.
+pub(crate) fn assert_no_failure(machine: &Machine) {
+    machine.take_failure().expect("kernels that ran");
+}
