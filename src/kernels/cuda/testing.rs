@@ -50,9 +50,9 @@ impl OnGpu {
     pub fn copy_of(machine: &Machine, x: &TensorView, offset: usize) -> Self {
         let gpu = machine.gpu().expect("a GPU");
         let bytes = x.size_bytes();
-        // SAFETY: the test's tensor.
         let content = match bytes {
             0 => &[],
+            // SAFETY: the test's tensor.
             _ => unsafe { std::slice::from_raw_parts(x.data(), bytes) },
         };
         let mut all = vec![GUARD; offset + bytes + BEHIND];
