@@ -1,4 +1,11 @@
 // Every kernel of mq, in one unit.
 #include "../absmax/absmax.cu"
+#include "../bias.cu"
 #include "../channel_scale.cu"
+#include "../difference.cu"
+#include "../fake_quant/error.cu"
 #include "../fake_quant/fake_quant.cu"
+#include "../fake_quant/search.cu"
+#include "../hadamard.cu"
+#include "../pack/pack.cu"
+#include "../row_scale.cu"
