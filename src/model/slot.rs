@@ -381,10 +381,14 @@ impl Slot {
         x: &TensorView,
         out: &TensorView,
     ) -> Result<()> {
-        let group = rotation::group(&q.attributes.rotate, x.shape())
-            .map_err(|text| Error::State(format!("`{}`: {text}", self.name)))?;
-        hadamard::run(machine, x, out, group);
+        hadamard::run(machine, x, out, self.rotated_group(q, x)?);
         Ok(())
+    }
+
+    /// Size of the groups that are rotated.
+    fn rotated_group(&self, q: &Quantizer, x: &TensorView) -> Result<usize> {
+        rotation::group(&q.attributes.rotate, x.shape())
+            .map_err(|text| Error::State(format!("`{}`: {text}", self.name)))
     }
 
     /// Fake-quantizes `x` into `out`, member by member.

@@ -20,4 +20,4 @@ pub use driver::{GpuError, GpuErrorKind, count_devices};
 pub use gpu::{Gpu, GpuSettings};
 pub(crate) use gpu::{THREADS, by_dtype, launch};
 pub use memory::{DeviceBuffer, DeviceMemory};
-pub(crate) use params::{FormatParams, GridParams, tiles};
+pub(crate) use params::{FormatParams, GridParams, TILE, tiles};

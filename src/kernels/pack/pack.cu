@@ -3,24 +3,18 @@
 #include "../cuda/grid.cuh"
 
 // NF4, by code: format/nf4.rs.
-__device__ __forceinline__ float nf4_value(u32 code) {
-  constexpr float kValues[16] = {-1.0f,         -0.6953125f,  -0.5234375f, -0.39453125f, -0.28515625f, -0.18457031f,
-                                 -0.091308594f, 0.0f,         0.079589844f, 0.16113281f, 0.24609375f,  0.33789063f,
-                                 0.44140625f,   0.5625f,      0.72265625f, 1.0f};
-  float value = kValues[0];
-#pragma unroll
-  for (u32 i = 1; i < 16; ++i) value = code == i ? kValues[i] : value;
-  return value;
-}
+__constant__ float kNf4Values[16] = {-1.0f,         -0.6953125f, -0.5234375f,   -0.39453125f, -0.28515625f, -0.18457031f,
+                                       -0.091308594f, 0.0f,        0.079589844f,  0.16113281f,  0.24609375f,  0.33789063f,
+                                       0.44140625f,   0.5625f,     0.72265625f,   1.0f};
 
 // The nearest code; the lower one on a tie, and that of zero in a block of zeros.
 __device__ __forceinline__ u32 nf4_code(float x, float amax) {
   x = __fdiv_rn(x, amax);
   u32 code = 0;
-  float nearest = fabsf(__fsub_rn(nf4_value(0), x));
+  float nearest = fabsf(__fsub_rn(kNf4Values[0], x));
 #pragma unroll
   for (u32 i = 1; i < 16; ++i) {
-    float distance = fabsf(__fsub_rn(nf4_value(i), x));
+    float distance = fabsf(__fsub_rn(kNf4Values[i], x));
     bool is_closer = distance < nearest;
     code = is_closer ? i : code;
     nearest = is_closer ? distance : nearest;
@@ -149,7 +143,7 @@ struct E2m1Value {
 };
 struct Nf4Value {
   static constexpr bool kNibbles = true, kHighFirst = true;
-  __device__ __forceinline__ static float value(u32 code, float scale) { return __fmul_rn(nf4_value(code), scale); }
+  __device__ __forceinline__ static float value(u32 code, float scale) { return __fmul_rn(kNf4Values[code], scale); }
 };
 
 // Elements of a thread: whole bytes of codes.

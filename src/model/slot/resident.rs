@@ -9,10 +9,12 @@ use std::sync::{Arc, PoisonError};
 use super::{Slot, quantization};
 use crate::error::{Error, Result};
 use crate::kernels::absmax::{self, cuda as flaws};
-use crate::kernels::channel_scale;
+use crate::kernels::bias::shift_resident;
 use crate::kernels::cuda::{DeviceBuffer, Gpu};
 use crate::kernels::fake_quant::Format;
 use crate::kernels::fake_quant::cuda::{Resident as Addresses, needs_scratch, run_resident};
+use crate::kernels::{channel_scale, hadamard};
+use crate::model::amax::Amax;
 use crate::model::granularity::Granularity;
 use crate::model::quantizer::{Kind, Quantizer, SlotState};
 use crate::tensor::TensorView;
@@ -34,9 +36,17 @@ struct Member {
     amax: Arc<DeviceBuffer>,
     tensor_amax: Arc<DeviceBuffer>,
     pre_quant_scale: Arc<DeviceBuffer>,
+    bias: Arc<DeviceBuffer>,
     /// Room for amax values of its own.
     scratch: Arc<DeviceBuffer>,
 }
+
+/// The numbers of a quantizer, the slot's flaws, and where memory goes that was outgrown.
+type Places<'a> = (
+    &'a mut Member,
+    &'a DeviceBuffer,
+    &'a mut Vec<Arc<DeviceBuffer>>,
+);
 
 /// Numbers that are to be written, with the memory for them.
 pub(crate) struct Refresh {
@@ -107,26 +117,65 @@ impl Slot {
                 channel_scale::run_resident(gpu, &from, out, member.pre_quant_scale.address());
                 from = *out;
             }
+            if quantizer.attributes.rotate.enable {
+                self.rotate_resident(gpu, quantizer, &from, out)?;
+                from = *out;
+            }
             match quantizer.enabled {
                 true => {
                     let places = (&mut *member, &*resident.flaws, &mut resident.retired);
-                    self.launch(gpu, quantizer, places, &from, out)?;
+                    self.launch_affine(gpu, quantizer, places, &from, out)?;
                 }
                 false if from.address() != out.address() => {
                     gpu.copy(from.address(), out.address(), from.size_bytes());
                 }
                 false => {}
             }
+            if quantizer.rotates_back() {
+                self.rotate_resident(gpu, quantizer, out, out)?;
+            }
             from = *out;
         }
         Ok(Some(()))
+    }
+
+    fn rotate_resident(
+        &self,
+        gpu: &Gpu,
+        q: &Quantizer,
+        x: &TensorView,
+        out: &TensorView,
+    ) -> Result<()> {
+        let group = self.rotated_group(q, x)?;
+        let rotated = hadamard::run_resident(gpu, x, out, group);
+        Ok(rotated.map_err(|error| error.of(&self.name))?)
+    }
+
+    /// Takes the bias off, if there is one, quantizes, and adds it again.
+    fn launch_affine(
+        &self,
+        gpu: &Arc<Gpu>,
+        quantizer: &Quantizer,
+        places: Places<'_>,
+        x: &TensorView,
+        out: &TensorView,
+    ) -> Result<()> {
+        let Some((bias, Some(value))) = quantizer.applied_bias() else {
+            return self.launch(gpu, quantizer, places, x, out);
+        };
+        let blocks = quantization::bias_blocks(bias, value, &self.name, x)?;
+        let at = places.0.bias.address();
+        shift_resident(gpu, x, out, blocks.grid(), at, -1.0);
+        self.launch(gpu, quantizer, places, out, out)?;
+        shift_resident(gpu, out, out, blocks.grid(), at, 1.0);
+        Ok(())
     }
 
     fn launch(
         &self,
         gpu: &Arc<Gpu>,
         quantizer: &Quantizer,
-        (member, flaws, retired): (&mut Member, &DeviceBuffer, &mut Vec<Arc<DeviceBuffer>>),
+        (member, flaws, retired): Places<'_>,
         x: &TensorView,
         out: &TensorView,
     ) -> Result<()> {
@@ -252,6 +301,12 @@ impl Refresh {
                     q.pre_quant_scale.as_deref(),
                     old.map(|old| &old.pre_quant_scale),
                 )?,
+                bias: place(
+                    q.applied_bias()
+                        .and_then(|(_, value)| value)
+                        .map(Amax::values),
+                    old.map(|old| &old.bias),
+                )?,
                 scratch: match old {
                     Some(old) => Arc::clone(&old.scratch),
                     None => Arc::new(DeviceBuffer::new(gpu, 0)?),
@@ -306,7 +361,9 @@ fn is_supported(q: &Quantizer) -> bool {
         Some(Kind::Nvfp4Static { .. }) => q.amax.is_some() && !quantization::is_constant(q),
         Some(Kind::Nf4 { .. }) | None => false,
     };
-    !q.attributes.rotate.enable && (!q.enabled || rounds && q.applied_bias().is_none())
+    // A bias that is each tensor's own is found on the host.
+    let has_its_bias = q.applied_bias().is_none_or(|(_, value)| value.is_some());
+    !q.enabled || rounds && has_its_bias
 }
 
 #[cfg(test)]
