@@ -21,20 +21,33 @@ use crate::tensor::TensorView;
 
 /// What a slot keeps on the GPU.
 pub(super) struct Resident {
-    state: Arc<SlotState>,
-    members: Vec<Member>,
+    pub state: Arc<SlotState>,
+    pub members: Vec<Member>,
     /// A u32: what kernels found wrong since it was last read.
-    flaws: Arc<DeviceBuffer>,
+    pub flaws: Arc<DeviceBuffer>,
     /// Whether a kernel may have written there.
-    is_touched: bool,
+    pub is_touched: bool,
+    /// Whether the amax values here are newer than those of the state.
+    pub ahead: Ahead,
     /// Memory that was outgrown: a graph that was captured before may still read it.
     retired: Vec<Arc<DeviceBuffer>>,
 }
 
+/// Whether numbers in device memory are newer than the host's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Ahead {
+    /// They are not.
+    No,
+    /// They were written once.
+    Once,
+    /// A captured graph writes them whenever it runs.
+    Always,
+}
+
 /// The numbers of one quantizer. Empty where it has none.
-struct Member {
-    amax: Arc<DeviceBuffer>,
-    tensor_amax: Arc<DeviceBuffer>,
+pub(super) struct Member {
+    pub amax: Arc<DeviceBuffer>,
+    pub tensor_amax: Arc<DeviceBuffer>,
     pre_quant_scale: Arc<DeviceBuffer>,
     bias: Arc<DeviceBuffer>,
     /// Room for amax values of its own.
@@ -95,31 +108,87 @@ impl Slot {
         }
         // Held while kernels are launched: two taps at once would share room for amax values.
         let mut resident = self.resident.lock().unwrap_or_else(PoisonError::into_inner);
-        if resident
-            .as_ref()
-            .is_none_or(|r| !Arc::ptr_eq(&r.state, state))
-        {
-            *resident = Some(Refresh::new(gpu, state, resident.as_ref())?.written()?);
-        }
-        let Some(resident) = resident.as_mut() else {
-            return Ok(None);
-        };
+        let resident = Self::written(&mut resident, gpu, state)?;
         resident.is_touched = true;
+        self.launch_members(gpu, resident, member, false, x, out)?;
+        Ok(Some(()))
+    }
+
+    /// What a slot keeps, with the numbers of a state.
+    fn written<'a>(
+        resident: &'a mut Option<Resident>,
+        gpu: &Arc<Gpu>,
+        state: &Arc<SlotState>,
+    ) -> Result<&'a mut Resident> {
+        let is_present = |resident: &Resident| Arc::ptr_eq(&resident.state, state);
+        let present = match resident.take() {
+            Some(present) if is_present(&present) => present,
+            before => match Refresh::new(gpu, state, before.as_ref()).and_then(Refresh::written) {
+                Ok(written) => written,
+                Err(error) => {
+                    *resident = before;
+                    return Err(error);
+                }
+            },
+        };
+        Ok(resident.insert(present))
+    }
+
+    /// The same; None when not all of its quantizers are done with numbers in device memory.
+    pub(super) fn present<'a>(
+        resident: &'a mut Option<Resident>,
+        gpu: &Arc<Gpu>,
+        state: &Arc<SlotState>,
+    ) -> Result<Option<&'a mut Resident>> {
+        match state.members().iter().all(|q| is_supported(q)) {
+            true => Self::written(resident, gpu, state).map(Some),
+            false => Ok(None),
+        }
+    }
+
+    /// What a quantizer does before anything else, also when it is off; returns where the result is.
+    pub(super) fn change_input_resident(
+        &self,
+        gpu: &Gpu,
+        quantizer: &Quantizer,
+        member: &Member,
+        x: &TensorView,
+        out: &TensorView,
+    ) -> Result<TensorView> {
+        let mut from = *x;
+        if let Some(factors) = &quantizer.pre_quant_scale {
+            self.check_channels(&from, factors)?;
+            channel_scale::run_resident(gpu, &from, out, member.pre_quant_scale.address());
+            from = *out;
+        }
+        if quantizer.attributes.rotate.enable {
+            self.rotate_resident(gpu, quantizer, &from, out)?;
+            from = *out;
+        }
+        Ok(from)
+    }
+
+    /// Puts the members, or one of them, on the stream; `is_changed`: the first has changed its input already.
+    pub(super) fn launch_members(
+        &self,
+        gpu: &Arc<Gpu>,
+        resident: &mut Resident,
+        member: Option<usize>,
+        is_changed: bool,
+        x: &TensorView,
+        out: &TensorView,
+    ) -> Result<()> {
+        let chosen = |i: usize| member.is_none_or(|member| member == i);
+        let state = Arc::clone(&resident.state);
         let mut from = *x;
         let all = state
             .members()
             .iter()
             .zip(&mut resident.members)
             .enumerate();
-        for (_, (quantizer, member)) in all.filter(|(i, _)| chosen(*i)) {
-            if let Some(factors) = &quantizer.pre_quant_scale {
-                self.check_channels(&from, factors)?;
-                channel_scale::run_resident(gpu, &from, out, member.pre_quant_scale.address());
-                from = *out;
-            }
-            if quantizer.attributes.rotate.enable {
-                self.rotate_resident(gpu, quantizer, &from, out)?;
-                from = *out;
+        for (i, (quantizer, member)) in all.filter(|(i, _)| chosen(*i)) {
+            if i > 0 || !is_changed {
+                from = self.change_input_resident(gpu, quantizer, member, &from, out)?;
             }
             match quantizer.enabled {
                 true => {
@@ -136,7 +205,7 @@ impl Slot {
             }
             from = *out;
         }
-        Ok(Some(()))
+        Ok(())
     }
 
     fn rotate_resident(
@@ -323,6 +392,11 @@ impl Refresh {
                 members,
                 flaws,
                 is_touched: before.is_some_and(|before| before.is_touched),
+                // What was found there is written over; but a graph goes on.
+                ahead: match before.map(|before| before.ahead) {
+                    Some(Ahead::Always) => Ahead::Always,
+                    _ => Ahead::No,
+                },
                 retired,
             },
             values,
