@@ -24,7 +24,6 @@ static void poison_static_shared() {
         unsigned char *begin;
         size_t bytes;
     } found = {reinterpret_cast<uintptr_t>(&poison_static_shared), nullptr, 0};
-    thread_state.grid_size.x += 0; // the thread's copy exists once it is used
     dl_iterate_phdr(
         [](dl_phdr_info *info, size_t, void *data) -> int {
             auto *found = static_cast<Found *>(data);
