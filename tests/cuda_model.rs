@@ -380,8 +380,9 @@ fn tensors_that_are_not_where_they_are_said_to_be_are_refused() {
         here.layers[0].0.input(far.view(), None),
         "mq_context_options",
     );
+    let mut matrix = Owned::zeros(DType::F32, &[4, 4]);
     let spec = LayerSpec {
-        weight: Some(lie(device, &mut x)),
+        weight: Some(lie(device, &mut matrix)),
         ..LayerSpec::new("other", LayerKind::Linear)
     };
     refused(there.model.add_layer(spec).map(|_| ()), "host memory");
