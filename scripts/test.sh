@@ -12,6 +12,8 @@ step "lints"
 scripts/lint.sh
 step "Rust tests"
 cargo test --workspace --locked
+step "CUDA kernels are what their sources give"
+cargo xtask kernels --check
 step "C and C++ tests"
 MQ_REQUIRE_CLANG=1 tests/run_c_abi.sh "$release"
 step "C tests under AddressSanitizer"
