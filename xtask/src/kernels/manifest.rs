@@ -20,14 +20,10 @@ pub fn text(
         "Written by `cargo xtask kernels`; docs/cuda.md explains it. Lists of numbers are in the order of \"targets\"."
             .into(),
     );
-    all.insert(
-        "fatbin".to_owned(),
-        json!({
-            "bytes": built.fatbin.len(),
-            "sha256": sha256(&built.fatbin),
-            "images": image_names(),
-        }),
-    );
+    let sources = sources
+        .iter()
+        .map(|source| (source.path.clone(), Value::from(source.sha256.as_str())));
+    all.insert("sources".to_owned(), Value::Object(sources.collect()));
     let packages = packages
         .into_iter()
         .map(|(path, lines)| (path, lines.into()));
@@ -45,11 +41,16 @@ pub fn text(
         (format!("sm_{}", target.sm), facts)
     });
     all.insert("targets".to_owned(), Value::Object(targets.collect()));
-    let sources = sources
-        .iter()
-        .map(|source| (source.path.clone(), Value::from(source.sha256.as_str())));
-    all.insert("sources".to_owned(), Value::Object(sources.collect()));
     all.insert("kernels".to_owned(), kernels(built, marks)?);
+    // Last, so that the first difference between two manifests is a cause.
+    all.insert(
+        "fatbin".to_owned(),
+        json!({
+            "bytes": built.fatbin.len(),
+            "sha256": sha256(&built.fatbin),
+            "images": image_names(),
+        }),
+    );
     Ok(pretty(&all))
 }
 
