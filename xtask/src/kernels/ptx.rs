@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 /// Instructions of one function that an exact kernel must not have.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Inexact {
-    /// Products added without a rounding between: `fma`, and `mad` of floats.
+    /// Products added without a rounding between: `fma`, `mad` of floats, and those of tensor cores.
     pub fma: u64,
     /// Subnormals flushed to zero: `.ftz`.
     pub ftz: u64,
@@ -33,7 +33,8 @@ impl Inexact {
         let float = ["f16", "f16x2", "bf16", "bf16x2", "f32", "f64"];
         let is_float = parts.iter().any(|part| float.contains(part));
         let has = |name: &str| u64::from(parts[1..].contains(&name));
-        self.fma += u64::from(parts[0] == "fma" || parts[0] == "mad" && is_float);
+        let fuses = ["mad", "mma", "wmma", "wgmma"].contains(&parts[0]) && is_float;
+        self.fma += u64::from(parts[0] == "fma" || fuses);
         self.ftz += has("ftz");
         self.approx += has("approx");
         self.full += has("full");
@@ -222,6 +223,7 @@ $L__BB0_2:
 {
 $L__BB1_2: @%p1 fma.rn.f32 %f1, %f2, %f3, %f4;
 \tmad.f32 %f1, %f2, %f3, %f4;
+\tmma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%f1, %f2}, {%r1}, {%r2}, {%f3, %f4};
 \trcp.approx.ftz.f64 %fd1, %fd2;
 \tred.global.add.f32 [%rd1], %f1;
 \t{
@@ -238,7 +240,7 @@ $L__BB1_2: @%p1 fma.rn.f32 %f1, %f2, %f3, %f4;
         assert_eq!(entries.len(), 2);
         assert_eq!(entries["exact"], Inexact::default());
         let bad = Inexact {
-            fma: 2,
+            fma: 3,
             ftz: 1,
             approx: 1,
             full: 1,
