@@ -5,7 +5,7 @@ export CARGO_TARGET_DIR := $(CURDIR)/target
 PYTHON := $(VENV)/bin/python
 RELEASE := target/release
 
-.PHONY: demo test bench lint setup library clean
+.PHONY: demo test test-cuda bench bench-cuda lint kernels setup library clean
 
 ## The main job: an engine quantizes its own model through libmq; one table.
 demo: library
@@ -19,6 +19,14 @@ demo: library
 test: setup library
 	scripts/test.sh
 
+## What only a GPU can prove: kernels, models, graphs, compute-sanitizer. Skips nothing.
+test-cuda: library
+	scripts/test_cuda.sh
+
+## Taps on a GPU against a copy of the same bytes, and PyTorch; target/bench/cuda*.json.
+bench-cuda: library
+	scripts/bench_cuda.sh
+
 ## Ratios against a plain copy, a product of matrices, PyTorch and the reference; target/bench/report.json.
 bench: library
 	scripts/bench.sh
@@ -26,6 +34,10 @@ bench: library
 ## Formatting, lints, licences.
 lint: setup
 	scripts/lint.sh
+
+## The CUDA kernels, compiled into the checked-in fatbin (docs/cuda.md); needs no GPU.
+kernels: setup
+	cargo xtask kernels
 
 library: setup
 	cargo build --release --locked
