@@ -24,8 +24,8 @@ use safetensors_file::Tensors;
 
 static TENSORS: &[u8] = include_bytes!("data/golden/algorithms.safetensors");
 
-/// Calibrated by `max`, each in its way.
-const CONFIGS: [&str; 14] = [
+/// Every way to quantize a weight or an activation, most of them calibrated by `max`.
+const CONFIGS: [&str; 19] = [
     "INT8_DEFAULT_CFG",
     "INT8_WEIGHT_ONLY_CFG",
     "FP8_DEFAULT_CFG",
@@ -44,6 +44,17 @@ const CONFIGS: [&str; 14] = [
     r#"{"quant_cfg": {"*weight_quantizer": {"num_bits": 8, "axis": 0, "type": "dynamic"},
         "*input_quantizer": {"num_bits": [2, 1], "block_sizes": {"-1": 16, "type": "dynamic", "scale_bits": [4, 3]}, "type": "dynamic"},
         "default": {"enable": false}}, "algorithm": "max"}"#,
+    r#"{"quant_cfg": {"*weight_quantizer": {"num_bits": 8, "axis": 0, "rotate": {"enable": true, "mode": "rotate_back"}},
+        "*input_quantizer": {"num_bits": 8, "rotate": true}, "default": {"enable": false}}, "algorithm": "max"}"#,
+    r#"{"quant_cfg": {"*weight_quantizer": {"num_bits": 8, "axis": 0, "bias": {"-1": null, "type": "static"}},
+        "*input_quantizer": {"num_bits": 8, "bias": {"-1": null, "type": "dynamic"}}, "default": {"enable": false}},
+        "algorithm": "max"}"#,
+    r#"{"quant_cfg": {"*weight_quantizer": {"num_bits": 4, "block_sizes": {"-1": 16, "type": "static", "scale_bits": 8,
+        "scale_block_sizes": {"-1": 4}}}, "default": {"enable": false}}, "algorithm": "max"}"#,
+    r#"{"quant_cfg": {"*weight_quantizer": {"num_bits": [2, 1], "block_sizes": {"-1": 16, "type": "static", "scale_bits": [4, 3]}},
+        "default": {"enable": false}}, "algorithm": {"method": "mse", "fp8_scale_sweep": true}}"#,
+    r#"{"quant_cfg": {"*weight_quantizer": {"num_bits": 4, "axis": 0},
+        "default": {"enable": false}}, "algorithm": {"method": "mse"}}"#,
 ];
 
 fn config(text: &str) -> QuantizeConfig {
