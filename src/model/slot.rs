@@ -1,5 +1,6 @@
 //! One quantizer as the host knows it by name, and what happens to a tensor that passes it.
 
+mod refresh;
 mod requantize;
 mod resident;
 mod weight;

@@ -6,6 +6,7 @@
 
 use std::sync::{Arc, PoisonError};
 
+use super::refresh::Refresh;
 use super::{Slot, quantization};
 use crate::error::{Error, Result};
 use crate::kernels::absmax::{self, cuda as flaws};
@@ -14,7 +15,6 @@ use crate::kernels::cuda::{DeviceBuffer, Gpu};
 use crate::kernels::fake_quant::Format;
 use crate::kernels::fake_quant::cuda::{Resident as Addresses, needs_scratch, run_resident};
 use crate::kernels::{channel_scale, hadamard};
-use crate::model::amax::Amax;
 use crate::model::granularity::Granularity;
 use crate::model::quantizer::{Kind, Quantizer, SlotState};
 use crate::tensor::TensorView;
@@ -30,7 +30,7 @@ pub(super) struct Resident {
     /// Whether the amax values here are newer than those of the state.
     pub ahead: Ahead,
     /// Memory that was outgrown: a graph that was captured before may still read it.
-    retired: Vec<Arc<DeviceBuffer>>,
+    pub retired: Vec<Arc<DeviceBuffer>>,
 }
 
 /// Whether numbers in device memory are newer than the host's.
@@ -48,10 +48,10 @@ pub(super) enum Ahead {
 pub(super) struct Member {
     pub amax: Arc<DeviceBuffer>,
     pub tensor_amax: Arc<DeviceBuffer>,
-    pre_quant_scale: Arc<DeviceBuffer>,
-    bias: Arc<DeviceBuffer>,
+    pub pre_quant_scale: Arc<DeviceBuffer>,
+    pub bias: Arc<DeviceBuffer>,
     /// Room for amax values of its own.
-    scratch: Arc<DeviceBuffer>,
+    pub scratch: Arc<DeviceBuffer>,
 }
 
 /// The numbers of a quantizer, the slot's flaws, and where memory goes that was outgrown.
@@ -60,14 +60,6 @@ type Places<'a> = (
     &'a DeviceBuffer,
     &'a mut Vec<Arc<DeviceBuffer>>,
 );
-
-/// Numbers that are to be written, with the memory for them.
-pub(crate) struct Refresh {
-    next: Resident,
-    /// What goes where.
-    values: Vec<(Arc<DeviceBuffer>, Vec<f32>)>,
-    is_new: bool,
-}
 
 impl Slot {
     /// Finds memory for the present numbers on the GPU, and writes nothing yet; None when they are there, or nobody
@@ -337,93 +329,6 @@ impl Member {
             retired.push(std::mem::replace(&mut self.scratch, larger));
         }
         Ok(self.scratch.address())
-    }
-}
-
-impl Refresh {
-    fn new(gpu: &Arc<Gpu>, state: &Arc<SlotState>, before: Option<&Resident>) -> Result<Self> {
-        let mut values = Vec::new();
-        let mut members = Vec::new();
-        let mut retired = before.map_or(Vec::new(), |before| before.retired.clone());
-        for (i, q) in state.members().iter().enumerate() {
-            let old = before.and_then(|before| before.members.get(i));
-            let mut place = |own: Option<&[f32]>, old: Option<&Arc<DeviceBuffer>>| {
-                let own = own.unwrap_or_default();
-                let buffer = match old.filter(|old| old.len() == size_of_val(own)) {
-                    Some(old) => Arc::clone(old),
-                    None => {
-                        retired.extend(old.filter(|old| !old.is_empty()).cloned());
-                        Arc::new(DeviceBuffer::new(gpu, size_of_val(own))?)
-                    }
-                };
-                values.push((Arc::clone(&buffer), own.to_vec()));
-                Result::Ok(buffer)
-            };
-            let tensor = tensor_amax(q).map(|amax| [amax]);
-            members.push(Member {
-                amax: place(quantization::amax_values(q), old.map(|old| &old.amax))?,
-                tensor_amax: place(
-                    tensor.as_ref().map(|one| &one[..]),
-                    old.map(|old| &old.tensor_amax),
-                )?,
-                pre_quant_scale: place(
-                    q.pre_quant_scale.as_deref(),
-                    old.map(|old| &old.pre_quant_scale),
-                )?,
-                bias: place(
-                    q.applied_bias()
-                        .and_then(|(_, value)| value)
-                        .map(Amax::values),
-                    old.map(|old| &old.bias),
-                )?,
-                scratch: match old {
-                    Some(old) => Arc::clone(&old.scratch),
-                    None => Arc::new(DeviceBuffer::new(gpu, 0)?),
-                },
-            });
-        }
-        let flaws = match before {
-            Some(before) => Arc::clone(&before.flaws),
-            None => Arc::new(DeviceBuffer::new(gpu, size_of::<u32>())?),
-        };
-        Ok(Self {
-            next: Resident {
-                state: Arc::clone(state),
-                members,
-                flaws,
-                is_touched: before.is_some_and(|before| before.is_touched),
-                // What was found there is written over; but a graph goes on.
-                ahead: match before.map(|before| before.ahead) {
-                    Some(Ahead::Always) => Ahead::Always,
-                    _ => Ahead::No,
-                },
-                retired,
-            },
-            values,
-            is_new: before.is_none(),
-        })
-    }
-
-    fn written(self) -> Result<Resident> {
-        if self.is_new {
-            self.next.flaws.fill(0)?;
-        }
-        for (buffer, values) in &self.values {
-            buffer.write(values)?;
-        }
-        Ok(self.next)
-    }
-}
-
-/// The amax of the tensor, where the format has a scale for it and it is known.
-fn tensor_amax(q: &Quantizer) -> Option<f32> {
-    match q.kind()? {
-        Kind::Nvfp4Dynamic => quantization::amax_values(q).map(absmax::largest),
-        Kind::Nvfp4Static { .. } => {
-            let own = quantization::amax_values(q).map(absmax::largest);
-            q.global_amax.or(own)
-        }
-        _ => None,
     }
 }
 
