@@ -22,7 +22,7 @@ using Operation = std::function<CUresult()>;
 
 struct Context {
     int device;
-    int retained;   // of a primary context
+    int retained; // of a primary context
     bool is_primary;
     unsigned flags;
     CUresult sticky; // the error that has ruined it, which every later call gets
@@ -103,7 +103,8 @@ Context *current_context();
 /// The error as it is kept: some ruin the context for good.
 CUresult remember(Context *context, CUresult error);
 
-/// The stream behind a handle: null and 1 are the default stream, 2 is that of the thread. Null: no such stream.
+/// The stream behind a handle: null and 1 are the default stream, 2 is that of the thread. Null: no
+/// such stream.
 Stream *stream_of(Context *context, CUstream handle);
 /// Runs it now, or records it where the stream is being captured.
 CUresult submit(CUstream handle, Context *context, const Operation &operation);

@@ -1,4 +1,5 @@
-// Stream capture and graphs. A graph is its operations in the order they were made, which respects what they wait for.
+// Stream capture and graphs. A graph is its operations in the order they were made, which respects
+// what they wait for.
 #include <algorithm>
 #include <cstdio>
 #include <functional>

@@ -65,9 +65,10 @@ Fault run_grid_checked(const Launch &launch, const Order &order) {
         fault = run_grid(launch, other.order, 1);
         std::string differs = difference(forward, save());
         if (fault.status == 0 && !differs.empty()) {
-            fault = {kLaunchFailed, std::string("kernel ") + launch.kernel->name +
-                                        ": the result depends on the order of threads: forward and " +
-                                        other.name + " differ first in " + differs};
+            fault = {kLaunchFailed,
+                     std::string("kernel ") + launch.kernel->name +
+                         ": the result depends on the order of threads: forward and " + other.name +
+                         " differ first in " + differs};
         }
     }
     return fault;
