@@ -112,7 +112,19 @@ bool DeviceMemory::open_at(const void *address) {
     }
     // Another OS thread may have opened it meanwhile; then the access succeeds when repeated.
     open(allocation);
+    if (is_recording_ && !allocation.is_recorded) {
+        allocation.before.assign(allocation.start, allocation.start + allocation.bytes);
+        allocation.is_recorded = true;
+    }
     return true;
+}
+
+void DeviceMemory::record(bool is_on) {
+    is_recording_ = is_on;
+    for (auto &entry : allocations_) {
+        entry.second->is_recorded = false;
+        entry.second->before = {};
+    }
 }
 
 Allocation *DeviceMemory::close() {

@@ -110,8 +110,8 @@ Stream *stream_of(Context *context, CUstream handle);
 CUresult submit(CUstream handle, Context *context, const Operation &operation);
 /// For calls that may not be made while a capture is on; they invalidate it.
 CUresult refuse_during_capture();
-/// For calls that use the default stream.
-CUresult refuse_default_stream(Context *context);
+/// For calls that use the default stream; those that only ask about it invalidate nothing.
+CUresult refuse_default_stream(Context *context, bool is_question = false);
 void forget_stream(Stream *stream);
 void end_memory_of(Context *context);
 Allocation *allocate_device(Context *context, size_t bytes, CUresult *error);

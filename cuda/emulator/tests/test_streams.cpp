@@ -131,6 +131,11 @@ static void refusals() {
     expect_refusal(kCaptureImplicit, kRelaxed, fill_default);
     expect_refusal(kCaptureUnsupported, kGlobal,
                    [](CUstream, CUdeviceptr) { return cuCtxSynchronize(); });
+    auto ask_default = [](CUstream, CUdeviceptr) {
+        int status = 0;
+        return cuStreamIsCapturing(nullptr, &status);
+    };
+    expect_refusal(kCaptureImplicit, kGlobal, ask_default, false);
     expect_refusal(
         kSuccess, kGlobal,
         [&](CUstream stream, CUdeviceptr x) {
