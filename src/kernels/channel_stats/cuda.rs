@@ -119,10 +119,8 @@ mod tests {
             (257, 33, 2),
             (1300, 40, 0),
             (20, 1100, 6),
-            // More chunks than are in work at a time.
-            (16 * 256 + 3, 20_000 / 4096, 0),
+            (16 * 256 + 3, 4, 0),
         ] {
-            let channels = channels.max(1);
             for dtype in [DType::F32, DType::F16, DType::BF16] {
                 let mut host = Host::noise(dtype, &[rows, channels], 7);
                 let offset = offset / 2 * dtype.size();
@@ -149,7 +147,6 @@ mod tests {
         };
         let cpu = Machine::new(2, Isa::best(None)).expect("threads");
         let (rows, channels) = (17 * 256 + 5, 20_000);
-        // One row again and again: little memory on the host is filled with noise.
         let mut host = Host::noise(DType::BF16, &[rows, channels], 3);
         let there = OnGpu::copy_of(&gpu, &host.view(), 0);
         let (mut want, mut got) = (vec![0.0; channels], vec![0.0; channels]);
