@@ -72,7 +72,7 @@ mod tests {
     use crate::kernels::channel_squares;
     use crate::kernels::cuda::testing::{self, Host, OnGpu};
     use crate::kernels::{Isa, Machine};
-    use crate::tensor::DType;
+    use crate::tensor::{DType, TensorView};
 
     #[test]
     fn sums_are_those_of_the_cpu_in_another_order() {
@@ -97,7 +97,7 @@ mod tests {
                 for case in 0..3 {
                     let factors = (case == 2).then_some(&factors[..]);
                     let (b, other) = (b.view(), other.view());
-                    let of = |machine: &Machine, a, b| {
+                    let of = |machine: &Machine, a: &TensorView, b: &TensorView| {
                         let mut sums = vec![0.25; channels];
                         let b = (case > 0).then_some((b, factors));
                         channel_squares::run(machine, a, b, 1.5, &mut sums);

@@ -109,7 +109,7 @@ struct Running {
     block_stage: Vec<f32>,
     blocks: Vec<f32>,
     /// What a GPU has seen, and is not fetched yet.
-    on_gpu: Option<OnGpu>,
+    on_gpu: Option<Box<OnGpu>>,
 }
 
 /// What was collected.
@@ -190,7 +190,7 @@ impl InputStatistics {
         if let Some(gpu) = machine.gpu_of(x) {
             let on_gpu = match &mut running.on_gpu {
                 Some(on_gpu) => on_gpu,
-                none => none.insert(OnGpu::new(gpu, self.channels, self.needs)?),
+                none => none.insert(Box::new(OnGpu::new(gpu, self.channels, self.needs)?)),
             };
             on_gpu.add(x, count);
             running.note(x, count);
