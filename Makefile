@@ -5,7 +5,7 @@ export CARGO_TARGET_DIR := $(CURDIR)/target
 PYTHON := $(VENV)/bin/python
 RELEASE := target/release
 
-.PHONY: demo test bench lint setup library clean
+.PHONY: demo test bench lint kernels setup library clean
 
 ## The main job: an engine quantizes its own model through libmq; one table.
 demo: library
@@ -26,6 +26,10 @@ bench: library
 ## Formatting, lints, licences.
 lint: setup
 	scripts/lint.sh
+
+## The CUDA kernels, compiled into the checked-in fatbin (docs/cuda.md); needs no GPU.
+kernels: setup
+	cargo xtask kernels
 
 library: setup
 	cargo build --release --locked

@@ -50,6 +50,10 @@ struct ContextOptions {
     Log log = nullptr;
     uint64_t memory_limit_bytes = 0; ///< of statistics and work memory; 0: no limit
     OnProgress progress = nullptr;
+    mq_device device = {MQ_DEVICE_CPU, 0}; ///< where tensors may live beside host memory
+    void *cuda_context = nullptr;          ///< CUcontext, borrowed; NULL: see mq_context_options
+    void *cuda_stream = nullptr; ///< CUstream or cudaStream_t, borrowed; NULL: the default one
+    mq_device_memory_fn device_memory = {}; ///< handed to mq, which calls its `release`
 };
 
 /// Threads and log of the library.
@@ -64,6 +68,10 @@ class Context {
         check(mq_context_options_init(&raw, sizeof raw));
         raw.num_threads = options.num_threads;
         raw.memory_limit_bytes = options.memory_limit_bytes;
+        raw.device = options.device;
+        raw.cuda_context = options.cuda_context;
+        raw.cuda_stream = options.cuda_stream;
+        raw.device_memory = options.device_memory;
         // What is in `raw` is released by mq, also when creation fails.
         std::unique_ptr<OnProgress> progress;
         if (options.progress)
@@ -96,6 +104,10 @@ class Context {
         check(mq_context_create(&raw, &context));
         context_.reset(context);
     }
+
+    /// Puts work on another stream of the same CUDA context from now on, as
+    /// mq_context_set_cuda_stream(); borrowed.
+    void set_cuda_stream(void *stream) { check(mq_context_set_cuda_stream(get(), stream)); }
 
     /// Fake-quantizes one tensor with its own amax. `out` may be `x`.
     void fake_quant(const ConstTensorRef &x, const std::string &attributes,
@@ -454,6 +466,10 @@ class Model {
     /// Stops the calibration that is running, which throws MQ_ERR_CANCELLED. From any thread, also
     /// inside a callback.
     void cancel() const { mq::check(mq_cancel(get())); }
+
+    /// Waits for the CUDA stream, and throws what was found wrong meanwhile; see
+    /// mq_model_synchronize(). Does nothing on host memory.
+    void synchronize() const { mq::check(mq_model_synchronize(get())); }
 
     void fold_weight(uint32_t flags = 0) { mq::check(mq_fold_weight(get(), flags)); }
 

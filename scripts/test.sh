@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs every test: Rust, the header and symbols, the C harness (plain, valgrind, AddressSanitizer), the
-# C++ wrapper, the Python package, the example engine on the real model, and the lints. `make test`.
+# C++ wrapper, the Python package, the example engine on the real model, the CUDA kernels against their sources, and
+# the lints. `make test`; MQ_OFFLINE=1 where the Python package index cannot be reached.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python="$PWD/.venv/bin/python"
@@ -12,6 +13,8 @@ step "lints"
 scripts/lint.sh
 step "Rust tests"
 cargo test --workspace --locked
+step "CUDA kernels are what their sources give"
+cargo xtask kernels --check
 step "C and C++ tests"
 MQ_REQUIRE_CLANG=1 tests/run_c_abi.sh "$release"
 step "C tests under AddressSanitizer"

@@ -1,4 +1,5 @@
 //! What the benchmarks measure with: settings from the environment, seconds, medians.
+#![allow(dead_code, reason = "no benchmark uses all of it")]
 
 use std::time::Instant;
 

@@ -91,10 +91,13 @@ class Shape {
 /// A tensor that mq reads. Borrows the elements, owns the shape; passes as `const mq_tensor *`.
 class ConstTensorRef {
   public:
-    ConstTensorRef(const void *data, DType dtype, const Shape &shape) : shape_(shape) {
+    /// `device` says where `data` lives.
+    ConstTensorRef(const void *data, DType dtype, const Shape &shape,
+                   mq_device device = {MQ_DEVICE_CPU, 0})
+        : shape_(shape) {
         tensor_.data =
             const_cast<void *>(data); // C has one struct for both; only TensorRef is written to
-        tensor_.device = {MQ_DEVICE_CPU, 0};
+        tensor_.device = device;
         tensor_.ndim = shape.rank();
         tensor_.dtype.code = dtype == DType::bf16 ? MQ_DTYPE_BFLOAT : MQ_DTYPE_FLOAT;
         tensor_.dtype.bits = dtype == DType::f32 ? 32 : 16;
@@ -133,7 +136,8 @@ class ConstTensorRef {
 /// A tensor that mq may also write to.
 class TensorRef : public ConstTensorRef {
   public:
-    TensorRef(void *data, DType dtype, const Shape &shape) : ConstTensorRef(data, dtype, shape) {}
+    TensorRef(void *data, DType dtype, const Shape &shape, mq_device device = {MQ_DEVICE_CPU, 0})
+        : ConstTensorRef(data, dtype, shape, device) {}
     TensorRef(const mq_tensor &tensor) : ConstTensorRef(tensor) {}
 };
 

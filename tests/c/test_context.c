@@ -48,11 +48,12 @@ static void every_status_has_its_name(void) {
         "MQ_ERR_INTERNAL",
         "MQ_ERR_POISONED",
         "MQ_ERR_CANCELLED",
+        "MQ_ERR_CUDA",
     };
     for (int32_t i = 0; i < (int32_t)(sizeof names / sizeof *names); i++) {
         CHECK(strcmp(mq_status_name(i), names[i]) == 0);
     }
-    CHECK(strcmp(mq_status_name(14), "unknown status") == 0);
+    CHECK(strcmp(mq_status_name(15), "unknown status") == 0);
     CHECK(strcmp(mq_status_name(-1), "unknown status") == 0);
     CHECK(strcmp(mq_status_name(INT32_MIN), "unknown status") == 0);
 }
@@ -80,6 +81,8 @@ static void options_init_stays_within_the_size(void) {
           room.options.log.release == NULL);
     CHECK(room.options.memory_limit_bytes == 0 && room.options.progress.progress == NULL &&
           room.options.progress.user_data == NULL && room.options.progress.release == NULL);
+    CHECK(room.options.device.device_type == MQ_DEVICE_CPU && room.options.cuda_context == NULL &&
+          room.options.cuda_stream == NULL && room.options.device_memory.allocate == NULL);
     for (size_t i = 0; i < sizeof room.canary; i++) {
         CHECK(room.canary[i] == 0xAB);
     }

@@ -22,6 +22,7 @@ class Status(enum.IntEnum):
     MQ_ERR_INTERNAL = 11
     MQ_ERR_POISONED = 12
     MQ_ERR_CANCELLED = 13
+    MQ_ERR_CUDA = 14
 
 
 class MqError(RuntimeError):
@@ -86,6 +87,10 @@ class CancelledError(MqError):
     """MQ_ERR_CANCELLED: `Model.cancel` was called; the model is as it was before the call."""
 
 
+class CudaError(MqError):
+    """MQ_ERR_CUDA: no CUDA driver or device, one that is too old, or an error of the driver."""
+
+
 _CLASSES: dict[int, type[MqError]] = {
     Status.MQ_ERR_INVALID_ARGUMENT: InvalidArgumentError,
     Status.MQ_ERR_CONFIG: ConfigError,
@@ -97,6 +102,7 @@ _CLASSES: dict[int, type[MqError]] = {
     Status.MQ_ERR_BUSY: BusyError,
     Status.MQ_ERR_OUT_OF_MEMORY: OutOfMemoryError,
     Status.MQ_ERR_CANCELLED: CancelledError,
+    Status.MQ_ERR_CUDA: CudaError,
 }
 
 

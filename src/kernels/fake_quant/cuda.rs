@@ -57,9 +57,13 @@ pub(crate) fn run_resident(
 
 /// Whether blocks find their amax without room for it.
 pub(crate) fn needs_scratch(grid: &Grid, format: Format) -> bool {
-    // Static NVFP4 blocks usually have an amax.
-    let is_static = matches!(format, Format::Nvfp4Static { .. });
-    !grid.blocks_stay_in_rows() || grid.row().1 == 1 || is_static
+    match format {
+        // Their blocks lie within rows, and there is no kernel that is given their amax.
+        Format::Mx(_) | Format::Nvfp4 { .. } => false,
+        // They usually have an amax: there is no kernel that finds it.
+        Format::Nvfp4Static { .. } => true,
+        Format::Int(_) | Format::E4m3 => !grid.blocks_stay_in_rows() || grid.row().1 == 1,
+    }
 }
 
 fn given(

@@ -21,20 +21,25 @@ __device__ void fake_quant_given(const T* x, T* out, const GridParams& grid, u64
     u64 known = ~0ull;
     Scale scale = {0.0f, 0.0f};
     for (u32 v = threadIdx.x; v < vectors; v += kThreads) {
-      Vector<T> values = load_vector(from + v * kCount);
       u64 first = tile.position(v * kCount);
-      bool is_one = first == tile.position(v * kCount + kCount - 1);
-      if (is_one && first != known) {
+      if (first != tile.position(v * kCount + kCount - 1)) {
+        // Rare, so small: element by element.
+#pragma unroll 1
+        for (u32 i = v * kCount; i < v * kCount + kCount; ++i) {
+          to[i] = store<T>(rounding.apply(load(from[i]), rounding.scale(amax[tile.position(i)])));
+        }
+        continue;
+      }
+      if (first != known) {
         scale = rounding.scale(amax[first]);
         known = first;
       }
+      Vector<T> values = load_vector(from + v * kCount);
 #pragma unroll
-      for (u32 k = 0; k < kCount; ++k) {
-        Scale own = is_one ? scale : rounding.scale(amax[tile.position(v * kCount + k)]);
-        values.values[k] = store<T>(rounding.apply(load(values.values[k]), own));
-      }
+      for (u32 k = 0; k < kCount; ++k) values.values[k] = store<T>(rounding.apply(load(values.values[k]), scale));
       store_vector(to + v * kCount, values);
     }
+#pragma unroll 1
     for (u32 i = vectors * kCount + threadIdx.x; i < tile.count; i += kThreads) {
       to[i] = store<T>(rounding.apply(load(from[i]), rounding.scale(amax[tile.position(i)])));
     }
@@ -94,9 +99,11 @@ __device__ void fake_quant_warps(const T* x, T* out, const GridParams& grid, u64
     u64 offset = index / per_row * columns + start;
     u64 count = start + block < columns ? block : columns - start;
     u32 highest = 0;
+#pragma unroll 1
     for (u64 i = lane; i < count; i += kWarp) highest = larger(highest, seen<R>(magnitude(x[offset + i])));
     highest = largest_of_lanes(highest, kWarp);
     Scale scale = rounding.scale(float_of(highest));
+#pragma unroll 1
     for (u64 i = lane; i < count; i += kWarp) {
       out[offset + i] = store<T>(rounding.apply(load(x[offset + i]), scale));
     }
@@ -126,6 +133,7 @@ __device__ void fake_quant_long(const T* x, T* out, const GridParams& grid, u64 
 #pragma unroll
       for (u32 k = 0; k < kCount; ++k) highest = larger(highest, seen<R>(magnitude(values.values[k])));
     }
+#pragma unroll 1
     for (u64 i = vectors * kCount + threadIdx.x; i < count; i += kThreads) {
       highest = larger(highest, seen<R>(magnitude(from[i])));
     }
@@ -137,6 +145,7 @@ __device__ void fake_quant_long(const T* x, T* out, const GridParams& grid, u64 
       for (u32 k = 0; k < kCount; ++k) values.values[k] = store<T>(rounding.apply(load(values.values[k]), scale));
       store_vector(to + v * kCount, values);
     }
+#pragma unroll 1
     for (u64 i = vectors * kCount + threadIdx.x; i < count; i += kThreads) {
       to[i] = store<T>(rounding.apply(load(from[i]), scale));
     }

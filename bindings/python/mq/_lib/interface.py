@@ -15,6 +15,7 @@ from .. import _version
 
 Handle = ct.c_void_p
 DEVICE_CPU = 1
+DEVICE_CUDA = 2
 #: numpy's name of a dtype -> DLPack's code and bits.
 DTYPES = {"float32": (2, 32), "float16": (2, 16), "bfloat16": (4, 16)}
 MAX_RANK = 8
@@ -97,6 +98,8 @@ class Progress(ct.Structure):
 PROGRESS = ct.CFUNCTYPE(ct.c_int32, ct.c_void_p, ct.POINTER(Progress))
 LOG = ct.CFUNCTYPE(None, ct.c_void_p, ct.c_int32, ct.c_char_p)
 RELEASE = ct.CFUNCTYPE(None, ct.c_void_p)
+DEVICE_ALLOCATE = ct.CFUNCTYPE(ct.c_void_p, ct.c_void_p, ct.c_size_t, ct.c_void_p)
+DEVICE_FREE = ct.CFUNCTYPE(None, ct.c_void_p, ct.c_void_p, ct.c_size_t, ct.c_void_p)
 
 
 class ForwardFn(ct.Structure):
@@ -144,6 +147,15 @@ class ProgressFn(ct.Structure):
     _fields_ = [("user_data", ct.c_void_p), ("progress", PROGRESS), ("release", RELEASE)]
 
 
+class DeviceMemoryFn(ct.Structure):
+    _fields_ = [
+        ("user_data", ct.c_void_p),
+        ("allocate", DEVICE_ALLOCATE),
+        ("free", DEVICE_FREE),
+        ("release", RELEASE),
+    ]
+
+
 class ContextOptions(ct.Structure):
     _fields_ = [
         ("struct_size", ct.c_uint32),
@@ -151,6 +163,10 @@ class ContextOptions(ct.Structure):
         ("log", LogFn),
         ("memory_limit_bytes", ct.c_uint64),
         ("progress", ProgressFn),
+        ("device", Device),
+        ("cuda_context", ct.c_void_p),
+        ("cuda_stream", ct.c_void_p),
+        ("device_memory", DeviceMemoryFn),
     ]
 
 
@@ -257,8 +273,10 @@ mq_status_name = _declare("mq_status_name", _Int, restype=_Text)
 mq_context_options_init = _declare("mq_context_options_init", _Options, ct.c_uint32)
 mq_context_create = _declare("mq_context_create", _Options, _HandleOut)
 mq_context_destroy = _declare("mq_context_destroy", Handle, restype=None)
+mq_context_set_cuda_stream = _declare("mq_context_set_cuda_stream", Handle, ct.c_void_p)
 mq_model_create = _declare("mq_model_create", Handle, _HandleOut)
 mq_model_destroy = _declare("mq_model_destroy", Handle)
+mq_model_synchronize = _declare("mq_model_synchronize", Handle)
 mq_layer_desc_init = _declare("mq_layer_desc_init", _Desc, ct.c_uint32)
 mq_model_add_layer = _declare("mq_model_add_layer", Handle, _Desc, _HandleOut)
 mq_model_add_quantizer = _declare("mq_model_add_quantizer", Handle, _Text, _Text, _HandleOut)

@@ -1,0 +1,439 @@
+//! A model whose tensors live on a GPU ends as the same model in host memory does, bit for bit; and what can go wrong
+//! there is said, with the model as it was.
+
+mod network;
+mod on_gpu;
+mod owned;
+mod safetensors_file;
+
+use std::ffi::c_void;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
+
+use mq::apply::fold_weight;
+use mq::calibrate;
+use mq::config::QuantizeConfig;
+use mq::error::Error;
+use mq::kernels::cuda::{DeviceMemory, Gpu};
+use mq::model::{Context, Layer, LayerKind, LayerSpec, Mode, Model};
+use mq::tensor::{DType, Device, TensorView};
+use network::{BATCHES, Network};
+use on_gpu::{OnGpu, bits};
+use owned::Owned;
+use safetensors_file::Tensors;
+
+static TENSORS: &[u8] = include_bytes!("data/golden/algorithms.safetensors");
+
+/// Calibrated by `max`, each in its way.
+const CONFIGS: [&str; 14] = [
+    "INT8_DEFAULT_CFG",
+    "INT8_WEIGHT_ONLY_CFG",
+    "FP8_DEFAULT_CFG",
+    "FP8_PER_CHANNEL_PER_TOKEN_CFG",
+    "FP8_2D_BLOCKWISE_WEIGHT_ONLY_CFG",
+    "INT4_BLOCKWISE_WEIGHT_ONLY_CFG",
+    "MXFP8_DEFAULT_CFG",
+    "MXFP6_DEFAULT_CFG",
+    "MXFP4_DEFAULT_CFG",
+    "MXINT8_DEFAULT_CFG",
+    "NVFP4_DEFAULT_CFG",
+    r#"{"quant_cfg": {"*weight_quantizer": {"num_bits": [2, 1], "block_sizes": {"-1": 16, "type": "static", "scale_bits": [4, 3]}},
+        "*input_quantizer": {"num_bits": 8, "axis": -1}, "default": {"enable": false}}, "algorithm": "max"}"#,
+    r#"{"quant_cfg": {"*weight_quantizer": [{"num_bits": 4, "block_sizes": {"-1": 16, "type": "static"}}, {"num_bits": [4, 3]}],
+        "*input_quantizer": {"num_bits": [4, 3], "type": "dynamic"}, "default": {"enable": false}}, "algorithm": "max"}"#,
+    r#"{"quant_cfg": {"*weight_quantizer": {"num_bits": 8, "axis": 0, "type": "dynamic"},
+        "*input_quantizer": {"num_bits": [2, 1], "block_sizes": {"-1": 16, "type": "dynamic", "scale_bits": [4, 3]}, "type": "dynamic"},
+        "default": {"enable": false}}, "algorithm": "max"}"#,
+];
+
+fn config(text: &str) -> QuantizeConfig {
+    let text = match text.starts_with('{') {
+        true => text.to_owned(),
+        false => mq::config::presets::json(text)
+            .expect("a known preset")
+            .replace(":128", ":16"),
+    };
+    QuantizeConfig::parse(&text).expect("a valid configuration")
+}
+
+/// The recorded network with its weights on a GPU.
+struct There<'a> {
+    gpu: Arc<Gpu>,
+    model: Model,
+    layers: Vec<(Arc<Layer>, OnGpu)>,
+    tensors: &'a Tensors<'a>,
+}
+
+impl<'a> There<'a> {
+    fn new(gpu: Arc<Gpu>, host: &Network<'a>, dtype: DType) -> Self {
+        let mut model = Model::new(on_gpu::context(&gpu));
+        let mut layers = Vec::new();
+        for (layer, _) in &host.layers {
+            let name = layer.name();
+            let weight = host.tensors.get(&format!("weight.{name}.weight"));
+            let weight = OnGpu::copy_of(&gpu, &weight.cast(dtype));
+            let spec = LayerSpec {
+                weight: Some(weight.view()),
+                shared_input_group: layer.spec().shared_input_group.clone(),
+                ..LayerSpec::new(name, LayerKind::Linear)
+            };
+            layers.push((model.add_layer(spec).expect(name), weight));
+        }
+        Self {
+            gpu,
+            model,
+            layers,
+            tensors: host.tensors,
+        }
+    }
+
+    fn quantize(&mut self, config: &QuantizeConfig) -> mq::error::Result<()> {
+        let (layers, tensors, gpu) = (&self.layers, self.tensors, &self.gpu);
+        let mut forward = || {
+            for batch in 0..BATCHES {
+                for (layer, weight) in layers {
+                    let x = tensors.get(&format!("x.{}.{batch}", layer.name()));
+                    let x = OnGpu::copy_of(gpu, &x.cast(weight.view().dtype()));
+                    layer.input(x.view(), None)?;
+                }
+            }
+            Ok(())
+        };
+        calibrate::quantize(&mut self.model, config, Some(&mut forward))
+    }
+
+    fn states(&self) -> Vec<String> {
+        states(&self.model)
+    }
+}
+
+/// What every quantizer holds; a note of how well it does is made in host memory alone.
+fn states(model: &Model) -> Vec<String> {
+    let one = |slot: &Arc<mq::model::Slot>| {
+        let state = slot.state();
+        let numbers = state.members().iter().map(|q| {
+            format!(
+                "{} {:?} {:?} {:?}",
+                q.enabled, q.amax, q.global_amax, q.pre_quant_scale
+            )
+        });
+        format!("{} {:?}", slot.name(), numbers.collect::<Vec<_>>())
+    };
+    model.slots().iter().map(one).collect()
+}
+
+fn host(dtype: DType) -> Network<'static> {
+    let tensors = Box::leak(Box::new(Tensors::parse(TENSORS)));
+    let context = Arc::new(Context::new(1, Box::new(|_, _| {})).expect("one thread"));
+    Network::new(context, tensors, dtype, true)
+}
+
+#[test]
+fn every_format_calibrates_and_quantizes_to_the_same_bits() {
+    let Some(gpu) = on_gpu::gpu(std::ptr::null_mut(), None) else {
+        return;
+    };
+    for (i, text) in CONFIGS.iter().enumerate() {
+        let dtype = [DType::F32, DType::BF16, DType::F16][i % 3];
+        let config = config(text);
+        let mut here = host(dtype);
+        let mut there = There::new(Arc::clone(&gpu), &here, dtype);
+        here.quantize(&config).expect(text);
+        there.quantize(&config).expect(text);
+        assert_eq!(there.states(), states(&here.model), "{text}");
+        for ((layer, weight), (other, own)) in here.layers.iter().zip(&there.layers) {
+            let what = format!("{text} {}", layer.name());
+            let mut x = here
+                .tensors
+                .get(&format!("x.{}.1", layer.name()))
+                .cast(dtype);
+            let far = OnGpu::copy_of(&gpu, &x);
+            let place = x.view_mut();
+            layer.input(place, Some(place)).expect(&what);
+            other.input(far.view(), Some(far.view())).expect(&what);
+            assert_eq!(far.bits(), bits(&x), "{what}");
+            let mut w = Owned::zeros(dtype, &weight.shape);
+            let far = OnGpu::copy_of(&gpu, &w);
+            layer.weight_into(w.view_mut()).expect(&what);
+            other.weight_into(far.view()).expect(&what);
+            assert_eq!(far.bits(), bits(&w), "{what}");
+            assert_eq!(own.bits(), bits(weight), "{what}: the host's own stays");
+        }
+        fold_weight(&mut here.model, false).expect(text);
+        fold_weight(&mut there.model, false).expect(text);
+        for ((layer, weight), (_, own)) in here.layers.iter().zip(&there.layers) {
+            assert_eq!(own.bits(), bits(weight), "{text} {}", layer.name());
+        }
+    }
+}
+
+#[test]
+fn a_pre_quant_scale_is_applied_there_too() {
+    let Some(gpu) = on_gpu::gpu(std::ptr::null_mut(), None) else {
+        return;
+    };
+    let mut here = host(DType::BF16);
+    let mut there = There::new(Arc::clone(&gpu), &here, DType::BF16);
+    let config = config("INT8_DEFAULT_CFG");
+    here.quantize(&config).expect("quantized");
+    there.quantize(&config).expect("quantized");
+    let name = here.layers[0].0.name().to_owned();
+    let channels = here.layers[0].1.shape[1];
+    let mut scale = Owned::zeros(DType::F32, &[channels]);
+    for (i, value) in scale.bytes_mut().chunks_exact_mut(4).enumerate() {
+        value.copy_from_slice(&(0.5 + i as f32 * 0.03).to_ne_bytes());
+    }
+    for model in [&mut here.model, &mut there.model] {
+        let slot = Arc::clone(model.find_layer(&name).expect("there").input_slot());
+        model
+            .set_pre_quant_scale(&slot, None, Some(scale.view()))
+            .expect("fits");
+    }
+    let mut x = here.tensors.get(&format!("x.{name}.0")).cast(DType::BF16);
+    let far = OnGpu::copy_of(&gpu, &x);
+    let place = x.view_mut();
+    here.layers[0].0.input(place, Some(place)).expect("a tap");
+    let place = far.view();
+    there.layers[0].0.input(place, Some(place)).expect("a tap");
+    assert_eq!(far.bits(), bits(&x));
+}
+
+#[test]
+fn nan_is_reported_with_the_name_of_the_layer_and_the_model_is_as_it_was() {
+    let Some(gpu) = on_gpu::gpu(std::ptr::null_mut(), None) else {
+        return;
+    };
+    let here = host(DType::F32);
+    let mut there = There::new(Arc::clone(&gpu), &here, DType::F32);
+    let before = there.states();
+    let (layer, weight) = &there.layers[3];
+    let name = layer.name().to_owned();
+    let mut x = here.tensors.get(&format!("x.{name}.0"));
+    x.bytes_mut()[..4].copy_from_slice(&f32::NAN.to_ne_bytes());
+    let bad = OnGpu::copy_of(&gpu, &x);
+    let layer = Arc::clone(layer);
+    let mut forward = || layer.input(bad.view(), None);
+    let error = calibrate::quantize(
+        &mut there.model,
+        &config("INT8_DEFAULT_CFG"),
+        Some(&mut forward),
+    )
+    .expect_err("NaN");
+    assert!(matches!(error, Error::Numeric(_)), "{error}");
+    assert!(error.to_string().contains(&name), "{error}");
+    assert_eq!(there.states(), before);
+    assert_eq!(there.model.mode(), Mode::Registered);
+    // A weight with NaN.
+    let mut spoilt = weight.fetch();
+    let good = spoilt.clone();
+    spoilt.bytes_mut()[8..12].copy_from_slice(&f32::INFINITY.to_ne_bytes());
+    weight.write(&spoilt);
+    let error = calibrate::quantize(&mut there.model, &config("INT8_WEIGHT_ONLY_CFG"), None)
+        .expect_err("Inf");
+    assert!(error.to_string().contains(&name), "{error}");
+    assert_eq!(there.states(), before);
+    weight.write(&good);
+    // Once quantized, a tap cannot wait: it is found later.
+    let dynamic = r#"{"quant_cfg": {"*input_quantizer": {"num_bits": 8, "type": "dynamic"},
+        "*weight_quantizer": {"enable": false}, "default": {"enable": false}}, "algorithm": null}"#;
+    calibrate::quantize(&mut there.model, &config(dynamic), None).expect("quantized");
+    there.model.synchronize().expect("nothing is wrong");
+    layer
+        .input(bad.view(), Some(bad.view()))
+        .expect("put on the stream");
+    let error = there.model.synchronize().expect_err("NaN");
+    assert!(matches!(error, Error::Numeric(_)), "{error}");
+    assert!(error.to_string().contains(&name), "{error}");
+    there.model.synchronize().expect("said once");
+}
+
+/// Device memory of the host's that runs out after a while, and counts.
+struct Scarce {
+    left: AtomicI64,
+    live: Arc<AtomicI64>,
+    pool: Arc<Gpu>,
+    kept: std::sync::Mutex<Vec<mq::kernels::cuda::DeviceBuffer>>,
+}
+
+impl DeviceMemory for Scarce {
+    fn allocate(&self, bytes: usize, _: *mut c_void) -> Option<u64> {
+        if self.left.fetch_sub(1, SeqCst) <= 0 {
+            return None;
+        }
+        let buffer = mq::kernels::cuda::DeviceBuffer::new(&self.pool, bytes).ok()?;
+        let address = buffer.address();
+        self.live.fetch_add(1, SeqCst);
+        self.kept.lock().expect("one thread").push(buffer);
+        Some(address)
+    }
+
+    fn free(&self, address: u64, _: usize, _: *mut c_void) {
+        self.live.fetch_sub(1, SeqCst);
+        let mut kept = self.kept.lock().expect("one thread");
+        kept.retain(|buffer| buffer.address() != address);
+    }
+}
+
+#[test]
+fn when_device_memory_runs_out_the_model_is_as_it_was() {
+    let Some(pool) = on_gpu::gpu(std::ptr::null_mut(), None) else {
+        return;
+    };
+    let live = Arc::new(AtomicI64::new(0));
+    let mut refused = 0;
+    for allowed in (0..400).step_by(7) {
+        let memory = Box::new(Scarce {
+            left: AtomicI64::new(1_000_000),
+            live: Arc::clone(&live),
+            pool: Arc::clone(&pool),
+            kept: std::sync::Mutex::default(),
+        });
+        let left: *const AtomicI64 = &raw const memory.left;
+        let gpu = on_gpu::gpu(std::ptr::null_mut(), Some(memory)).expect("as before");
+        let here = host(DType::F32);
+        let mut there = There::new(Arc::clone(&gpu), &here, DType::F32);
+        let before = there.states();
+        let inputs: Vec<OnGpu> = there
+            .layers
+            .iter()
+            .map(|(layer, _)| {
+                let x = here.tensors.get(&format!("x.{}.0", layer.name()));
+                OnGpu::copy_of(&gpu, &x)
+            })
+            .collect();
+        let layers: Vec<_> = there
+            .layers
+            .iter()
+            .map(|(layer, _)| Arc::clone(layer))
+            .collect();
+        let mut forward = || {
+            let mut all = layers.iter().zip(&inputs);
+            all.try_for_each(|(layer, x)| layer.input(x.view(), None))
+        };
+        // SAFETY: the memory is the GPU's, which is alive.
+        unsafe { &*left }.store(allowed, SeqCst);
+        let outcome = calibrate::quantize(
+            &mut there.model,
+            &config("INT8_DEFAULT_CFG"),
+            Some(&mut forward),
+        );
+        // SAFETY: as above.
+        unsafe { &*left }.store(1_000_000, SeqCst);
+        match outcome {
+            Ok(()) => break,
+            Err(error) => {
+                refused += 1;
+                assert!(matches!(error, Error::OutOfMemory(_)), "{error}");
+                assert_eq!(there.states(), before, "{allowed}");
+                assert_eq!(there.model.mode(), Mode::Registered);
+            }
+        }
+        there
+            .quantize(&config("INT8_DEFAULT_CFG"))
+            .expect("with memory");
+    }
+    assert!(refused > 5, "{refused}");
+    assert_eq!(live.load(SeqCst), 0, "everything was given back");
+}
+
+#[test]
+fn tensors_that_are_not_where_they_are_said_to_be_are_refused() {
+    let Some(gpu) = on_gpu::gpu(std::ptr::null_mut(), None) else {
+        return;
+    };
+    let here = host(DType::F32);
+    let mut there = There::new(Arc::clone(&gpu), &here, DType::F32);
+    let name = there.layers[0].0.name().to_owned();
+    let mut x = here.tensors.get(&format!("x.{name}.0"));
+    let device = Device::Cuda(gpu.device());
+    let lie = |device, x: &mut Owned| {
+        let address = x.bytes_mut().as_mut_ptr();
+        // SAFETY: never looked at: refused.
+        unsafe { TensorView::new_on(device, address, x.dtype, &x.shape) }.expect("valid")
+    };
+    let refused = |outcome: mq::error::Result<()>, says: &str| {
+        let error = outcome.expect_err(says);
+        assert!(matches!(error, Error::InvalidArgument(_)), "{error}");
+        assert!(error.to_string().contains(says), "{error}");
+    };
+    let layer = Arc::clone(&there.layers[0].0);
+    refused(layer.input(lie(device, &mut x), None), "host memory");
+    refused(
+        layer.input(lie(Device::Cuda(63), &mut x), None),
+        "device 63",
+    );
+    let far = OnGpu::copy_of(&gpu, &x);
+    refused(layer.input(far.view(), Some(x.view_mut())), "host memory");
+    let beyond = far.view().rows(0, 1).expect("a row");
+    let bytes = far.view().size_bytes();
+    // SAFETY: as above.
+    let beyond = unsafe {
+        let address = (beyond.address() + bytes as u64 - 4) as *mut u8;
+        TensorView::new_on(device, address, DType::F32, beyond.shape().dims())
+    };
+    refused(
+        layer.input(beyond.expect("valid"), None),
+        "beyond its memory",
+    );
+    // A context without a GPU.
+    refused(
+        here.layers[0].0.input(far.view(), None),
+        "mq_context_options",
+    );
+    let mut matrix = Owned::zeros(DType::F32, &[4, 4]);
+    let spec = LayerSpec {
+        weight: Some(lie(device, &mut matrix)),
+        ..LayerSpec::new("other", LayerKind::Linear)
+    };
+    refused(there.model.add_layer(spec).map(|_| ()), "host memory");
+    // Numbers of quantizers come from the host.
+    there
+        .quantize(&config("INT8_DEFAULT_CFG"))
+        .expect("quantized");
+    let one = OnGpu::copy_of(&gpu, &Owned::zeros(DType::F32, &[]));
+    let slot = Arc::clone(layer.input_slot());
+    let outcome = there.model.set_amax(&slot, None, one.view());
+    refused(outcome, "expected one in host memory");
+}
+
+#[test]
+fn a_mixed_model_works_on_both_sides() {
+    let Some(gpu) = on_gpu::gpu(std::ptr::null_mut(), None) else {
+        return;
+    };
+    let mut model = Model::new(on_gpu::context(&gpu));
+    let tensors = Tensors::parse(TENSORS);
+    let name = tensors
+        .names()
+        .find(|name| name.starts_with("weight.") && name.ends_with("q_proj.weight"))
+        .expect("a layer");
+    let mut near = tensors.get(name);
+    let far = OnGpu::copy_of(&gpu, &near);
+    let spec = |name: &str, weight| LayerSpec {
+        weight: Some(weight),
+        ..LayerSpec::new(name, LayerKind::Linear)
+    };
+    let a = model
+        .add_layer(spec("near", near.view_mut()))
+        .expect("near");
+    let b = model.add_layer(spec("far", far.view())).expect("far");
+    let x = tensors.get(&format!(
+        "x.{}.0",
+        name.trim_start_matches("weight.")
+            .trim_end_matches(".weight")
+    ));
+    let there = OnGpu::copy_of(&gpu, &x);
+    let mut forward = || {
+        a.input(x.view(), None)?;
+        b.input(there.view(), None)
+    };
+    calibrate::quantize(&mut model, &config("FP8_DEFAULT_CFG"), Some(&mut forward))
+        .expect("quantized");
+    let amax = |layer: &Layer| format!("{:?}", layer.input_slot().state().members()[0].amax);
+    assert_eq!(amax(&a), amax(&b));
+    let mut out = Owned::zeros(DType::F32, &near.shape);
+    let copy = OnGpu::copy_of(&gpu, &out);
+    a.weight_into(out.view_mut()).expect("near");
+    b.weight_into(copy.view()).expect("far");
+    assert_eq!(copy.bits(), bits(&out));
+}
