@@ -155,6 +155,23 @@ mod tests {
         }
     }
 
+    /// What the bound of the error rests on: a sum that is smaller than half a unit of the whole survives within a chunk
+    /// only.
+    #[test]
+    fn sums_are_taken_in_chunks() {
+        let Some(machine) = testing::machine() else {
+            return;
+        };
+        // The square of it is half a unit of 1.
+        let mut rows = vec![2f32.powi(-12); 512];
+        rows[0] = 1.0;
+        for kernel in KERNELS {
+            let mut gram = [0.0];
+            by(&machine, Some(kernel), &rows, [1, 1], false, &mut gram);
+            assert_eq!(gram, [1.0 + 256.0 * 2f32.powi(-24)], "{kernel:?}");
+        }
+    }
+
     #[test]
     fn not_a_number_stays_in_its_row_and_column() {
         let Some(machine) = testing::machine() else {

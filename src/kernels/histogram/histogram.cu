@@ -111,13 +111,14 @@ __device__ float histogram_last_edge(float reached, float width, u32 bins) {
   return last > reached ? last : reached;
 }
 
-// Makes neighbouring counts one, two by two; all threads of the block together. Returns how many there are then.
+// Makes neighbouring counts one, two by two; all threads of the block together. Returns how many there are then. Counts
+// beyond the bins are zero, before and after it.
 __device__ u32 histogram_halve(u64* counts, u32 bins) {
   u32 half = (bins + 1) / 2;
   for (u32 first = 0; first < half; first += kThreads) {
     u32 i = first + threadIdx.x;
     u64 sum = 0;
-    if (i < half) sum = counts[2 * i] + (2 * i + 1 < bins ? counts[2 * i + 1] : 0);
+    if (i < half) sum = counts[2 * i] + counts[2 * i + 1];
     __syncthreads();
     // What is overwritten was read in this round or before.
     if (i < half) counts[i] = sum;
@@ -155,12 +156,12 @@ MQ_KERNEL(histogram_reach)(HistogramState* state, u32 num_bins, u64* counts) {
     // Zeros that came before lie in the first bin.
     float bins = (float)num_bins, least = __fmul_rn(bins, float_of(1u << 23));
     float end = reached > least ? reached : least;
-    float step = __fdiv_rn(end, bins);
     now.bins = num_bins;
     now.edges = kEdgesFirst;
     now.reached = reached;
     now.last_edge = end;
-    now.width = num_bins > 2 ? step : __fsub_rn(end, step);
+    // Also where the second edge is the last but one of two bins: then it is made from the end, but halves are exact.
+    now.width = __fdiv_rn(end, bins);
   } else if (now.bins == 0) {
     now.bins = 1;
     now.edges = kEdgesZeros;

@@ -143,6 +143,31 @@ mod tests {
     }
 
     #[test]
+    fn the_last_edge_is_that_of_the_host() {
+        let Some(gpu) = testing::machine() else {
+            return;
+        };
+        let mut state = 99u32;
+        let mut noise = move || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / 16_777_216.0
+        };
+        for i in 0..400 {
+            let (first, bins) = (0.5 + noise(), 2 + i % 29);
+            let width = first / bins as f32;
+            // Just at an edge, where rounding decides, or somewhere between two.
+            let edge = bins as f32 + (noise() * 40.0).floor();
+            let next = match i % 3 {
+                0 => edge * width,
+                1 => (edge * width).next_up(),
+                _ => (edge + noise()) * width,
+            };
+            let batches = [vec![first], vec![next, next - width, edge * width]];
+            assert_equal(&gpu, bins, &batches, |_| true);
+        }
+    }
+
+    #[test]
     fn storage_types_are_counted_as_on_the_host() {
         let Some(gpu) = testing::machine() else {
             return;
