@@ -5,7 +5,7 @@ export CARGO_TARGET_DIR := $(CURDIR)/target
 PYTHON := $(VENV)/bin/python
 RELEASE := target/release
 
-.PHONY: demo test bench lint kernels setup library clean
+.PHONY: demo test test-cuda bench bench-cuda lint kernels setup library clean
 
 ## The main job: an engine quantizes its own model through libmq; one table.
 demo: library
@@ -18,6 +18,14 @@ demo: library
 ## Everything that can be checked without a GPU.
 test: setup library
 	scripts/test.sh
+
+## What only a GPU can prove: kernels, models, graphs, compute-sanitizer. Skips nothing.
+test-cuda: library
+	scripts/test_cuda.sh
+
+## Taps on a GPU against a copy of the same bytes, and PyTorch; target/bench/cuda*.json.
+bench-cuda: library
+	scripts/bench_cuda.sh
 
 ## Ratios against a plain copy, a product of matrices, PyTorch and the reference; target/bench/report.json.
 bench: library

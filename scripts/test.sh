@@ -15,6 +15,14 @@ step "Rust tests"
 cargo test --workspace --locked
 step "CUDA kernels are what their sources give"
 cargo xtask kernels --check
+step "CUDA kernels and the host side, on the emulator"
+cuda/emulator/build.sh
+cuda/emulator/run_tests.sh
+on_emulator() { LD_LIBRARY_PATH="$PWD/target/emulator" MQ_REQUIRE_CUDA=1 "$@"; }
+on_emulator cargo test --locked --lib kernels:: -- --nocapture
+on_emulator cargo test --locked --test golden --test 'cuda_*'
+# Every launch three times, in other orders of threads: a missing barrier shows.
+MQ_MOCK_CHECK=1 on_emulator cargo test --locked --test golden --test cuda_model
 step "C and C++ tests"
 MQ_REQUIRE_CLANG=1 tests/run_c_abi.sh "$release"
 step "C tests under AddressSanitizer"

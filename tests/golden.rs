@@ -1,6 +1,7 @@
 //! The reference's own results: every case must come out bit for bit. Cases are counted.
 
 mod network;
+mod on_gpu;
 mod owned;
 mod safetensors_file;
 
@@ -8,8 +9,9 @@ use mq::calibrate;
 use mq::config::QuantizeConfig;
 use mq::error::Result;
 use mq::model::{Context, Model, fake_quant_once};
-use mq::tensor::DType;
+use mq::tensor::{DType, TensorView};
 use network::{Network, check_output, config_of};
+use on_gpu::Place;
 use owned::Owned;
 use safetensors_file::Tensors;
 use serde_json::{Value, json};
@@ -49,9 +51,13 @@ fn fake_quant_matches_every_case() {
     let tensors = Tensors::parse(include_bytes!("data/golden/fake_quant.safetensors"));
     let cases = cases(include_str!("data/golden/fake_quant.json"));
     assert_eq!(cases.len(), 288, "the golden file lost its cases");
-    let context = context();
-    for case in &cases {
+    let places = Place::all(2);
+    for (place, case) in places
+        .iter()
+        .flat_map(|place| cases.iter().map(move |case| (place, case)))
+    {
         let text = |key: &str| case[key].as_str().unwrap_or_default();
+        let name = format!("{} on the {}", text("name"), place.name());
         let mut x = tensors.get(text("input"));
         if case["abs_input"] == true {
             absolute(&mut x);
@@ -62,16 +68,17 @@ fn fake_quant_matches_every_case() {
             .map(|name| tensors.get(name.as_str().expect("a name")));
         let attributes = case["attrs"].to_string();
 
-        let mut apart = Owned::zeros(x.dtype, &x.shape);
         let amax_view = amax.as_ref().map(Owned::view);
-        fake_quant_once(&context, x.view(), &attributes, amax_view, apart.view_mut())
-            .unwrap_or_else(|e| panic!("{}: {e}", text("name")));
-        assert_same(&apart, &want, text("name"));
+        let mut apart = Owned::zeros(x.dtype, &x.shape);
+        quantize(place, &x, &attributes, amax_view, &mut apart, &name);
+        assert_same(&apart, &want, &name);
 
-        let place = x.view_mut();
-        fake_quant_once(&context, place, &attributes, amax_view, place)
-            .unwrap_or_else(|e| panic!("{}: {e}", text("name")));
-        assert_same(&x, &want, &format!("{} in place", text("name")));
+        place
+            .with(&mut x, |x| {
+                fake_quant_once(place.context(), x, &attributes, amax_view, x)
+            })
+            .unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_same(&x, &want, &format!("{name} in place"));
 
         // Where an amax is kept, it is also what the tensor itself gives.
         if amax.is_some() {
@@ -79,15 +86,30 @@ fn fake_quant_matches_every_case() {
             if case["abs_input"] == true {
                 absolute(&mut x);
             }
-            fake_quant_once(&context, x.view(), &attributes, None, apart.view_mut())
-                .unwrap_or_else(|e| panic!("{}: {e}", text("name")));
-            assert_same(
-                &apart,
-                &want,
-                &format!("{} with its own amax", text("name")),
-            );
+            quantize(place, &x, &attributes, None, &mut apart, &name);
+            assert_same(&apart, &want, &format!("{name} with its own amax"));
         }
     }
+    println!("{} cases in {} places", cases.len(), places.len());
+}
+
+/// Fake-quantizes one tensor into another, both there.
+fn quantize(
+    place: &Place,
+    x: &Owned,
+    attributes: &str,
+    amax: Option<TensorView>,
+    out: &mut Owned,
+    name: &str,
+) {
+    let mut x = x.clone();
+    place
+        .with(&mut x, |x| {
+            place.with(out, |out| {
+                fake_quant_once(place.context(), x, attributes, amax, out)
+            })
+        })
+        .unwrap_or_else(|e| panic!("{name}: {e}"));
 }
 
 #[test]
@@ -99,8 +121,12 @@ fn max_calibrator_matches_every_case() {
         .filter(|case| case["calibrator"] == "max")
         .collect();
     assert_eq!(max.len(), 6, "the golden file lost its cases");
-    for case in max {
-        let mut model = Model::new(context());
+    let places = Place::all(2);
+    for (place, case) in places
+        .iter()
+        .flat_map(|place| max.iter().map(move |case| (place, case)))
+    {
+        let mut model = Model::new(std::sync::Arc::clone(place.context()));
         let slot = model.add_quantizer("q", None).expect("a new name");
         let entry = json!({"quantizer_name": "q", "cfg": {"num_bits": 8, "axis": case["axis"]}});
         let config = json!({"quant_cfg": [entry], "algorithm": "max"}).to_string();
@@ -108,8 +134,8 @@ fn max_calibrator_matches_every_case() {
         let data = case["data"].as_str().expect("a name");
         let mut forward = || -> Result<()> {
             for batch in 0..case["batches"].as_u64().unwrap_or(0) {
-                let x = tensors.get(&format!("in.{data}.{batch}"));
-                slot.forward(None, x.view(), None)?;
+                let mut x = tensors.get(&format!("in.{data}.{batch}"));
+                place.with(&mut x, |x| slot.forward(None, x, None))?;
             }
             Ok(())
         };
@@ -192,9 +218,13 @@ fn block_formats_match_every_case() {
     let tensors = Tensors::parse(include_bytes!("data/golden/block_formats.safetensors"));
     let cases = cases(include_str!("data/golden/block_formats.json"));
     assert_eq!(cases.len(), 198, "the golden file lost its cases");
-    let context = context();
-    for case in &cases {
+    let places = Place::all(2);
+    for (place, case) in places
+        .iter()
+        .flat_map(|place| cases.iter().map(move |case| (place, case)))
+    {
         let text = |key: &str| case[key].as_str().unwrap_or_default();
+        let name = format!("{} on the {}", text("name"), place.name());
         let dtype = match text("dtype") {
             "float32" => DType::F32,
             "float16" => DType::F16,
@@ -213,8 +243,8 @@ fn block_formats_match_every_case() {
         let amax = given.map(|_| amax.view());
         let mut got = Owned::zeros(dtype, &x.shape);
         let attributes = case["attrs"].to_string();
-        fake_quant_once(&context, x.view(), &attributes, amax, got.view_mut())
-            .unwrap_or_else(|e| panic!("{}: {e}", text("name")));
-        assert_same(&got, &want, text("name"));
+        quantize(place, &x, &attributes, amax, &mut got, &name);
+        assert_same(&got, &want, &name);
     }
+    println!("{} cases in {} places", cases.len(), places.len());
 }

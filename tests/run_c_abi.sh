@@ -86,6 +86,9 @@ for isa in scalar avx2; do
 done
 step "harness, static library"
 "$out/harness_static"
+step "harness, CUDA on the emulator"
+cuda/emulator/build.sh
+LD_LIBRARY_PATH="$out/lib:$PWD/target/emulator" MQ_REQUIRE_CUDA=1 "$out/harness" cuda
 step "harness, valgrind" # its 3.19 does not know AVX-512
 MQ_ISA=avx2 "${valgrind[@]}" "$out/harness"
 

@@ -1,9 +1,15 @@
 /* The C ABI as a C program sees it: every function, every status its documentation names. */
+#include <string.h>
+
 #include "check.h"
 #include "tests.h"
 
-int main(void) {
+int main(int argc, char **argv) {
     CHECK(mq_version() == MQ_VERSION); /* not some older libmq.so */
+    if (argc > 1 && strcmp(argv[1], "cuda") == 0) {
+        test_cuda();
+        return check_report();
+    }
     test_context();
     test_presets();
     test_model();
@@ -33,6 +39,7 @@ int main(void) {
     test_auto_quantize_runs();
     test_auto_quantize_memory();
     test_auto_quantize_kinds();
+    test_cuda();
     test_callbacks();
     test_release();
     test_busy();

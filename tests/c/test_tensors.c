@@ -129,7 +129,7 @@ static const struct {
     {"stride 0", has_zero_stride, MQ_ERR_INVALID_ARGUMENT},
     {"negative stride", has_negative_stride, MQ_ERR_INVALID_ARGUMENT},
     {"misaligned", is_misaligned, MQ_ERR_INVALID_ARGUMENT},
-    {"CUDA device", is_on_a_gpu, MQ_ERR_UNSUPPORTED},
+    {"CUDA device", is_on_a_gpu, MQ_ERR_INVALID_ARGUMENT},
     {"unknown device", is_nowhere, MQ_ERR_UNSUPPORTED},
 };
 

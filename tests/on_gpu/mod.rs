@@ -95,3 +95,53 @@ impl OnGpu {
 pub fn bits(x: &Owned) -> Vec<u32> {
     x.view().to_f32().iter().map(|x| x.to_bits()).collect()
 }
+
+/// Where a test puts its tensors.
+pub enum Place {
+    /// Host memory.
+    Host(Arc<Context>),
+    /// The GPU.
+    Gpu(Arc<Gpu>, Arc<Context>),
+}
+
+impl Place {
+    /// Host memory with so many threads, and the GPU if there is one.
+    pub fn all(threads: usize) -> Vec<Self> {
+        let host = Context::new(threads, Box::new(|_, _| {})).expect("threads");
+        let there = gpu(std::ptr::null_mut(), None).map(|gpu| {
+            let context = context(&gpu);
+            Self::Gpu(gpu, context)
+        });
+        std::iter::once(Self::Host(Arc::new(host)))
+            .chain(there)
+            .collect()
+    }
+
+    /// For messages.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Host(_) => "host",
+            Self::Gpu(..) => "gpu",
+        }
+    }
+
+    /// The context that works there.
+    pub fn context(&self) -> &Arc<Context> {
+        match self {
+            Self::Host(context) | Self::Gpu(_, context) => context,
+        }
+    }
+
+    /// Calls `work` with a tensor that lives there; what it writes to it comes back.
+    pub fn with<T>(&self, x: &mut Owned, work: impl FnOnce(TensorView) -> T) -> T {
+        match self {
+            Self::Host(_) => work(x.view_mut()),
+            Self::Gpu(gpu, _) => {
+                let there = OnGpu::copy_of(gpu, x);
+                let found = work(there.view());
+                *x = there.fetch();
+                found
+            }
+        }
+    }
+}

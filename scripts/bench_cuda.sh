@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Measures taps on a GPU: against a device-to-device copy, and beside PyTorch and NVIDIA Model Optimizer where the Python
+# that MQ_BENCH_PYTHON names (default: python3) has them with CUDA. `make bench-cuda`; docs/benchmarks.md says how to
+# read it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+mkdir -p target/bench
+git log -1 --format='commit %h of %cs'
+nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
+cargo bench --locked --bench cuda
+python=${MQ_BENCH_PYTHON:-python3}
+if "$python" -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null; then
+    PYTHONPATH=bindings/python MQ_LIBRARY=target/release/libmq.so "$python" benches/cuda_compare.py target/bench/cuda_compare.json
+else
+    echo "NOT COMPARED: $python has no PyTorch with CUDA (MQ_BENCH_PYTHON names another)"
+fi

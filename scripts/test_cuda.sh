@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Everything that a GPU proves: `make test-cuda`. Needs an NVIDIA driver for CUDA 12.0 or later and a GPU from compute
+# capability 7.5 on; nothing is skipped (MQ_REQUIRE_CUDA=1). compute-sanitizer comes with the CUDA toolkit;
+# MQ_WITHOUT_SANITIZER=1 leaves its part out.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export MQ_REQUIRE_CUDA=1
+
+step() { printf '\n== %s\n' "$*"; }
+
+step "the GPU"
+nvidia-smi --query-gpu=name,compute_cap,driver_version,memory.total --format=csv
+step "kernels, golden vectors, models, streams and graphs"
+cargo test --locked --lib kernels::
+cargo test --locked --test golden --test 'cuda_*'
+step "the C ABI on the GPU"
+out=target/abi-cuda
+mkdir -p "$out"
+rm -f "$out"/*.o
+for source in tests/c/*.c; do
+    [[ $source == */quickstart.c ]] || gcc -std=c99 -D_POSIX_C_SOURCE=200809L -O1 -g -Iinclude -c "$source" \
+        -o "$out/$(basename "$source" .c).o"
+done
+gcc "$out"/*.o -o "$out/harness" -Ltarget/release -lmq -Wl,-rpath,"$PWD/target/release" -lpthread -lm
+ln -sf libmq.so target/release/libmq.so.0.1
+"$out/harness" cuda
+
+step "compute-sanitizer"
+if [[ ${MQ_WITHOUT_SANITIZER:-0} == 1 ]]; then
+    echo "LEFT OUT: MQ_WITHOUT_SANITIZER=1"
+else
+    sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
+    [[ -x $sanitizer ]] || {
+        echo "test_cuda.sh: compute-sanitizer is missing: install the CUDA toolkit, or set MQ_WITHOUT_SANITIZER=1" >&2
+        exit 1
+    }
+    tests=$(cargo test --locked --lib --no-run 2>&1 | sed -n 's/.*(\(target[^)]*\)).*/\1/p')
+    for tool in memcheck racecheck; do
+        step "compute-sanitizer, $tool"
+        "$sanitizer" --tool "$tool" --error-exitcode 9 "$tests" --test-threads 1 kernels::
+    done
+fi
+step "all passed"
