@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use super::convolution::Convolution;
 use super::quantizer::Quantizer;
 use super::registry::{Mode, Shared};
-use super::slot::{Role, Slot, SlotSpec};
+use super::slot::{Role, Scales, Slot, SlotSpec};
 use crate::config::{Attributes, Axis};
 use crate::error::{Error, Result};
 use crate::kernels::Machine;
@@ -399,6 +399,25 @@ impl Layer {
         self.shared.check_usable()?;
         match (&self.spec.weight, &self.weight) {
             (Some(weight), Some(slot)) => slot.weight_into(weight, &out),
+            _ => Err(Error::InvalidArgument(format!(
+                "layer `{}` has no weight",
+                self.spec.name
+            ))),
+        }
+    }
+
+    /// Writes what the quantized layer uses of another weight than the registered one.
+    pub fn requantize_into(
+        &self,
+        weight: TensorView,
+        scales: Scales,
+        out: TensorView,
+    ) -> Result<()> {
+        self.shared.check_usable()?;
+        match (&self.spec.weight, &self.weight) {
+            (Some(registered), Some(slot)) => {
+                slot.requantize_into(registered, &weight, scales, &out)
+            }
             _ => Err(Error::InvalidArgument(format!(
                 "layer `{}` has no weight",
                 self.spec.name
