@@ -69,7 +69,7 @@ pub(crate) fn run_resident(
     x.assert_out(out);
     let (name, held) = match group {
         ..=4096 => (by_dtype!("hadamard_4096", x), 4096),
-        ..=LARGEST_ON_GPU => (by_dtype!("hadamard_8192", x), LARGEST_ON_GPU as u64),
+        4097..=LARGEST_ON_GPU => (by_dtype!("hadamard_8192", x), LARGEST_ON_GPU as u64),
         _ => {
             return Err(GpuError::new(
                 GpuErrorKind::Unsupported,
