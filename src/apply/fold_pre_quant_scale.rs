@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::calibrate::rebalance;
 use crate::error::{Error, Result};
-use crate::kernels::{absmax, row_scale};
+use crate::kernels::{Machine, absmax, fetch, row_scale};
 use crate::model::{Layer, LayerKind, Model, Norm, Slot};
 use crate::tensor::TensorView;
 
@@ -43,13 +43,14 @@ pub fn fold_pre_quant_scale(model: &mut Model) -> Result<usize> {
             folded += activation.readers.len();
         }
         // Only the host's memory is left, and the amax values that follow from it.
+        let machine = model.context().machine();
         for activation in &activations {
             let factors = &activation.factors;
             match &activation.producer {
                 Producer::Norm(norm) => {
-                    row_scale::gain(&norm.gain, factors, norm.adds_one);
+                    row_scale::gain(machine, &norm.gain, factors, norm.adds_one);
                     if let Some(bias) = &norm.bias {
-                        row_scale::gain(bias, factors, false);
+                        row_scale::gain(machine, bias, factors, false);
                     }
                 }
                 Producer::Layer(layer) => rebalance::scale_rows(model, layer, factors)?,
@@ -210,18 +211,32 @@ fn check(model: &Model, activation: &Activation) -> Result<()> {
     }
     match &activation.producer {
         Producer::Norm(norm) => {
-            check_gain(&norm.gain, factors, norm.adds_one, &activation.readers[0])?;
+            let machine = model.context().machine();
+            check_gain(
+                machine,
+                &norm.gain,
+                factors,
+                norm.adds_one,
+                &activation.readers[0],
+            )?;
             let bias = norm.bias.as_ref();
             bias.map_or(Ok(()), |bias| {
-                check_gain(bias, factors, false, &activation.readers[0])
+                check_gain(machine, bias, factors, false, &activation.readers[0])
             })
         }
         Producer::Layer(layer) => check_layer(model, layer, factors),
     }
 }
 
-fn check_gain(gain: &TensorView, factors: &[f32], adds_one: bool, reader: &Layer) -> Result<()> {
-    let values = gain.host_values().map_err(Error::InvalidArgument)?;
+fn check_gain(
+    machine: &Machine,
+    gain: &TensorView,
+    factors: &[f32],
+    adds_one: bool,
+    reader: &Layer,
+) -> Result<()> {
+    let mut memory = Vec::new();
+    let values = fetch::to_host(machine, gain, &mut memory).to_f32();
     let scaled = values
         .iter()
         .zip(factors)

@@ -84,7 +84,7 @@ impl Checkpoint {
                 let Some(kept) = kept else {
                     break;
                 };
-                if kept.weight != slot.weight().map(fingerprint::of_tensor) {
+                if kept.weight != slot.weight_fingerprint() {
                     return Err(Error::State(format!(
                         "checkpoint: the weight of `{}` is not what it was. Use a different checkpoint path.",
                         slot.name()

@@ -206,7 +206,7 @@ pub(crate) fn scale_rows(model: &Model, layer: &Layer, factors: &[f32]) -> Resul
     let old = max::weight(machine, slot, &fresh)?;
     row_scale::rows(machine, &weight, factors);
     if let Some(bias) = &layer.spec().bias {
-        row_scale::gain(bias, factors, false);
+        row_scale::gain(machine, bias, factors, false);
     }
     let new = max::weight(machine, slot, &fresh)?;
     if let (Some(old), Some(new)) = (old, new) {

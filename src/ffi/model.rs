@@ -268,6 +268,7 @@ pub(crate) unsafe fn with(
         || match handle.inner.try_lock() {
             Ok(mut inner) => {
                 inner.check_usable()?;
+                inner.fetch_refreshed_scales()?;
                 body(handle, &mut inner)
             }
             Err(TryLockError::WouldBlock) => Err(Error::Busy),

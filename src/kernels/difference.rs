@@ -1,7 +1,8 @@
 //! How far two tensors are apart.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use super::cuda::{DeviceBuffer, Gpu, GpuError, TILE, by_dtype, launch};
 use super::element::{Element, with_element};
 use super::isa::Loop;
 use super::machine::Machine;
@@ -14,9 +15,6 @@ const LANES: usize = 16;
 /// `(sum (a - b)^2, sum b^2)` of two tensors of one type and shape. Sums of pieces are float64 and added in
 /// order: the same bits for every number of threads.
 pub fn squared(machine: &Machine, a: &TensorView, b: &TensorView) -> (f64, f64) {
-    if machine.refuses("the error of a tensor", a) {
-        return (0.0, 0.0);
-    }
     assert!(
         a.dtype() == b.dtype() && a.shape() == b.shape(),
         "two alike"
@@ -24,6 +22,9 @@ pub fn squared(machine: &Machine, a: &TensorView, b: &TensorView) -> (f64, f64) 
     let count = a.count();
     if count == 0 {
         return (0.0, 0.0);
+    }
+    if let Some(gpu) = machine.gpu_of(a) {
+        return of_gpu(gpu, a, b).unwrap_or_else(|error| (gpu.note(Err(error)), (0.0, 0.0)).1);
     }
     let (a, b, isa) = (*a, *b, machine.isa());
     let tasks = count.div_ceil(PIECE);
@@ -44,6 +45,48 @@ pub fn squared(machine: &Machine, a: &TensorView, b: &TensorView) -> (f64, f64) 
     let sums = sums.into_inner().unwrap_or_else(PoisonError::into_inner);
     sums.iter()
         .fold((0.0, 0.0), |total, sum| (total.0 + sum.0, total.1 + sum.1))
+}
+
+/// On the GPU, where the order is another one, but fixed as well; waits for the stream.
+fn of_gpu(gpu: &Arc<Gpu>, a: &TensorView, b: &TensorView) -> Result<(f64, f64), GpuError> {
+    let count = a.count() as u64;
+    let tiles = count.div_ceil(TILE as u64);
+    let sums = Sums::new(gpu, tiles)?;
+    // SAFETY: the kernel of that signature; both tensors have the elements, and there is room for the sums of each
+    // tile.
+    unsafe {
+        launch!(gpu, by_dtype!("difference", a), (gpu.blocks_for(tiles), 1);
+            a.address(), b.address(), count, sums.address());
+    }
+    sums.total(gpu)
+}
+
+/// Two sums of every tile in device memory, `Sums` of `sums.cuh`.
+pub(super) struct Sums {
+    memory: DeviceBuffer,
+    tiles: u64,
+}
+
+impl Sums {
+    /// Room for those of so many tiles.
+    pub fn new(gpu: &Arc<Gpu>, tiles: u64) -> Result<Self, GpuError> {
+        let memory = DeviceBuffer::new(gpu, tiles as usize * 2 * size_of::<f64>())?;
+        Ok(Self { memory, tiles })
+    }
+
+    /// Where they lie.
+    pub fn address(&self) -> u64 {
+        self.memory.address()
+    }
+
+    /// Adds them up in order; waits for the stream.
+    pub fn total(self, gpu: &Gpu) -> Result<(f64, f64), GpuError> {
+        // SAFETY: the kernel of that signature, and as many sums as there are.
+        unsafe { launch!(gpu, "sum_up", (1, 1); self.memory.address(), self.tiles) };
+        let mut total = [0f64; 2];
+        self.memory.read(&mut total)?;
+        Ok((total[0], total[1]))
+    }
 }
 
 struct SquaredLoop<'a, T>(&'a [T], &'a [T]);
@@ -69,6 +112,7 @@ impl<T: Element> Loop for SquaredLoop<'_, T> {
 mod tests {
     use super::*;
     use crate::kernels::Isa;
+    use crate::kernels::cuda::testing::{self, OnGpu};
     use crate::tensor::DType;
 
     #[test]
@@ -100,5 +144,29 @@ mod tests {
         assert!(
             (all[0].0 - error).abs() < 1e-9 * error && (all[0].1 - energy).abs() < 1e-9 * energy
         );
+    }
+
+    #[test]
+    fn a_gpu_is_as_near_and_the_same_again() {
+        let Some(gpu) = testing::machine() else {
+            return;
+        };
+        let cpu = Machine::new(1, Isa::best(None)).expect("a thread");
+        for count in [0, 1, 255, 8192, 8193, 30_011] {
+            let mut a: Vec<f32> = (0..count).map(|i| (i as f32 * 0.37).sin()).collect();
+            let mut b: Vec<f32> = (0..count).map(|i| (i as f32 * 0.11).cos()).collect();
+            let a = TensorView::over(&mut a, &[count]).expect("room");
+            let b = TensorView::over(&mut b, &[count]).expect("room");
+            let there = (OnGpu::copy_of(&gpu, &a, 4), OnGpu::copy_of(&gpu, &b, 0));
+            let got = squared(&gpu, &there.0.view(), &there.1.view());
+            assert_eq!(squared(&gpu, &there.0.view(), &there.1.view()), got);
+            let want = squared(&cpu, &a, &b);
+            let is_near = |got: f64, want: f64| (got - want).abs() <= 1e-12 * want;
+            assert!(
+                is_near(got.0, want.0) && is_near(got.1, want.1),
+                "{got:?} {want:?}"
+            );
+        }
+        testing::assert_no_failure(&gpu);
     }
 }

@@ -41,6 +41,13 @@ impl Grid {
         grid
     }
 
+    /// So many elements in one block.
+    pub(crate) fn of_one_block(count: usize) -> Self {
+        let mut dims = [(1, 1); MAX_RANK];
+        dims[0] = (count, count.max(1));
+        Self { dims, rank: 1 }
+    }
+
     /// Number of amax values.
     pub fn num_blocks(&self) -> usize {
         self.dims().iter().map(|(n, b)| n.div_ceil(*b)).product()

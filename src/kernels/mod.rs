@@ -16,6 +16,7 @@ pub mod cuda;
 pub mod difference;
 mod element;
 pub mod fake_quant;
+pub(crate) mod fetch;
 pub mod fingerprint;
 mod gemm;
 pub mod gram;

@@ -1,20 +1,30 @@
 //! Multiplies the rows of a matrix in place, or the values of a norm's gain: what takes over the
 //! `pre_quant_scale` of the layer that reads the result.
 
+use std::sync::Arc;
+
+use super::cuda::{DeviceBuffer, Gpu, by_dtype, launch};
 use super::element::{Element, with_element};
 use super::machine::Machine;
 use crate::tensor::TensorView;
 
 /// `x[r, ..] *= scale[r]`, rounded to the tensor's type; `x` has as many rows as there are factors.
 pub fn rows(machine: &Machine, x: &TensorView, scale: &[f32]) {
-    if machine.refuses("scaling of rows", x) {
-        return;
-    }
     assert_eq!(x.shape().dims().first(), Some(&scale.len()), "rows");
     if x.count() == 0 {
         return;
     }
     let (columns, x) = (x.count() / scale.len(), *x);
+    if let Some(gpu) = machine.gpu_of(&x) {
+        return with_factors(gpu, scale, |factors| {
+            let (count, columns) = (x.count() as u64, columns as u64);
+            // SAFETY: the kernel of that signature; the tensor has the elements, and there is a factor for each row.
+            unsafe {
+                launch!(gpu, by_dtype!("scale_rows", x), (gpu.blocks_for(count.div_ceil(2048)), 1);
+                    x.address(), count, columns, factors);
+            }
+        });
+    }
     with_element!(x.dtype(), T => machine.for_each(scale.len(), |row| {
         // SAFETY: the row lies within the tensor, no other task has it, and it is ours to write to (contract of
         // the view).
@@ -28,10 +38,20 @@ pub fn rows(machine: &Machine, x: &TensorView, scale: &[f32]) {
 }
 
 /// `gain[i] = (gain[i] + one) * scale[i] - one` with `one` 1 for a norm that adds one to its gain, else 0.
-pub fn gain(gain: &TensorView, scale: &[f32], adds_one: bool) {
+pub fn gain(machine: &Machine, gain: &TensorView, scale: &[f32], adds_one: bool) {
     assert_eq!(gain.count(), scale.len(), "channels");
     if gain.count() == 0 {
         return;
+    }
+    if let Some(gpu) = machine.gpu_of(gain) {
+        return with_factors(gpu, scale, |factors| {
+            let (count, adds_one) = (gain.count() as u64, u32::from(adds_one));
+            // SAFETY: the kernel of that signature; the gain has the elements, and there is a factor for each.
+            unsafe {
+                launch!(gpu, by_dtype!("scale_gain", gain), (gpu.blocks_for(count.div_ceil(2048)), 1);
+                    gain.address(), count, factors, adds_one);
+            }
+        });
     }
     with_element!(gain.dtype(), T => {
         // SAFETY: the tensor's elements, ours to write to (contract of the view).
@@ -42,6 +62,16 @@ pub fn gain(gain: &TensorView, scale: &[f32], adds_one: bool) {
             *value = T::store(scaled(value.load(), *scale, adds_one));
         }
     });
+}
+
+/// Calls `launch` with the address of the factors in device memory; a failure is kept.
+fn with_factors(gpu: &Arc<Gpu>, factors: &[f32], launch: impl FnOnce(u64)) {
+    let done = DeviceBuffer::new(gpu, size_of_val(factors)).and_then(|buffer| {
+        buffer.write(factors)?;
+        launch(buffer.address());
+        Ok(())
+    });
+    gpu.note(done);
 }
 
 /// One value of a gain after scaling, before it is rounded.
@@ -55,6 +85,7 @@ pub fn scaled(gain: f32, scale: f32, adds_one: bool) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::cuda::testing::{self, OnGpu};
     use crate::tensor::DType;
 
     fn view(values: &mut [f32], extents: &[usize]) -> TensorView {
@@ -72,10 +103,34 @@ mod tests {
 
     #[test]
     fn a_gain_that_adds_one_is_scaled_with_its_one() {
+        let machine = Machine::new(1, crate::kernels::Isa::best(None)).expect("a thread");
         let mut x = [0.5, -0.25];
-        gain(&view(&mut x, &[2]), &[2.0, 4.0], true);
+        gain(&machine, &view(&mut x, &[2]), &[2.0, 4.0], true);
         assert_eq!(x, [2.0, 2.0]);
-        gain(&view(&mut x, &[2]), &[0.5, 0.25], false);
+        gain(&machine, &view(&mut x, &[2]), &[0.5, 0.25], false);
         assert_eq!(x, [1.0, 0.5]);
+    }
+
+    #[test]
+    fn a_gpu_gives_the_bits_of_the_cpu() {
+        let Some(gpu) = testing::machine() else {
+            return;
+        };
+        let cpu = Machine::new(1, crate::kernels::Isa::best(None)).expect("a thread");
+        let mut values: Vec<f32> = (0..37 * 19).map(|i| 0.37 * i as f32 - 100.0).collect();
+        let scale: Vec<f32> = (0..37).map(|i| 0.3 * i as f32 + 0.1).collect();
+        let x = view(&mut values, &[37, 19]);
+        let there = OnGpu::copy_of(&gpu, &x, 4);
+        rows(&gpu, &there.view(), &scale);
+        rows(&cpu, &x, &scale);
+        testing::assert_same(&there.values(), &x.to_f32(), &"rows");
+        for adds_one in [false, true] {
+            let x = view(&mut values[..37], &[37]);
+            let there = OnGpu::copy_of(&gpu, &x, 0);
+            gain(&gpu, &there.view(), &scale, adds_one);
+            gain(&cpu, &x, &scale, adds_one);
+            testing::assert_same(&there.values(), &x.to_f32(), &"gain");
+        }
+        testing::assert_no_failure(&gpu);
     }
 }

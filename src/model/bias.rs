@@ -3,6 +3,7 @@
 use super::amax::Amax;
 use super::granularity::Granularity;
 use crate::config::{Axis, Bias, BiasMethod};
+use crate::kernels::Machine;
 use crate::kernels::bias::{Spread, spread};
 use crate::tensor::{Shape, TensorView};
 
@@ -12,9 +13,9 @@ pub fn granularity(bias: &Bias, shape: &Shape) -> Result<Granularity, String> {
 }
 
 /// The bias of one tensor alone.
-pub(super) fn of_tensor(bias: &Bias, x: &TensorView) -> Result<Amax, String> {
+pub(super) fn of_tensor(machine: &Machine, bias: &Bias, x: &TensorView) -> Result<Amax, String> {
     let mut running = RunningBias::default();
-    running.add(bias, x)?;
+    running.add(machine, bias, x)?;
     Ok(running.value(bias))
 }
 
@@ -30,9 +31,9 @@ pub struct RunningBias {
 
 impl RunningBias {
     /// Adds a batch: the mean is that of the batches' means, as in the reference.
-    pub fn add(&mut self, bias: &Bias, x: &TensorView) -> Result<(), String> {
+    pub fn add(&mut self, machine: &Machine, bias: &Bias, x: &TensorView) -> Result<(), String> {
         let granularity = granularity(bias, x.shape())?;
-        let blocks: Vec<Spread> = spread(x, granularity.grid());
+        let blocks: Vec<Spread> = spread(machine, x, granularity.grid());
         if self.batches == 0.0 {
             self.shape = granularity.amax_shape().to_vec();
             self.mean = blocks.iter().map(Spread::mean).collect();

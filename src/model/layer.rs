@@ -5,10 +5,11 @@ use std::sync::{Arc, PoisonError, RwLock};
 use super::convolution::Convolution;
 use super::quantizer::Quantizer;
 use super::registry::{Mode, Shared};
-use super::slot::{Role, Slot, SlotSpec};
+use super::slot::{Role, Scales, Slot, SlotSpec};
 use crate::config::{Attributes, Axis};
 use crate::error::{Error, Result};
 use crate::kernels::Machine;
+use crate::kernels::cuda::GpuError;
 use crate::tensor::TensorView;
 
 /// What a layer computes.
@@ -370,9 +371,10 @@ impl Layer {
             return Ok(());
         }
         let machine = self.shared.context().machine();
-        machine
-            .check_place(&g)
-            .map_err(|error| error.of(&self.spec.name))?;
+        machine.check_place(&g).map_err(|error| {
+            let text = format!("layer `{}`: the gradient: {error}", self.spec.name);
+            GpuError { text, ..error }
+        })?;
         let observer = self.gradient.read();
         let observer = observer.unwrap_or_else(PoisonError::into_inner).clone();
         let Some(observer) = observer else {
@@ -397,6 +399,25 @@ impl Layer {
         self.shared.check_usable()?;
         match (&self.spec.weight, &self.weight) {
             (Some(weight), Some(slot)) => slot.weight_into(weight, &out),
+            _ => Err(Error::InvalidArgument(format!(
+                "layer `{}` has no weight",
+                self.spec.name
+            ))),
+        }
+    }
+
+    /// Writes what the quantized layer uses of another weight than the registered one.
+    pub fn requantize_into(
+        &self,
+        weight: TensorView,
+        scales: Scales,
+        out: TensorView,
+    ) -> Result<()> {
+        self.shared.check_usable()?;
+        match (&self.spec.weight, &self.weight) {
+            (Some(registered), Some(slot)) => {
+                slot.requantize_into(registered, &weight, scales, &out)
+            }
             _ => Err(Error::InvalidArgument(format!(
                 "layer `{}` has no weight",
                 self.spec.name

@@ -41,6 +41,6 @@ pub use quantizer::{
 };
 pub use registry::{CalibrationOptions, Mode, Model, Shared};
 pub use select::{Selector, Target};
-pub use slot::{Observer, Role, Slot};
+pub use slot::{Observer, Role, Scales, Slot};
 pub use snapshot::Snapshot;
 pub use summary::SummaryFormat;

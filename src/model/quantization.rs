@@ -4,6 +4,7 @@ use super::amax::Amax;
 use super::bias;
 use super::granularity::Granularity;
 use super::quantizer::{CONSTANT_AMAX, Kind, Quantizer};
+use crate::config::Bias;
 use crate::error::{Error, Result};
 use crate::format::nvfp4;
 use crate::kernels::bias::shift;
@@ -44,26 +45,37 @@ pub fn apply(
         return apply_without_bias(machine, quantizer, name, x, out);
     };
     let invalid = |text| Error::State(format!("`{name}`: {text}"));
-    let blocks = bias::granularity(bias, x.shape()).map_err(invalid)?;
     let own;
     let value = match value {
         Some(value) => value,
         None => {
-            own = bias::of_tensor(bias, x).map_err(invalid)?;
+            own = bias::of_tensor(machine, bias, x).map_err(invalid)?;
             &own
         }
     };
-    if value.values().len() != blocks.grid().num_blocks() {
-        return Err(Error::State(format!(
-            "`{name}`: its bias has shape {:?}, which does not fit a tensor of shape {:?}",
-            value.shape(),
-            x.shape()
-        )));
-    }
+    let blocks = bias_blocks(bias, value, name, x)?;
     shift(machine, x, out, blocks.grid(), value.values(), -1.0);
     apply_without_bias(machine, quantizer, name, out, out)?;
     shift(machine, out, out, blocks.grid(), value.values(), 1.0);
     Ok(())
+}
+
+/// How a tensor is cut for a bias with this value. Errors when it does not fit.
+pub(super) fn bias_blocks(
+    bias: &Bias,
+    value: &Amax,
+    name: &str,
+    x: &TensorView,
+) -> Result<Granularity> {
+    let blocks = fits(bias::granularity(bias, x.shape()), name)?;
+    match value.values().len() == blocks.grid().num_blocks() {
+        true => Ok(blocks),
+        false => Err(Error::State(format!(
+            "`{name}`: its bias has shape {:?}, which does not fit a tensor of shape {:?}",
+            value.shape(),
+            x.shape()
+        ))),
+    }
 }
 
 fn apply_without_bias(

@@ -37,6 +37,8 @@ pub struct Shared {
     heeds_failures: AtomicBool,
     /// Counts the changes between plain and sequential quantizers.
     structure: AtomicUsize,
+    /// Whether taps have found scales anew in device memory that the host's numbers lag behind.
+    pub(super) is_ahead: AtomicBool,
 }
 
 impl Shared {
@@ -144,6 +146,7 @@ impl Model {
                 failure: FirstFailure::default(),
                 heeds_failures: AtomicBool::new(false),
                 structure: AtomicUsize::new(0),
+                is_ahead: AtomicBool::new(false),
             }),
             listing: Listing::default(),
             options: CalibrationOptions::default(),
@@ -201,6 +204,25 @@ impl Model {
     /// Refuses a model that met an internal error.
     pub fn check_usable(&self) -> Result<()> {
         self.shared.check_usable()
+    }
+
+    /// Takes over scales that taps have found anew in device memory, before anybody looks at the host's: waits for the
+    /// stream when there are any.
+    pub fn fetch_refreshed_scales(&self) -> Result<()> {
+        if !self.shared.is_ahead.swap(false, SeqCst) {
+            return Ok(());
+        }
+        for slot in &self.slots {
+            match slot.fetch_refreshed() {
+                Ok(false) => {}
+                Ok(true) => self.shared.is_ahead.store(true, SeqCst),
+                Err(error) => {
+                    self.shared.is_ahead.store(true, SeqCst);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// What taps do now.

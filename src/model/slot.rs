@@ -1,5 +1,6 @@
 //! One quantizer as the host knows it by name, and what happens to a tensor that passes it.
 
+mod requantize;
 mod resident;
 mod weight;
 
@@ -16,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::kernels::cuda::DeviceBuffer;
 use crate::kernels::{Machine, channel_scale, copy, hadamard};
 use crate::tensor::{DType, TensorView};
+pub use requantize::Scales;
 use resident::Resident;
 
 /// What passes a quantizer.
@@ -381,10 +383,14 @@ impl Slot {
         x: &TensorView,
         out: &TensorView,
     ) -> Result<()> {
-        let group = rotation::group(&q.attributes.rotate, x.shape())
-            .map_err(|text| Error::State(format!("`{}`: {text}", self.name)))?;
-        hadamard::run(machine, x, out, group);
+        hadamard::run(machine, x, out, self.rotated_group(q, x)?);
         Ok(())
+    }
+
+    /// Size of the groups that are rotated.
+    fn rotated_group(&self, q: &Quantizer, x: &TensorView) -> Result<usize> {
+        rotation::group(&q.attributes.rotate, x.shape())
+            .map_err(|text| Error::State(format!("`{}`: {text}", self.name)))
     }
 
     /// Fake-quantizes `x` into `out`, member by member.
@@ -410,9 +416,23 @@ impl Slot {
         {
             return Ok(done);
         }
+        self.quantize_members(machine, members, false, x, out)
+    }
+
+    /// The same for given members; `is_changed`: the first has changed its input already.
+    fn quantize_members(
+        &self,
+        machine: &Machine,
+        members: &[Arc<Quantizer>],
+        is_changed: bool,
+        x: &TensorView,
+        out: &TensorView,
+    ) -> Result<()> {
         let mut from = *x;
-        for quantizer in members {
-            from = self.change_input(machine, quantizer, &from, out)?;
+        for (i, quantizer) in members.iter().enumerate() {
+            if i > 0 || !is_changed {
+                from = self.change_input(machine, quantizer, &from, out)?;
+            }
             if quantizer.enabled {
                 quantization::apply(machine, quantizer, &self.name, &from, out)?;
             } else {

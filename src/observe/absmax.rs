@@ -112,11 +112,20 @@ impl AbsMax {
             QuantType::Static => collected.bias.clone().unwrap_or_default(),
             QuantType::Dynamic => RunningBias::default(),
         };
-        running.add(bias, x).map_err(invalid)?;
+        running.add(machine, bias, x).map_err(invalid)?;
         if quantizer.is_calibrated_by_data() {
             let blocks = bias_granularity(bias, x.shape()).map_err(invalid)?;
-            let mut memory = vec![0.0; x.size_bytes().div_ceil(size_of::<f32>())];
-            let left = x.with_data(&mut memory).map_err(Error::Internal)?;
+            let (mut memory, on_gpu);
+            let left = match machine.gpu_of(x) {
+                Some(gpu) => {
+                    on_gpu = DeviceBuffer::new(gpu, x.size_bytes())?;
+                    x.at_address(on_gpu.address())
+                }
+                None => {
+                    memory = vec![0.0; x.size_bytes().div_ceil(size_of::<f32>())];
+                    x.with_data(&mut memory).map_err(Error::Internal)?
+                }
+            };
             shift(
                 machine,
                 x,
@@ -163,13 +172,6 @@ impl AbsMax {
     /// Raises maxima in device memory, which [`Self::settle`] fetches: nothing is waited for.
     fn observe_on_gpu(&self, gpu: &Arc<Gpu>, member: &Member, x: &TensorView) -> Result<()> {
         let quantizer = &*member.quantizer;
-        if quantizer.attributes.bias.is_some() {
-            return Err(Error::Unsupported(format!(
-                "`{}`: an affine quantizer (bias) cannot be calibrated in device memory by this version; use tensors in \
-                 host memory for it",
-                self.name
-            )));
-        }
         let granularity = amax_granularity(quantizer, x.shape())
             .map_err(|text| Error::State(format!("`{}`: {text}", self.name)))?;
         let mut on_gpu = member.on_gpu.lock().unwrap_or_else(PoisonError::into_inner);
@@ -257,13 +259,13 @@ impl AbsMax {
             }
             let quantizer = &*observed.quantizer;
             let lock = || collected.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(gpu) = machine.gpu_of(x) {
-                self.observe_on_gpu(gpu, observed, x)?;
-                continue;
-            }
             if let Some(bias) = &quantizer.attributes.bias {
                 // A running mean depends on the order of its batches: one after the other.
                 self.observe_affine(machine, quantizer, bias, &mut lock(), x)?;
+                continue;
+            }
+            if let Some(gpu) = machine.gpu_of(x) {
+                self.observe_on_gpu(gpu, observed, x)?;
                 continue;
             }
             let local = self.local(machine, quantizer, x)?;

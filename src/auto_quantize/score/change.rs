@@ -23,8 +23,17 @@ pub(super) fn scores(
     super::check_gradient(machine, layer.name(), g)?;
     let weight = layer.spec().weight.ok_or_else(|| not_computable(layer))?;
     let Some(products) = Products::of(layer, x, g)? else {
+        if machine.refuses(
+            "the search for formats of a layer with a forward of the host's",
+            x,
+        ) {
+            return Ok(vec![0.0; candidates.len()]);
+        }
         return by_host(machine, layer, candidates, [x, &weight, g], work);
     };
+    if let Some(gpu) = machine.gpu_of(x) {
+        return super::change_on_gpu::scores(gpu, layer, candidates, [x, &weight, g], &products);
+    }
     let sizes = products.sizes;
     let mut scores = vec![0.0; candidates.len()];
     if x.count() == 0 || g.count() == 0 {

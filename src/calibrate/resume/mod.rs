@@ -91,7 +91,7 @@ impl Journal {
         let Some(kept) = self.kept.get(&(self.stage, slot.name().to_owned())) else {
             return Ok(None);
         };
-        if kept.weight != slot.weight().map(fingerprint::of_tensor) {
+        if kept.weight != slot.weight_fingerprint() {
             return Err(Error::State(format!(
                 "resume file: the weight of `{}` is not what it was; remove the file to begin anew",
                 slot.name()

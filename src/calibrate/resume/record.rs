@@ -6,7 +6,6 @@ use serde_json::{Map, Value, json};
 
 use super::frame::{self, Frame};
 use crate::config::Method;
-use crate::kernels::fingerprint;
 use crate::model::{
     Amax, BeforeBalance, CalibrationRecord, ErrorOf, QuantizationError, Quantizer, Slot, SlotState,
 };
@@ -30,7 +29,7 @@ pub(crate) fn write(stage: u64, slot: &Slot, state: &SlotState) -> Option<Vec<u8
     let header = json!({
         "stage": stage,
         "slot": slot.name(),
-        "weight": slot.weight().map(fingerprint::of_tensor),
+        "weight": slot.weight_fingerprint(),
         "members": members,
     });
     frame::write(&header, &values)

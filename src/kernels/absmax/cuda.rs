@@ -55,6 +55,20 @@ pub(crate) fn raise(gpu: &Gpu, x: &TensorView, grid: &Grid, amax: u64) {
     }
 }
 
+/// Raises the float32 at `largest` to the largest of so many float32 at `values`.
+pub(crate) fn raise_to_largest(gpu: &Gpu, values: u64, count: usize, largest: u64) {
+    if count == 0 {
+        return;
+    }
+    let grid = Grid::of_one_block(count);
+    let tiles = tiles(&grid);
+    // SAFETY: the kernel of that signature, and as many values as the grid has elements.
+    unsafe {
+        launch!(gpu, "absmax_tiles_f32", (gpu.blocks_for(tiles), 1);
+            values, GridParams::from(&grid), tiles, largest);
+    }
+}
+
 /// The largest magnitudes in host memory: waits for the stream. Zeros when it fails, which the GPU keeps.
 pub(super) fn run(gpu: &Arc<Gpu>, x: &TensorView, grid: &Grid, amax: &mut [f32]) {
     let found = DeviceBuffer::new(gpu, size_of_val(amax)).and_then(|values| {

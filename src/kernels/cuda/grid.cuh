@@ -28,6 +28,39 @@ struct GridParams {
     }
     return position;
   }
+
+  // Position of the amax of an element by its flat position.
+  __device__ u64 position_of(u64 element) const {
+    u64 n = columns();
+    u64 row = rank == 1 ? 0 : element / n;
+    return (rank == 1 ? 0 : first_block_of_row(row)) + (element - row * n) / column_block();
+  }
+
+  // Number of elements of the block at a position.
+  __device__ u64 count_of_block(u64 position) const {
+    u64 count = 1;
+    for (int d = rank - 1; d >= 0; --d) {
+      u64 across = (extent[d] + block[d] - 1) / block[d], start = position % across * block[d];
+      position /= across;
+      count *= block[d] < extent[d] - start ? block[d] : extent[d] - start;
+    }
+    return count;
+  }
+
+  // Flat position of element `i` of the block at a position, in row-major order within the block.
+  __device__ u64 element_of_block(u64 position, u64 i) const {
+    if (rank == 1) return position * block[0] + i;
+    u64 element = 0, stride = 1;
+    for (int d = rank - 1; d >= 0; --d) {
+      u64 across = (extent[d] + block[d] - 1) / block[d], start = position % across * block[d];
+      u64 length = block[d] < extent[d] - start ? block[d] : extent[d] - start;
+      element += (start + i % length) * stride;
+      position /= across;
+      i /= length;
+      stride *= extent[d];
+    }
+    return element;
+  }
 };
 
 // Elements of a row that a thread block works on: every thread has some vectors of 16 bytes.

@@ -7,7 +7,7 @@ use crate::kernels::grid::Grid;
 use crate::tensor::MAX_RANK;
 
 /// Elements of a tile, `kTile` of `grid.cuh`.
-const TILE: usize = 8192;
+pub(crate) const TILE: usize = 8192;
 
 /// Extent and block of the merged dimensions.
 #[repr(C)]

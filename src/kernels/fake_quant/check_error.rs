@@ -8,6 +8,7 @@ use super::{
     Best, Candidates, Format, MAX_REL_ERR, scalar, search, squared_error, squared_error_dynamic,
 };
 use crate::format::int::IntGrid;
+use crate::kernels::cuda::testing::{self, OnGpu};
 use crate::kernels::pieces::PIECE;
 use crate::kernels::{Grid, Isa, Machine};
 use crate::tensor::{DType, Shape};
@@ -68,6 +69,21 @@ fn bits((error, energy): (f64, f64)) -> (u64, u64) {
     )
 }
 
+/// What a GPU sums up is as near, and the same again.
+fn assert_same_sums(run: impl Fn() -> (f64, f64), cpu: (f64, f64), what: &str) {
+    let got = run();
+    assert_eq!(bits(run()), bits(got), "{what} on a GPU, again");
+    for (got, want) in [(got.0, cpu.0), (got.1, cpu.1)] {
+        // Either of them may be off by the bound. Only the CPU's sums of float32 overflow.
+        let is_near = (got - want).abs() <= 2.0 * want * MAX_REL_ERR || got == want;
+        let overflows = want.is_infinite() && got > f64::from(f32::MAX);
+        assert!(
+            is_near || overflows || got.is_nan() && want.is_nan(),
+            "{what} on a GPU: {got:e}, expected {want:e}"
+        );
+    }
+}
+
 fn check(values: &[f32], shape: &[usize], blocks: &[usize], formats: &[Format]) {
     let grid = Grid::new(&Shape::new(shape).expect("small"), blocks);
     let members = members(&grid);
@@ -104,6 +120,12 @@ fn check(values: &[f32], shape: &[usize], blocks: &[usize], formats: &[Format]) 
                 let got = squared_error_dynamic(&machine, &view, &grid, format);
                 assert_near(got.0, naive(&x, &spread(&amax), format), &what);
                 assert_near(got.1, energy, &what);
+                if let Some(gpu) = testing::machine() {
+                    let there = OnGpu::copy_of(&gpu, &view, dtype.size());
+                    let run = || squared_error_dynamic(&gpu, &there.view(), &grid, format);
+                    assert_same_sums(run, got, &what);
+                    testing::assert_no_failure(&gpu);
+                }
             }
             if finds_scale(format) {
                 continue;
@@ -115,6 +137,12 @@ fn check(values: &[f32], shape: &[usize], blocks: &[usize], formats: &[Format]) 
             let got = squared_error(&machine, &view, &grid, &given, format);
             assert_near(got.0, naive(&x, &spread(&given), format), &what);
             assert_near(got.1, energy, &what);
+            if let Some(gpu) = testing::machine() {
+                let there = OnGpu::copy_of(&gpu, &view, 0);
+                let run = || squared_error(&gpu, &there.view(), &grid, &given, format);
+                assert_same_sums(run, got, &what);
+                testing::assert_no_failure(&gpu);
+            }
 
             let values = [0.01f32, 0.5, 3.0, 200.0];
             for candidates in [
@@ -128,6 +156,12 @@ fn check(values: &[f32], shape: &[usize], blocks: &[usize], formats: &[Format]) 
                     search(machine, &view, &grid, candidates, format)
                 });
                 assert_eq!(found.len(), grid.num_blocks(), "{what}");
+                if let Some(gpu) = testing::machine() {
+                    let there = OnGpu::copy_of(&gpu, &view, dtype.size());
+                    let on_gpu = search(&gpu, &there.view(), &grid, candidates, format);
+                    testing::assert_no_failure(&gpu);
+                    assert_eq!(on_gpu, found, "{what} on a GPU");
+                }
                 for (block, best) in found.iter().enumerate() {
                     let of = members.iter().zip(&x).filter(|(b, _)| **b == block);
                     let of: Vec<f32> = of.map(|(_, x)| *x).collect();
@@ -215,6 +249,64 @@ fn large_blocks_match_the_definition() {
         &[int8, Format::E4m3],
     );
     check(&x[..2 * PIECE], &[512, 128], &[512, 1], &[int8]);
+}
+
+/// Every positive E4M3 scale on blocks of static NVFP4, as a sweep tries them: on weights, on values that lie on the
+/// grid already, on zeros, under scales beyond what a division may take apart, and with more candidates than are kept.
+#[test]
+fn a_gpu_chooses_as_the_cpu_in_a_sweep() {
+    let Some(gpu) = testing::machine() else {
+        return;
+    };
+    let cpu = Machine::new(1, Isa::best(None)).expect("a thread");
+    let count = 16 * 37 + 5;
+    let normal = |i: usize| {
+        let uniform = |k: usize| ((i * 7919 + k * 104_729) % 65_537) as f32 / 65_537.0 - 0.5;
+        (0..6).map(uniform).sum::<f32>() * 0.05
+    };
+    let on_the_grid = |i: usize| [0.0, 0.5, -1.0, 1.5, 2.0, -3.0, 4.0, 6.0][i * 5 % 8] * 0.25;
+    let values: Vec<f32> = (0..count)
+        .map(|i| match i / 16 % 5 {
+            0 | 1 => normal(i),
+            2 => on_the_grid(i),
+            3 => normal(i) * 10f32.powi(i as i32 / 80 * 9 - 30),
+            _ => 0.0,
+        })
+        .collect();
+    for tensor in [0.4f32, 448.0, 1e-36, 1e35] {
+        let sweep: Vec<f32> = (1..0x7f)
+            .map(|code| crate::format::e4m3::decode(code) / 448.0 * tensor)
+            .collect();
+        let many: Vec<f32> = (1..=300).map(|i| tensor * i as f32 / 300.0).collect();
+        let format = Format::Nvfp4Static {
+            scale_amax: tensor / 6.0,
+        };
+        for dtype in DTYPES {
+            let x: Vec<f32> = values.iter().map(|v| round_to(dtype, *v)).collect();
+            let mut memory = Guarded::new(dtype, &[count], 1, &x);
+            let view = memory.view();
+            let there = OnGpu::copy_of(&gpu, &view, dtype.size());
+            for block in [16, 32, 600] {
+                let grid = Grid::new(view.shape(), &[block]);
+                for tried in [&sweep, &many] {
+                    for format in [
+                        format,
+                        Format::E4m3,
+                        Format::Int(IntGrid::new(4, false, false)),
+                    ] {
+                        let tried = Candidates::Values(tried);
+                        let want = search(&cpu, &view, &grid, tried, format);
+                        let got = search(&gpu, &there.view(), &grid, tried, format);
+                        assert_eq!(
+                            got, want,
+                            "{format:?} {dtype} in blocks of {block}, {tensor}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+    testing::assert_no_failure(&gpu);
 }
 
 proptest! {

@@ -2,7 +2,8 @@
 //!
 //! Reducing: squares are float32, summed in sixteen lanes over at most [`STRETCH`] elements, and from there
 //! on in float64, always in the same order: the same bits on every instruction set and for every number of
-//! threads, [`MAX_REL_ERR`] from the sum of the same squares without any rounding.
+//! threads, [`MAX_REL_ERR`] from the sum of the same squares without any rounding. On a GPU squares are summed in
+//! float64 all along, in an order of their own, which is as near.
 
 use super::super::absmax;
 use super::super::element::{Element, with_element};
@@ -10,7 +11,7 @@ use super::super::grid::Grid;
 use super::super::isa::Loop;
 use super::super::machine::Machine;
 use super::super::pieces;
-use super::{Amax, Format, round_piece};
+use super::{Amax, Format, error_cuda, round_piece};
 use crate::tensor::TensorView;
 
 /// Largest relative error of a sum: 8 additions in a lane and 4 of lanes, of float32.
@@ -112,12 +113,13 @@ pub fn squared_error(
     amax: &[f32],
     format: Format,
 ) -> (f64, f64) {
-    if machine.refuses("the error of a tensor", x) {
-        return (0.0, 0.0);
-    }
     assert_eq!(amax.len(), grid.num_blocks(), "amax values");
     let finds_scale = matches!(format, Format::Mx(_) | Format::Nvfp4 { .. });
     assert!(!finds_scale, "{format:?} finds its own scales");
+    if let Some(gpu) = machine.gpu_of(x) {
+        return error_cuda::run(gpu, x, grid, amax, format)
+            .unwrap_or_else(|error| (gpu.note(Err(error)), (0.0, 0.0)).1);
+    }
     of_tensor(machine, x, grid, Amax::Given(amax), format)
 }
 
@@ -129,8 +131,9 @@ pub fn squared_error_dynamic(
     grid: &Grid,
     format: Format,
 ) -> (f64, f64) {
-    if machine.refuses("the error of a tensor", x) {
-        return (0.0, 0.0);
+    if let Some(gpu) = machine.gpu_of(x) {
+        return error_cuda::run_dynamic(gpu, x, grid, format)
+            .unwrap_or_else(|error| (gpu.note(Err(error)), (0.0, 0.0)).1);
     }
     if pieces::hold_whole_blocks(grid) {
         let largest = absmax::Maximum::default();

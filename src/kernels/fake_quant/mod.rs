@@ -11,9 +11,11 @@ mod check;
 mod check_error;
 pub(crate) mod cuda;
 mod error;
+mod error_cuda;
 mod loops;
 pub mod scalar;
 mod search;
+mod search_cuda;
 
 pub use error::{MAX_REL_ERR, squared_error, squared_error_dynamic};
 pub use search::{Best, Candidates, search, search_workspace_bytes};

@@ -13,7 +13,7 @@ use super::super::isa::Loop;
 use super::super::machine::Machine;
 use super::super::pieces::PIECE;
 use super::error::{Term, load, sum_up_to};
-use super::{Format, Fp8, Nvfp4Static, Rounding};
+use super::{Format, Fp8, Nvfp4Static, Rounding, search_cuda};
 use crate::tensor::TensorView;
 
 /// The amax values that are tried on a block.
@@ -31,7 +31,7 @@ pub enum Candidates<'a> {
 }
 
 impl Candidates<'_> {
-    fn count(self) -> usize {
+    pub(super) fn count(self) -> usize {
         match self {
             Self::Multiples { factors, .. } => factors.len(),
             Self::Values(values) => values.len(),
@@ -67,14 +67,14 @@ pub struct Best {
 }
 
 impl Best {
-    const NONE: Self = Self {
+    pub(super) const NONE: Self = Self {
         candidate: None,
         error: f64::INFINITY,
     };
 
     /// Takes a candidate that is better, or as good and earlier; a NaN is neither.
     #[inline(always)]
-    fn offer(&mut self, candidate: usize, error: f64) {
+    pub(super) fn offer(&mut self, candidate: usize, error: f64) {
         let candidate = candidate as u32;
         let is_earlier = self.candidate.is_some_and(|best| candidate < best);
         if error < self.error || error == self.error && is_earlier {
@@ -113,12 +113,15 @@ pub fn search(
     candidates: Candidates<'_>,
     format: Format,
 ) -> Vec<Best> {
-    if machine.refuses("a search for amax values", x) {
-        return vec![Best::default(); grid.num_blocks()];
-    }
     assert_eq!(grid.count(), x.count(), "grid of another shape");
     if let Candidates::Multiples { amax, .. } = candidates {
         assert_eq!(amax.len(), grid.num_blocks(), "amax values");
+    }
+    if let Some(gpu) = machine.gpu_of(x) {
+        return search_cuda::run(gpu, x, grid, candidates, format).unwrap_or_else(|error| {
+            gpu.note(Err(error));
+            vec![Best::NONE; grid.num_blocks()]
+        });
     }
     with_element!(x.dtype(), T => match format {
         Format::Int(rounding) => search_as::<T, _>(machine, x, grid, candidates, rounding),
@@ -227,7 +230,7 @@ impl<T: Element, R: Rounding> Work<'_, T, R> {
     #[inline(always)]
     fn likely(&self, peak: f32) -> usize {
         match self.candidates {
-            Candidates::Multiples { factors, .. } => factors.partition_point(|f| *f < 1.0),
+            Candidates::Multiples { factors, .. } => likely_factor(factors),
             Candidates::Values(values) => values.partition_point(|amax| *amax < peak.abs()),
         }
     }
@@ -262,6 +265,11 @@ impl<T: Element, R: Rounding> Work<'_, T, R> {
         let error = sum_up_to(values, Error { rounding, scale }, best.error);
         best.offer(candidate, error);
     }
+}
+
+/// Where the best factor is to be looked for first.
+pub(super) fn likely_factor(factors: &[f32]) -> usize {
+    factors.partition_point(|factor| *factor < 1.0)
 }
 
 /// A value of largest magnitude.

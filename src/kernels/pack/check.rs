@@ -7,6 +7,7 @@ use super::{Coding, Scaling, decode, encode, fake_nf4};
 use crate::format::half::{Bf16, F16};
 use crate::format::int::IntGrid;
 use crate::format::{mx, nf4, nvfp4};
+use crate::kernels::cuda::testing::{self, OnGpu};
 use crate::kernels::fake_quant::{Format, MxFormat, scalar};
 use crate::kernels::{Grid, Isa, Machine, absmax};
 use crate::tensor::{DType, Shape, TensorView};
@@ -139,6 +140,19 @@ fn check(values: &[f32], shape: &[usize], blocks: &[usize]) {
             scalar::run(&mut y, amax_of, format);
             want = Tensor::new(dtype, shape, &y);
             let mut first: Option<Vec<u8>> = None;
+            if let Some(gpu) = testing::machine() {
+                let what = format!("{coding:?} {dtype} {shape:?} / {blocks:?} on a GPU");
+                let there = OnGpu::copy_of(&gpu, &x.view(), dtype.size());
+                let mut packed = vec![0xa5; coding.elements().bytes(values.len())];
+                encode(&gpu, &there.view(), &grid, &amax, coding, &mut packed);
+                let target = OnGpu::copy_of(&gpu, &got.view(), 2 * dtype.size());
+                let scaling = scaling(coding, &amax, &codes);
+                let elements = coding.elements();
+                decode(&gpu, &packed, &grid, elements, scaling, &target.view());
+                testing::assert_no_failure(&gpu);
+                assert_same(&target.values(), &want.view().to_f32(), integers, &what);
+                first = Some(packed);
+            }
             for isa in Isa::available() {
                 for threads in [1, 3] {
                     let machine = Machine::new(threads, isa).expect("threads");
@@ -331,6 +345,18 @@ proptest! {
             let scaling = Scaling::of_nf4(&scales, amax.len());
             decode(&machine, &packed, &grid, Coding::Nf4.elements(), scaling, &got.view());
             assert_same(&got.view().to_f32(), &want.view().to_f32(), false, "nf4");
+            if let Some(gpu) = testing::machine() {
+                let there = OnGpu::copy_of(&gpu, &x.view(), 2);
+                let mut codes = vec![0; n / 2];
+                encode(&gpu, &there.view(), &grid, &amax, Coding::Nf4, &mut codes);
+                prop_assert_eq!(&codes, &packed);
+                decode(&gpu, &codes, &grid, Coding::Nf4.elements(), scaling, &there.view());
+                testing::assert_same(&there.values(), &want.view().to_f32(), &"nf4 on a GPU");
+                let there = OnGpu::copy_of(&gpu, &x.view(), 0);
+                fake_nf4(&gpu, &there.view(), &there.view(), &grid, &amax, group);
+                testing::assert_same(&there.values(), &want.view().to_f32(), &"nf4 in place on a GPU");
+                testing::assert_no_failure(&gpu);
+            }
             let place = x.view();
             fake_nf4(&machine, &place, &place, &grid, &amax, group);
             assert_same(&place.to_f32(), &want.view().to_f32(), false, "nf4 in place");

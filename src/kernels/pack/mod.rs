@@ -7,6 +7,7 @@
 #[cfg(test)]
 mod check;
 mod codes;
+mod cuda;
 mod memory;
 
 pub use codes::{Coding, Elements, Scaling};
@@ -37,12 +38,12 @@ pub fn encode(
     coding: Coding,
     codes: &mut [u8],
 ) {
-    if machine.refuses("packing", x) {
-        return;
-    }
     let elements = coding.elements();
     check(x, grid, amax.len());
     assert_eq!(codes.len(), elements.bytes(x.count()), "codes");
+    if let Some(gpu) = machine.gpu_of(x) {
+        return gpu.note(cuda::encode(gpu, x, grid, amax, coding, codes));
+    }
     let (count, isa, x) = (x.count(), machine.isa(), *x);
     let codes = Bytes(codes.as_mut_ptr());
     with_element!(x.dtype(), T => machine.for_each(count.div_ceil(PIECE), |task| {
@@ -84,11 +85,11 @@ pub fn decode(
     scaling: Scaling<'_>,
     out: &TensorView,
 ) {
-    if machine.refuses("unpacking", out) {
-        return;
-    }
     check(out, grid, scaling.len());
     assert_eq!(codes.len(), elements.bytes(out.count()), "codes");
+    if let Some(gpu) = machine.gpu_of(out) {
+        return gpu.note(cuda::decode(gpu, codes, grid, elements, scaling, out));
+    }
     let (count, isa, out) = (out.count(), machine.isa(), *out);
     with_element!(out.dtype(), T => machine.for_each(count.div_ceil(PIECE), |task| {
         let end = (task * PIECE + PIECE).min(count);
@@ -124,13 +125,13 @@ pub fn fake_nf4(
     amax: &[f32],
     group: usize,
 ) {
-    if machine.refuses("NF4", x) {
-        return;
-    }
     x.assert_out(out);
     check(x, grid, amax.len());
     let scales = nf4::Scales::new(amax, group);
     let scaling = Scaling::of_nf4(&scales, amax.len());
+    if let Some(gpu) = machine.gpu_of(x) {
+        return gpu.note(cuda::fake_nf4(gpu, x, out, grid, amax, scaling));
+    }
     let (count, isa, x, out) = (x.count(), machine.isa(), *x, *out);
     with_element!(x.dtype(), T => machine.for_each(count.div_ceil(BATCH), |task| {
         let first = task * BATCH;

@@ -9,34 +9,57 @@ use std::sync::{Arc, PoisonError};
 use super::{Slot, quantization};
 use crate::error::{Error, Result};
 use crate::kernels::absmax::{self, cuda as flaws};
-use crate::kernels::channel_scale;
+use crate::kernels::bias::shift_resident;
 use crate::kernels::cuda::{DeviceBuffer, Gpu};
 use crate::kernels::fake_quant::Format;
 use crate::kernels::fake_quant::cuda::{Resident as Addresses, needs_scratch, run_resident};
+use crate::kernels::{channel_scale, hadamard};
+use crate::model::amax::Amax;
 use crate::model::granularity::Granularity;
 use crate::model::quantizer::{Kind, Quantizer, SlotState};
 use crate::tensor::TensorView;
 
 /// What a slot keeps on the GPU.
 pub(super) struct Resident {
-    state: Arc<SlotState>,
-    members: Vec<Member>,
+    pub state: Arc<SlotState>,
+    pub members: Vec<Member>,
     /// A u32: what kernels found wrong since it was last read.
-    flaws: Arc<DeviceBuffer>,
+    pub flaws: Arc<DeviceBuffer>,
     /// Whether a kernel may have written there.
-    is_touched: bool,
+    pub is_touched: bool,
+    /// Whether the amax values here are newer than those of the state.
+    pub ahead: Ahead,
     /// Memory that was outgrown: a graph that was captured before may still read it.
     retired: Vec<Arc<DeviceBuffer>>,
 }
 
+/// Whether numbers in device memory are newer than the host's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Ahead {
+    /// They are not.
+    No,
+    /// They were written once.
+    Once,
+    /// A captured graph writes them whenever it runs.
+    Always,
+}
+
 /// The numbers of one quantizer. Empty where it has none.
-struct Member {
-    amax: Arc<DeviceBuffer>,
-    tensor_amax: Arc<DeviceBuffer>,
+pub(super) struct Member {
+    pub amax: Arc<DeviceBuffer>,
+    pub tensor_amax: Arc<DeviceBuffer>,
     pre_quant_scale: Arc<DeviceBuffer>,
+    bias: Arc<DeviceBuffer>,
     /// Room for amax values of its own.
     scratch: Arc<DeviceBuffer>,
 }
+
+/// The numbers of a quantizer, the slot's flaws, and where memory goes that was outgrown.
+type Places<'a> = (
+    &'a mut Member,
+    &'a DeviceBuffer,
+    &'a mut Vec<Arc<DeviceBuffer>>,
+);
 
 /// Numbers that are to be written, with the memory for them.
 pub(crate) struct Refresh {
@@ -85,48 +108,143 @@ impl Slot {
         }
         // Held while kernels are launched: two taps at once would share room for amax values.
         let mut resident = self.resident.lock().unwrap_or_else(PoisonError::into_inner);
-        if resident
-            .as_ref()
-            .is_none_or(|r| !Arc::ptr_eq(&r.state, state))
-        {
-            *resident = Some(Refresh::new(gpu, state, resident.as_ref())?.written()?);
-        }
-        let Some(resident) = resident.as_mut() else {
-            return Ok(None);
-        };
+        let resident = Self::written(&mut resident, gpu, state)?;
         resident.is_touched = true;
+        self.launch_members(gpu, resident, member, false, x, out)?;
+        Ok(Some(()))
+    }
+
+    /// What a slot keeps, with the numbers of a state.
+    fn written<'a>(
+        resident: &'a mut Option<Resident>,
+        gpu: &Arc<Gpu>,
+        state: &Arc<SlotState>,
+    ) -> Result<&'a mut Resident> {
+        let is_present = |resident: &Resident| Arc::ptr_eq(&resident.state, state);
+        let present = match resident.take() {
+            Some(present) if is_present(&present) => present,
+            before => match Refresh::new(gpu, state, before.as_ref()).and_then(Refresh::written) {
+                Ok(written) => written,
+                Err(error) => {
+                    *resident = before;
+                    return Err(error);
+                }
+            },
+        };
+        Ok(resident.insert(present))
+    }
+
+    /// The same; None when not all of its quantizers are done with numbers in device memory.
+    pub(super) fn present<'a>(
+        resident: &'a mut Option<Resident>,
+        gpu: &Arc<Gpu>,
+        state: &Arc<SlotState>,
+    ) -> Result<Option<&'a mut Resident>> {
+        match state.members().iter().all(|q| is_supported(q)) {
+            true => Self::written(resident, gpu, state).map(Some),
+            false => Ok(None),
+        }
+    }
+
+    /// What a quantizer does before anything else, also when it is off; returns where the result is.
+    pub(super) fn change_input_resident(
+        &self,
+        gpu: &Gpu,
+        quantizer: &Quantizer,
+        member: &Member,
+        x: &TensorView,
+        out: &TensorView,
+    ) -> Result<TensorView> {
+        let mut from = *x;
+        if let Some(factors) = &quantizer.pre_quant_scale {
+            self.check_channels(&from, factors)?;
+            channel_scale::run_resident(gpu, &from, out, member.pre_quant_scale.address());
+            from = *out;
+        }
+        if quantizer.attributes.rotate.enable {
+            self.rotate_resident(gpu, quantizer, &from, out)?;
+            from = *out;
+        }
+        Ok(from)
+    }
+
+    /// Puts the members, or one of them, on the stream; `is_changed`: the first has changed its input already.
+    pub(super) fn launch_members(
+        &self,
+        gpu: &Arc<Gpu>,
+        resident: &mut Resident,
+        member: Option<usize>,
+        is_changed: bool,
+        x: &TensorView,
+        out: &TensorView,
+    ) -> Result<()> {
+        let chosen = |i: usize| member.is_none_or(|member| member == i);
+        let state = Arc::clone(&resident.state);
         let mut from = *x;
         let all = state
             .members()
             .iter()
             .zip(&mut resident.members)
             .enumerate();
-        for (_, (quantizer, member)) in all.filter(|(i, _)| chosen(*i)) {
-            if let Some(factors) = &quantizer.pre_quant_scale {
-                self.check_channels(&from, factors)?;
-                channel_scale::run_resident(gpu, &from, out, member.pre_quant_scale.address());
-                from = *out;
+        for (i, (quantizer, member)) in all.filter(|(i, _)| chosen(*i)) {
+            if i > 0 || !is_changed {
+                from = self.change_input_resident(gpu, quantizer, member, &from, out)?;
             }
             match quantizer.enabled {
                 true => {
                     let places = (&mut *member, &*resident.flaws, &mut resident.retired);
-                    self.launch(gpu, quantizer, places, &from, out)?;
+                    self.launch_affine(gpu, quantizer, places, &from, out)?;
                 }
                 false if from.address() != out.address() => {
                     gpu.copy(from.address(), out.address(), from.size_bytes());
                 }
                 false => {}
             }
+            if quantizer.rotates_back() {
+                self.rotate_resident(gpu, quantizer, out, out)?;
+            }
             from = *out;
         }
-        Ok(Some(()))
+        Ok(())
+    }
+
+    fn rotate_resident(
+        &self,
+        gpu: &Gpu,
+        q: &Quantizer,
+        x: &TensorView,
+        out: &TensorView,
+    ) -> Result<()> {
+        let group = self.rotated_group(q, x)?;
+        let rotated = hadamard::run_resident(gpu, x, out, group);
+        Ok(rotated.map_err(|error| error.of(&self.name))?)
+    }
+
+    /// Takes the bias off, if there is one, quantizes, and adds it again.
+    fn launch_affine(
+        &self,
+        gpu: &Arc<Gpu>,
+        quantizer: &Quantizer,
+        places: Places<'_>,
+        x: &TensorView,
+        out: &TensorView,
+    ) -> Result<()> {
+        let Some((bias, Some(value))) = quantizer.applied_bias() else {
+            return self.launch(gpu, quantizer, places, x, out);
+        };
+        let blocks = quantization::bias_blocks(bias, value, &self.name, x)?;
+        let at = places.0.bias.address();
+        shift_resident(gpu, x, out, blocks.grid(), at, -1.0);
+        self.launch(gpu, quantizer, places, out, out)?;
+        shift_resident(gpu, out, out, blocks.grid(), at, 1.0);
+        Ok(())
     }
 
     fn launch(
         &self,
         gpu: &Arc<Gpu>,
         quantizer: &Quantizer,
-        (member, flaws, retired): (&mut Member, &DeviceBuffer, &mut Vec<Arc<DeviceBuffer>>),
+        (member, flaws, retired): Places<'_>,
         x: &TensorView,
         out: &TensorView,
     ) -> Result<()> {
@@ -252,6 +370,12 @@ impl Refresh {
                     q.pre_quant_scale.as_deref(),
                     old.map(|old| &old.pre_quant_scale),
                 )?,
+                bias: place(
+                    q.applied_bias()
+                        .and_then(|(_, value)| value)
+                        .map(Amax::values),
+                    old.map(|old| &old.bias),
+                )?,
                 scratch: match old {
                     Some(old) => Arc::clone(&old.scratch),
                     None => Arc::new(DeviceBuffer::new(gpu, 0)?),
@@ -268,6 +392,11 @@ impl Refresh {
                 members,
                 flaws,
                 is_touched: before.is_some_and(|before| before.is_touched),
+                // What was found there is written over; but a graph goes on.
+                ahead: match before.map(|before| before.ahead) {
+                    Some(Ahead::Always) => Ahead::Always,
+                    _ => Ahead::No,
+                },
                 retired,
             },
             values,
@@ -306,7 +435,9 @@ fn is_supported(q: &Quantizer) -> bool {
         Some(Kind::Nvfp4Static { .. }) => q.amax.is_some() && !quantization::is_constant(q),
         Some(Kind::Nf4 { .. }) | None => false,
     };
-    !q.attributes.rotate.enable && (!q.enabled || rounds && q.applied_bias().is_none())
+    // A bias that is each tensor's own is found on the host.
+    let has_its_bias = q.applied_bias().is_none_or(|(_, value)| value.is_some());
+    !q.enabled || rounds && has_its_bias
 }
 
 #[cfg(test)]

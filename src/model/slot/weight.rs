@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Scratch, Slot, quantization};
 use crate::error::{Error, Result};
-use crate::kernels::{Machine, absmax, copy, difference};
+use crate::kernels::{Machine, absmax, copy, difference, fingerprint};
 use crate::model::{Mode, SlotState};
 use crate::tensor::TensorView;
 
@@ -94,6 +94,13 @@ impl Slot {
                 look(&self.change_input(machine, first, weight, &target)?)
             }
         }
+    }
+
+    /// What tells the weight's bytes from others; None for a packed one.
+    pub(crate) fn weight_fingerprint(&self) -> Option<u64> {
+        let machine = self.shared.context().machine();
+        let weight = self.weight()?;
+        Some(fingerprint::of_tensor(machine, weight))
     }
 
     /// Whether folding would write to the weight.
