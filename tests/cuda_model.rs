@@ -24,8 +24,8 @@ use safetensors_file::Tensors;
 
 static TENSORS: &[u8] = include_bytes!("data/golden/algorithms.safetensors");
 
-/// Calibrated by `max`, each in its way.
-const CONFIGS: [&str; 14] = [
+/// Calibrated by `max`, each in its way, and by what else needs nothing but magnitudes of an activation.
+const CONFIGS: [&str; 18] = [
     "INT8_DEFAULT_CFG",
     "INT8_WEIGHT_ONLY_CFG",
     "FP8_DEFAULT_CFG",
@@ -44,6 +44,13 @@ const CONFIGS: [&str; 14] = [
     r#"{"quant_cfg": {"*weight_quantizer": {"num_bits": 8, "axis": 0, "type": "dynamic"},
         "*input_quantizer": {"num_bits": [2, 1], "block_sizes": {"-1": 16, "type": "dynamic", "scale_bits": [4, 3]}, "type": "dynamic"},
         "default": {"enable": false}}, "algorithm": "max"}"#,
+    "INT8_SMOOTHQUANT_CFG",
+    r#"{"quant_cfg": {"*weight_quantizer": {"num_bits": 8, "axis": 0}, "*input_quantizer": {"num_bits": 8},
+        "default": {"enable": false}}, "algorithm": {"method": "histogram", "amax_method": "entropy", "stride": 8}}"#,
+    r#"{"quant_cfg": {"*weight_quantizer": {"num_bits": 8, "axis": 0}, "*input_quantizer": {"num_bits": [4, 3]},
+        "default": {"enable": false}}, "algorithm": {"method": "histogram", "amax_method": "mse", "stride": 16}}"#,
+    r#"{"quant_cfg": {"*weight_quantizer": {"num_bits": 8, "axis": 0}, "*input_quantizer": {"num_bits": 8},
+        "default": {"enable": false}}, "algorithm": {"method": "histogram", "amax_method": "percentile"}}"#,
 ];
 
 fn config(text: &str) -> QuantizeConfig {
