@@ -54,6 +54,16 @@
 #define MQ_NORM_ADDS_ONE 1
 
 /**
+ * The scales stay as calibrated, see mq_requantize_into().
+ */
+#define MQ_SCALES_KEEP 0
+
+/**
+ * The scales follow from the largest magnitudes of the new weight, see mq_requantize_into().
+ */
+#define MQ_SCALES_REFRESH 1
+
+/**
  * A wildcard or filter that selects nothing is no error.
  */
 #define MQ_ALLOW_NO_MATCH 1
@@ -1174,6 +1184,42 @@ mq_status mq_layer_grad(struct mq_layer *layer,
 MQ_API
 mq_status mq_layer_weight(struct mq_layer *layer,
                           const struct mq_tensor *out);
+
+/**
+ * What the quantized layer uses of a new weight: for a training loop that sends its weights to the engine again and
+ * again.
+ *
+ * @param[in]  layer   A quantized layer.
+ * @param[in]  weight  The new weight, of the shape, dtype and device of the registered one, which is neither read nor
+ *                     written.
+ * @param[out] out     Receives what mq_layer_weight() would give if `weight` were the registered one. May be `weight`
+ *                     (in place), must not overlap it partly.
+ * @param[in]  scales  MQ_SCALES_KEEP: those of the calibration. MQ_SCALES_REFRESH: found anew, at the same granularity,
+ *                     from the largest magnitudes of this weight alone, and stored as the layer's.
+ * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for a NULL, unknown `scales`, a layer without a weight, or a wrong dtype,
+ *         shape, device or overlap; MQ_ERR_STATE before mq_quantize() or during a calibration, for a weight that is
+ *         compressed or folded, or an amax that does not fit; MQ_ERR_UNSUPPORTED for refreshing an affine quantizer
+ *         (bias); MQ_ERR_NUMERIC for NaN or Inf where scales are found, or negative values under `unsigned`; and as
+ *         mq_layer_weight(). On failure `out` is unspecified, and the scales are those from before.
+ *
+ * The memory is the host's on both sides: nothing of a quantized engine has to be built anew. A pre_quant_scale and a
+ * rotation of the weight apply, and stay. Refreshing replaces what another algorithm than max found (mse, a clip of
+ * AWQ); quantizers without an amax of their own find their scales in every weight, and have nothing to refresh. A scale
+ * that members of a fused group share in static NVFP4 blocks stays; one amax that they share becomes each layer's own:
+ * keep the scales of such groups, or calibrate them.
+ *
+ * With tensors on a GPU this puts work on the context's stream and does nothing else, once the first call has found
+ * memory for the layer's numbers: it may be captured into a graph. Refreshed scales are written to the device memory that
+ * taps and captured graphs read; NaN and Inf are then reported by mq_model_synchronize() and the verbs, which take over
+ * the numbers. Not NF4, whose scales are found on the host.
+ *
+ * Threads: as the taps of mq_layer; not with MQ_SCALES_REFRESH during a verb.
+ */
+MQ_API
+mq_status mq_requantize_into(struct mq_layer *layer,
+                             const struct mq_tensor *weight,
+                             const struct mq_tensor *out,
+                             int32_t scales);
 
 /**
  * A tensor on its way through one quantizer; as mq_layer_input().

@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use super::convolution::Convolution;
 use super::quantizer::Quantizer;
 use super::registry::{Mode, Shared};
-use super::slot::{Role, Scales, Slot, SlotSpec};
+use super::slot::{NewWeight, Role, Scales, Slot, SlotSpec};
 use crate::config::{Attributes, Axis};
 use crate::error::{Error, Result};
 use crate::kernels::Machine;
@@ -416,7 +416,12 @@ impl Layer {
         self.shared.check_usable()?;
         match (&self.spec.weight, &self.weight) {
             (Some(registered), Some(slot)) => {
-                slot.requantize_into(registered, &weight, scales, &out)
+                let new = NewWeight {
+                    weight: &weight,
+                    out: &out,
+                    shares_scale: self.spec.fused_group.is_some(),
+                };
+                slot.requantize_into(registered, new, scales)
             }
             _ => Err(Error::InvalidArgument(format!(
                 "layer `{}` has no weight",

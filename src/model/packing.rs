@@ -11,7 +11,7 @@ use super::slot::{Role, Slot};
 use crate::error::{Error, Result};
 use crate::kernels::pack::Memory;
 use crate::kernels::{Machine, absmax};
-use crate::tensor::TensorView;
+use crate::tensor::{Device, TensorView};
 
 /// Gives memory for a part of a layer: layer, part, bytes (at least 1).
 pub type Allocate<'a> = &'a mut dyn FnMut(&str, &str, usize) -> Result<Memory>;
@@ -33,6 +33,7 @@ impl Model {
             slot.check_not_packed()?;
             let has_elements = slot.weight().is_some_and(|weight| weight.count() > 0);
             if slot.state().is_enabled() && has_elements {
+                check_on_host(slot)?;
                 slots.push((layer.name(), slot));
             }
         }
@@ -70,6 +71,18 @@ impl Model {
                 slot.name()
             ))),
         }
+    }
+}
+
+/// Refuses a weight on a GPU: its parts would end in host memory.
+fn check_on_host(slot: &Slot) -> Result<()> {
+    match slot.weight().map(TensorView::device) {
+        None | Some(Device::Cpu) => Ok(()),
+        Some(device) => Err(Error::Unsupported(format!(
+            "`{}`: a weight on {device} cannot be compressed by this version; mq_layer_weight() gives what it would be \
+             worth, fake-quantized, or register a weight in host memory",
+            slot.name()
+        ))),
     }
 }
 

@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::kernels::cuda::DeviceBuffer;
 use crate::kernels::{Machine, channel_scale, copy, hadamard};
 use crate::tensor::{DType, TensorView};
+pub(super) use requantize::NewWeight;
 pub use requantize::Scales;
 use resident::Resident;
 

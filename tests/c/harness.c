@@ -31,6 +31,7 @@ int main(int argc, char **argv) {
     test_check();
     test_fold_pqs();
     test_compress();
+    test_requantize();
     test_auto_quantize();
     test_auto_quantize_solve();
     test_auto_quantize_bad();

@@ -23,6 +23,7 @@ void test_plan(void);
 void test_check(void);
 void test_fold_pqs(void);
 void test_compress(void);
+void test_requantize(void);
 void test_auto_quantize(void);
 void test_auto_quantize_solve(void);
 void test_auto_quantize_bad(void);

@@ -13,7 +13,7 @@ use crate::network::{BATCHES, Network};
 use crate::on_gpu::{self, OnGpu};
 use crate::safetensors_file::Tensors;
 
-static TENSORS: &[u8] = include_bytes!("../data/golden/algorithms.safetensors");
+pub static TENSORS: &[u8] = include_bytes!("../data/golden/algorithms.safetensors");
 
 /// A preset whose blocks fit the small network, or JSON.
 pub fn config(text: &str) -> QuantizeConfig {

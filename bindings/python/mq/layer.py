@@ -106,6 +106,38 @@ class Layer:
             _lib.call(abi.mq_layer_weight, self._handle, out)
         return out
 
+    def requantize_into(
+        self, weight: Array, out: Array | None = None, scales: str = "keep"
+    ) -> Array:
+        """What the quantized layer uses of a new weight: `weight()` as if it were the registered one.
+
+        For a training loop that sends its weights to the engine again and again.
+
+        Args:
+            weight: the new weight, of the shape and dtype of the registered one, which stays as it
+                is; copied first if it is not C-contiguous.
+            out: where it goes; may be `weight`.
+            scales: "keep" those of the calibration, or "refresh" them from the largest magnitudes
+                of this weight alone, and keep these from now on. Not during a verb.
+
+        Returns:
+            `out`, or a new array.
+
+        Raises:
+            ValueError: unknown `scales`.
+            InvalidArgumentError: the layer has no weight, or one of another shape or dtype.
+            StateError: the model is not quantized yet or being calibrated, or the layer's weight is
+                compressed or folded. UnsupportedError: refreshing an affine quantizer.
+            NumericError: NaN or Inf where scales are found.
+        """
+        if scales not in abi.SCALES:
+            raise ValueError(f"scales is {scales!r}, expected one of {', '.join(abi.SCALES)}")
+        out = tensors.result(out, weight)
+        weight = tensors.activation(weight, "weight")
+        with self._owner:
+            _lib.call(abi.mq_requantize_into, self._handle, weight, out, abi.SCALES[scales])
+        return out
+
     def forward(self, x: Array) -> Array:
         """The whole linear layer: `output(input(x) @ weight().T + bias)`, computed in float32.
 

@@ -10,7 +10,7 @@ use std::sync::{Arc, PoisonError};
 use super::resident::{Ahead, Member};
 use super::{Slot, quantization};
 use crate::error::{Error, Result};
-use crate::kernels::cuda::{DeviceBuffer, Gpu};
+use crate::kernels::cuda::Gpu;
 use crate::kernels::{Machine, absmax};
 use crate::model::amax::Amax;
 use crate::model::granularity::Granularity;
@@ -27,15 +27,24 @@ pub enum Scales {
     Refresh,
 }
 
+/// A new weight, and where what the layer uses of it goes.
+#[derive(Clone, Copy)]
+pub(in crate::model) struct NewWeight<'a> {
+    pub weight: &'a TensorView,
+    pub out: &'a TensorView,
+    /// The weight has the scale of a tensor in common with those of other layers: one of them cannot change it.
+    pub shares_scale: bool,
+}
+
 impl Slot {
     /// Writes what the quantized layer uses of `weight`, which takes the place of the `registered` one.
     pub(in crate::model) fn requantize_into(
         &self,
         registered: &TensorView,
-        weight: &TensorView,
+        new: NewWeight<'_>,
         scales: Scales,
-        out: &TensorView,
     ) -> Result<()> {
+        let NewWeight { weight, out, .. } = new;
         self.check_requantizable(registered, weight, out)?;
         if weight.count() == 0 {
             return Ok(());
@@ -48,7 +57,7 @@ impl Slot {
         }
         match scales {
             Scales::Keep => self.quantize(machine, None, weight, out)?,
-            Scales::Refresh => self.refresh(machine, weight, out)?,
+            Scales::Refresh => self.refresh(machine, new)?,
         }
         Ok(machine
             .take_failure()
@@ -102,7 +111,8 @@ impl Slot {
     }
 
     /// Finds the scales anew, stores them, and quantizes under them.
-    fn refresh(&self, machine: &Machine, weight: &TensorView, out: &TensorView) -> Result<()> {
+    fn refresh(&self, machine: &Machine, new: NewWeight<'_>) -> Result<()> {
+        let NewWeight { weight, out, .. } = new;
         let state = self.state();
         if let Some(i) = state.members().iter().position(|q| q.collects_bias()) {
             let member = matches!(*state, SlotState::Sequential(_)).then_some(i);
@@ -112,7 +122,7 @@ impl Slot {
             )));
         }
         if let Some(gpu) = machine.gpu_of(weight)
-            && let Some(done) = self.refresh_resident(gpu, &state, weight, out)?
+            && let Some(done) = self.refresh_resident(gpu, &state, new)?
         {
             return Ok(done);
         }
@@ -123,7 +133,14 @@ impl Slot {
         let mut members = Vec::with_capacity(state.members().len());
         for q in state.members() {
             members.push(match self.refreshed_amax(machine, q, &seen)? {
-                Some(amax) => Arc::new(with_amax(q, amax)),
+                Some(amax) => {
+                    let largest = absmax::largest(amax.values());
+                    let tensor = q.global_amax.map(|shared| match new.shares_scale {
+                        true => shared,
+                        false => largest,
+                    });
+                    Arc::new(with_amax(q, amax, tensor))
+                }
                 None => Arc::clone(q),
             });
         }
@@ -170,9 +187,9 @@ impl Slot {
         &self,
         gpu: &Arc<Gpu>,
         state: &Arc<SlotState>,
-        weight: &TensorView,
-        out: &TensorView,
+        new: NewWeight<'_>,
     ) -> Result<Option<()>> {
+        let NewWeight { weight, out, .. } = new;
         let mut resident = self.resident.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(resident) = Self::present(&mut resident, gpu, state)? else {
             return Ok(None);
@@ -182,12 +199,13 @@ impl Slot {
         if let (Some(first), Some(member)) = (state.members().first(), resident.members.first()) {
             seen = self.change_input_resident(gpu, first, member, weight, out)?;
         }
+        let flaws = resident.flaws.address();
         // What a captured graph does is done again without us.
         let is_captured = gpu.is_capturing()?;
         for (q, member) in state.members().iter().zip(&resident.members) {
             if follows_the_weight(q) {
                 let blocks = self.blocks_of_amax(q, &seen)?;
-                self.raise_scales(gpu, q, (member, &blocks), &resident.flaws, &seen)?;
+                self.raise_scales(gpu, q, (member, &blocks), (&seen, new.shares_scale), flaws)?;
                 resident.ahead = match is_captured {
                     true => Ahead::Always,
                     false => resident.ahead.max(Ahead::Once),
@@ -207,8 +225,8 @@ impl Slot {
         gpu: &Gpu,
         q: &Quantizer,
         (member, blocks): (&Member, &Granularity),
-        flaws: &DeviceBuffer,
-        seen: &TensorView,
+        (seen, shares_scale): (&TensorView, bool),
+        flaws: u64,
     ) -> Result<()> {
         let (amax, count) = (member.amax.address(), blocks.grid().num_blocks());
         if member.amax.len() != count * size_of::<f32>() {
@@ -221,12 +239,11 @@ impl Slot {
         }
         gpu.fill(amax, 0, member.amax.len());
         absmax::cuda::raise(gpu, seen, blocks.grid(), amax);
-        absmax::cuda::check_amax(gpu, amax, count, flaws.address());
+        absmax::cuda::check_amax(gpu, amax, count, flaws);
         let tensor = member.tensor_amax.address();
         match q.kind() {
             Some(Kind::Nvfp4Dynamic) => gpu.copy(amax, tensor, size_of::<f32>()),
-            // One that several weights share stays.
-            Some(Kind::Nvfp4Static { .. }) if q.global_amax.is_none() => {
+            Some(Kind::Nvfp4Static { .. }) if !shares_scale => {
                 gpu.fill(tensor, 0, size_of::<f32>());
                 absmax::cuda::raise_to_largest(gpu, amax, count, tensor);
             }
@@ -258,9 +275,13 @@ impl Slot {
                     self.name
                 )));
             }
-            members.push(match values == old.values() {
+            let mut tensor = q.global_amax;
+            if let (Some(tensor), Some(Kind::Nvfp4Static { .. })) = (&mut tensor, q.kind()) {
+                member.tensor_amax.read(std::slice::from_mut(tensor))?;
+            }
+            members.push(match values == old.values() && tensor == q.global_amax {
                 true => Arc::clone(q),
-                false => Arc::new(with_amax(q, Amax::new(values, old.shape()))),
+                false => Arc::new(with_amax(q, Amax::new(values, old.shape()), tensor)),
             });
         }
         let is_new = |(new, old): (&Arc<Quantizer>, _)| !Arc::ptr_eq(new, old);
@@ -284,8 +305,9 @@ fn follows_the_weight(q: &Quantizer) -> bool {
 }
 
 /// The same quantizer as if it had been calibrated to this.
-fn with_amax(q: &Quantizer, amax: Amax) -> Quantizer {
+fn with_amax(q: &Quantizer, amax: Amax, global_amax: Option<f32>) -> Quantizer {
     Quantizer {
+        global_amax,
         collected: Some(amax.clone()),
         amax: Some(amax),
         record: q.record_without_error(),

@@ -43,6 +43,10 @@ LAYER_KINDS = {
 }
 
 
+#: What mq_requantize_into() does with the scales.
+SCALES = {"keep": 0, "refresh": 1}
+
+
 class Device(ct.Structure):
     _fields_ = [("device_type", ct.c_int32), ("device_id", ct.c_int32)]
 
@@ -288,6 +292,7 @@ mq_layer_input = _declare("mq_layer_input", Handle, _TensorIn, _TensorIn)
 mq_layer_output = _declare("mq_layer_output", Handle, _TensorIn, _TensorIn)
 mq_layer_grad = _declare("mq_layer_grad", Handle, _TensorIn)
 mq_layer_weight = _declare("mq_layer_weight", Handle, _TensorIn)
+mq_requantize_into = _declare("mq_requantize_into", Handle, _TensorIn, _TensorIn, _Int)
 mq_quantizer_forward = _declare("mq_quantizer_forward", Handle, _TensorIn, _TensorIn)
 mq_quantize = _declare("mq_quantize", Handle, _Text, _Forward)
 mq_calibrate = _declare("mq_calibrate", Handle, _Text, _Forward)
