@@ -5,6 +5,7 @@ mod network;
 mod on_gpu;
 mod owned;
 mod safetensors_file;
+mod there;
 
 use std::ffi::c_void;
 use std::sync::Arc;
@@ -12,20 +13,17 @@ use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
 
 use mq::apply::fold_weight;
 use mq::calibrate;
-use mq::config::QuantizeConfig;
 use mq::error::Error;
 use mq::kernels::cuda::{DeviceMemory, Gpu};
-use mq::model::{Context, Layer, LayerKind, LayerSpec, Mode, Model};
+use mq::model::{Layer, LayerKind, LayerSpec, Mode, Model};
 use mq::tensor::{DType, Device, TensorView};
-use network::{BATCHES, Network};
 use on_gpu::{OnGpu, bits};
 use owned::Owned;
 use safetensors_file::Tensors;
+use there::{TENSORS, There, config, here, states};
 
-static TENSORS: &[u8] = include_bytes!("data/golden/algorithms.safetensors");
-
-/// Every way to quantize a weight or an activation, most of them calibrated by `max`.
-const CONFIGS: [&str; 19] = [
+/// Every way to quantize a weight or an activation, and the algorithms that need nothing but magnitudes.
+const CONFIGS: [&str; 23] = [
     "INT8_DEFAULT_CFG",
     "INT8_WEIGHT_ONLY_CFG",
     "FP8_DEFAULT_CFG",
@@ -44,6 +42,13 @@ const CONFIGS: [&str; 19] = [
     r#"{"quant_cfg": {"*weight_quantizer": {"num_bits": 8, "axis": 0, "type": "dynamic"},
         "*input_quantizer": {"num_bits": [2, 1], "block_sizes": {"-1": 16, "type": "dynamic", "scale_bits": [4, 3]}, "type": "dynamic"},
         "default": {"enable": false}}, "algorithm": "max"}"#,
+    "INT8_SMOOTHQUANT_CFG",
+    r#"{"quant_cfg": {"*weight_quantizer": {"num_bits": 8, "axis": 0}, "*input_quantizer": {"num_bits": 8},
+        "default": {"enable": false}}, "algorithm": {"method": "histogram", "amax_method": "entropy", "stride": 8}}"#,
+    r#"{"quant_cfg": {"*weight_quantizer": {"num_bits": 8, "axis": 0}, "*input_quantizer": {"num_bits": [4, 3]},
+        "default": {"enable": false}}, "algorithm": {"method": "histogram", "amax_method": "mse", "stride": 16}}"#,
+    r#"{"quant_cfg": {"*weight_quantizer": {"num_bits": 8, "axis": 0}, "*input_quantizer": {"num_bits": 8},
+        "default": {"enable": false}}, "algorithm": {"method": "histogram", "amax_method": "percentile"}}"#,
     r#"{"quant_cfg": {"*weight_quantizer": {"num_bits": 8, "axis": 0, "rotate": {"enable": true, "mode": "rotate_back"}},
         "*input_quantizer": {"num_bits": 8, "rotate": true}, "default": {"enable": false}}, "algorithm": "max"}"#,
     r#"{"quant_cfg": {"*weight_quantizer": {"num_bits": 8, "axis": 0, "bias": {"-1": null, "type": "static"}},
@@ -57,88 +62,6 @@ const CONFIGS: [&str; 19] = [
         "default": {"enable": false}}, "algorithm": {"method": "mse"}}"#,
 ];
 
-fn config(text: &str) -> QuantizeConfig {
-    let text = match text.starts_with('{') {
-        true => text.to_owned(),
-        false => mq::config::presets::json(text)
-            .expect("a known preset")
-            .replace(":128", ":16"),
-    };
-    QuantizeConfig::parse(&text).expect("a valid configuration")
-}
-
-/// The recorded network with its weights on a GPU.
-struct There<'a> {
-    gpu: Arc<Gpu>,
-    model: Model,
-    layers: Vec<(Arc<Layer>, OnGpu)>,
-    tensors: &'a Tensors<'a>,
-}
-
-impl<'a> There<'a> {
-    fn new(gpu: Arc<Gpu>, host: &Network<'a>, dtype: DType) -> Self {
-        let mut model = Model::new(on_gpu::context(&gpu));
-        let mut layers = Vec::new();
-        for (layer, _) in &host.layers {
-            let name = layer.name();
-            let weight = host.tensors.get(&format!("weight.{name}.weight"));
-            let weight = OnGpu::copy_of(&gpu, &weight.cast(dtype));
-            let spec = LayerSpec {
-                weight: Some(weight.view()),
-                shared_input_group: layer.spec().shared_input_group.clone(),
-                ..LayerSpec::new(name, LayerKind::Linear)
-            };
-            layers.push((model.add_layer(spec).expect(name), weight));
-        }
-        Self {
-            gpu,
-            model,
-            layers,
-            tensors: host.tensors,
-        }
-    }
-
-    fn quantize(&mut self, config: &QuantizeConfig) -> mq::error::Result<()> {
-        let (layers, tensors, gpu) = (&self.layers, self.tensors, &self.gpu);
-        let mut forward = || {
-            for batch in 0..BATCHES {
-                for (layer, weight) in layers {
-                    let x = tensors.get(&format!("x.{}.{batch}", layer.name()));
-                    let x = OnGpu::copy_of(gpu, &x.cast(weight.view().dtype()));
-                    layer.input(x.view(), None)?;
-                }
-            }
-            Ok(())
-        };
-        calibrate::quantize(&mut self.model, config, Some(&mut forward))
-    }
-
-    fn states(&self) -> Vec<String> {
-        states(&self.model)
-    }
-}
-
-/// What every quantizer holds; a note of how well it does is made in host memory alone.
-fn states(model: &Model) -> Vec<String> {
-    let one = |slot: &Arc<mq::model::Slot>| {
-        let state = slot.state();
-        let numbers = state.members().iter().map(|q| {
-            format!(
-                "{} {:?} {:?} {:?}",
-                q.enabled, q.amax, q.global_amax, q.pre_quant_scale
-            )
-        });
-        format!("{} {:?}", slot.name(), numbers.collect::<Vec<_>>())
-    };
-    model.slots().iter().map(one).collect()
-}
-
-fn host(dtype: DType) -> Network<'static> {
-    let tensors = Box::leak(Box::new(Tensors::parse(TENSORS)));
-    let context = Arc::new(Context::new(1, Box::new(|_, _| {})).expect("one thread"));
-    Network::new(context, tensors, dtype, true)
-}
-
 #[test]
 fn every_format_calibrates_and_quantizes_to_the_same_bits() {
     let Some(gpu) = on_gpu::gpu(std::ptr::null_mut(), None) else {
@@ -147,7 +70,7 @@ fn every_format_calibrates_and_quantizes_to_the_same_bits() {
     for (i, text) in CONFIGS.iter().enumerate() {
         let dtype = [DType::F32, DType::BF16, DType::F16][i % 3];
         let config = config(text);
-        let mut here = host(dtype);
+        let mut here = here(dtype);
         let mut there = There::new(Arc::clone(&gpu), &here, dtype);
         here.quantize(&config).expect(text);
         there.quantize(&config).expect(text);
@@ -183,7 +106,7 @@ fn a_pre_quant_scale_is_applied_there_too() {
     let Some(gpu) = on_gpu::gpu(std::ptr::null_mut(), None) else {
         return;
     };
-    let mut here = host(DType::BF16);
+    let mut here = here(DType::BF16);
     let mut there = There::new(Arc::clone(&gpu), &here, DType::BF16);
     let config = config("INT8_DEFAULT_CFG");
     here.quantize(&config).expect("quantized");
@@ -214,7 +137,7 @@ fn nan_is_reported_with_the_name_of_the_layer_and_the_model_is_as_it_was() {
     let Some(gpu) = on_gpu::gpu(std::ptr::null_mut(), None) else {
         return;
     };
-    let here = host(DType::F32);
+    let here = here(DType::F32);
     let mut there = There::new(Arc::clone(&gpu), &here, DType::F32);
     let before = there.states();
     let (layer, weight) = &there.layers[3];
@@ -301,7 +224,7 @@ fn when_device_memory_runs_out_the_model_is_as_it_was() {
         });
         let left: *const AtomicI64 = &raw const memory.left;
         let gpu = on_gpu::gpu(std::ptr::null_mut(), Some(memory)).expect("as before");
-        let here = host(DType::F32);
+        let here = here(DType::F32);
         let mut there = There::new(Arc::clone(&gpu), &here, DType::F32);
         let before = there.states();
         let inputs: Vec<OnGpu> = there
@@ -352,7 +275,7 @@ fn tensors_that_are_not_where_they_are_said_to_be_are_refused() {
     let Some(gpu) = on_gpu::gpu(std::ptr::null_mut(), None) else {
         return;
     };
-    let here = host(DType::F32);
+    let here = here(DType::F32);
     let mut there = There::new(Arc::clone(&gpu), &here, DType::F32);
     let name = there.layers[0].0.name().to_owned();
     let mut x = here.tensors.get(&format!("x.{name}.0"));

@@ -1,5 +1,5 @@
-// The scheduler of one block. Threads run until they wait or return; whoever misses a barrier is seen in the result,
-// or here, when nobody can go on.
+// The scheduler of one block. Threads run until they wait or return; whoever misses a barrier is
+// seen in the result, or here, when nobody can go on.
 #include "block.h"
 
 #include <link.h>
@@ -163,7 +163,8 @@ bool Block::run_warp(int warp) {
     return has_moved;
 }
 
-// Completes what `lane` waits for, if every lane of its mask that has not returned waits for the same.
+// Completes what `lane` waits for, if every lane of its mask that has not returned waits for the
+// same.
 bool Block::complete_in_warp(int first, int end, int lane) {
     const Thread asking = threads_[static_cast<size_t>(first + lane)];
     uint64_t before[32] = {};

@@ -66,7 +66,7 @@ static void read_order(const char *text, cuda_on_cpu::Order &order) {
 
 // MQ_MOCK_ and the name in capitals; MQ_MOCK_MEMORY_LIMIT needs no _BYTES.
 static Settings from_environment() {
-    Settings s = {1,  12080, int64_t{80} << 30, 90, 16, 1, 2, 0, 0, 0,
+    Settings s = {1,  12080, int64_t{80} << 30,  90, 16, 1, 2, 0, 0, 0,
                   -1, -1,    kLaunchFailedError, {}};
     for (auto &entry : setting_names(s)) {
         std::string variable = "MQ_MOCK_";

@@ -8,7 +8,8 @@
 
 /// A counter or a setting by name; -1 when there is none of this name.
 MQ_MOCK_EXPORT int64_t mq_mock_get(const char *what);
-/// Changes a setting; "reset" puts all counters that only grow to 0. Returns 0, or -1: no such setting.
+/// Changes a setting; "reset" puts all counters that only grow to 0. Returns 0, or -1: no such
+/// setting.
 MQ_MOCK_EXPORT int mq_mock_set(const char *what, int64_t value);
 
 namespace mock {
@@ -16,7 +17,8 @@ namespace mock {
 struct Settings {
     int64_t devices, driver_version, memory_limit_bytes, compute_capability, multiprocessors;
     int64_t memory_pools, threads, check, late_errors, null_pointer_context;
-    // How many more succeed before all fail; -1: none fails. And the status that a launch fails with.
+    // How many more succeed before all fail; -1: none fails. And the status that a launch fails
+    // with.
     int64_t fail_allocation_after, fail_launch_after, fail_launch_error;
     cuda_on_cpu::Order order;
 };

@@ -1,5 +1,6 @@
-// CUDA C++ as far as mq's kernels use it, for an ordinary C++ compiler: the header that a kernel sees in place of
-// nvcc's own. A CUDA thread is a fiber (block.h); everything that waits for other threads goes through its scheduler.
+// CUDA C++ as far as mq's kernels use it, for an ordinary C++ compiler: the header that a kernel
+// sees in place of nvcc's own. A CUDA thread is a fiber (block.h); everything that waits for other
+// threads goes through its scheduler.
 #pragma once
 
 #include "thread_state.h"
@@ -32,8 +33,8 @@ static constexpr int warpSize = 32;
 #include "device_vectors.h"
 #include "kernel_registry.h"
 
-// Fails the launch when an access of `bytes` bytes (a power of two) at `address` would be misaligned: a GPU faults on
-// those, most CPUs do not.
+// Fails the launch when an access of `bytes` bytes (a power of two) at `address` would be
+// misaligned: a GPU faults on those, most CPUs do not.
 inline void mq_check_aligned(const void *address, size_t bytes) {
     if ((reinterpret_cast<uintptr_t>(address) & (bytes - 1)) != 0) {
         cuda_on_cpu::fault_misaligned(address, bytes);

@@ -32,10 +32,12 @@ template <class T> void check_atomic(const T *address) {
 #define MQ_ATOMIC(name, T, Bits, expression)                                                       \
     inline T name(T *address, T operand) {                                                         \
         cuda_on_cpu::check_atomic(address);                                                        \
-        return cuda_on_cpu::atomically<Bits>(address, [operand](T old) -> T { return expression; }); \
+        return cuda_on_cpu::atomically<Bits>(address,                                              \
+                                             [operand](T old) -> T { return expression; });        \
     }
 #define MQ_INTEGER_ATOMICS(T, Bits)                                                                \
-    MQ_ATOMIC(atomicAdd, T, Bits, static_cast<T>(static_cast<Bits>(old) + static_cast<Bits>(operand))) \
+    MQ_ATOMIC(atomicAdd, T, Bits,                                                                  \
+              static_cast<T>(static_cast<Bits>(old) + static_cast<Bits>(operand)))                 \
     MQ_ATOMIC(atomicMax, T, Bits, old > operand ? old : operand)                                   \
     MQ_ATOMIC(atomicMin, T, Bits, old < operand ? old : operand)                                   \
     MQ_ATOMIC(atomicOr, T, Bits, old | operand)                                                    \

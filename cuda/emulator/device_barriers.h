@@ -1,5 +1,5 @@
-// What CUDA threads do together: barriers, shuffles and votes. The scheduler completes an operation when everyone
-// who must take part has come, and does the exchange itself.
+// What CUDA threads do together: barriers, shuffles and votes. The scheduler completes an operation
+// when everyone who must take part has come, and does the exchange itself.
 #pragma once
 
 #include <cstring>
@@ -77,8 +77,8 @@ inline T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32,
 }
 
 inline unsigned __ballot_sync(unsigned mask, int predicate, int line = __builtin_LINE()) {
-    return static_cast<unsigned>(cuda_on_cpu::wait_for_lanes(cuda_on_cpu::Together::Ballot, mask,
-                                                             predicate != 0, 0, line));
+    return static_cast<unsigned>(
+        cuda_on_cpu::wait_for_lanes(cuda_on_cpu::Together::Ballot, mask, predicate != 0, 0, line));
 }
 inline int __any_sync(unsigned mask, int predicate, int line = __builtin_LINE()) {
     return __ballot_sync(mask, predicate, line) != 0;

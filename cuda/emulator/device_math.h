@@ -1,5 +1,5 @@
-// Arithmetic of CUDA that C++ has not, or has with other corner cases. Built without contraction and fast-math, so
-// that a product and a sum are two roundings, as with nvcc -fmad=false.
+// Arithmetic of CUDA that C++ has not, or has with other corner cases. Built without contraction
+// and fast-math, so that a product and a sum are two roundings, as with nvcc -fmad=false.
 #pragma once
 
 #include <cmath>
@@ -17,7 +17,8 @@ template <class To, class From> To bit_cast(From from) {
     return to;
 }
 
-// The C library may give either zero; the GPU takes +0 as the larger one. A NaN loses against a number.
+// The C library may give either zero; the GPU takes +0 as the larger one. A NaN loses against a
+// number.
 template <class T> T smaller(T a, T b) {
     if (a != a || b != b) {
         return a != a ? b : a;
@@ -96,7 +97,9 @@ inline int __float2int_rn(float x) {
     if (x != x) {
         return 0;
     }
-    return x >= 2147483648.0f ? INT32_MAX : x < -2147483648.0f ? INT32_MIN : static_cast<int>(rintf(x));
+    return x >= 2147483648.0f   ? INT32_MAX
+           : x < -2147483648.0f ? INT32_MIN
+                                : static_cast<int>(rintf(x));
 }
 
 inline unsigned __umulhi(unsigned a, unsigned b) {

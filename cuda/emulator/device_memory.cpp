@@ -26,6 +26,14 @@ static bool is_canary(const unsigned char *begin, const unsigned char *end) {
     return begin == end;
 }
 
+static void fill_with_canaries(Allocation &allocation) {
+    unsigned char *end = allocation.start + allocation.bytes;
+    unsigned char *pages_end = allocation.pages + allocation.pages_bytes;
+    std::memset(allocation.pages, kCanary,
+                static_cast<size_t>(allocation.start - allocation.pages));
+    std::memset(end, kCanary, static_cast<size_t>(pages_end - end));
+}
+
 Allocation *DeviceMemory::allocate(size_t bytes, Context *context, int device) {
     size_t aligned = (bytes + kAlignment - 1) / kAlignment * kAlignment;
     size_t pages_bytes = (aligned + kPage - 1) / kPage * kPage;
@@ -46,8 +54,7 @@ Allocation *DeviceMemory::allocate(size_t bytes, Context *context, int device) {
     Allocation *kept = allocation.get();
     allocations_.emplace(reinterpret_cast<uintptr_t>(kept->pages), std::move(allocation));
     open(*kept);
-    std::memset(kept->pages, kCanary, static_cast<size_t>(kept->start - kept->pages));
-    std::memset(kept->start + bytes, kCanary, aligned - bytes);
+    fill_with_canaries(*kept);
     fill_with_poison(*kept);
     close();
     return kept;
@@ -105,7 +112,19 @@ bool DeviceMemory::open_at(const void *address) {
     }
     // Another OS thread may have opened it meanwhile; then the access succeeds when repeated.
     open(allocation);
+    if (is_recording_ && !allocation.is_recorded) {
+        allocation.before.assign(allocation.start, allocation.start + allocation.bytes);
+        allocation.is_recorded = true;
+    }
     return true;
+}
+
+void DeviceMemory::record(bool is_on) {
+    is_recording_ = is_on;
+    for (auto &entry : allocations_) {
+        entry.second->is_recorded = false;
+        entry.second->before = {};
+    }
 }
 
 Allocation *DeviceMemory::close() {
@@ -119,6 +138,7 @@ Allocation *DeviceMemory::close() {
         if (!is_canary(allocation.pages, allocation.start) ||
             !is_canary(allocation.start + allocation.bytes, end)) {
             violated = &allocation;
+            fill_with_canaries(allocation); // reported once
         }
         protect(allocation, PROT_NONE);
         allocation.is_open = false;

@@ -7,6 +7,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <vector>
 
 namespace mock {
 
@@ -21,6 +22,9 @@ struct Allocation {
     int device;
     bool is_live; // false: belongs to a graph that has not got to it
     std::atomic<bool> is_open;
+    // Its contents when a kernel first got to it, while recording.
+    bool is_recorded;
+    std::vector<unsigned char> before;
 };
 
 class DeviceMemory {
@@ -38,12 +42,15 @@ class DeviceMemory {
     void open(Allocation &allocation);
     /// For the handler of faults: whether there was closed device memory, which now is open.
     bool open_at(const void *address);
+    /// From now on, or no longer, keeps what allocations contain before a kernel can change it.
+    void record(bool is_on);
     /// Ends all access. Returns an allocation beside which somebody wrote, or null.
     Allocation *close();
 
     static void fill_with_poison(Allocation &allocation);
 
   private:
+    bool is_recording_ = false;
     // By the first page.
     std::map<uintptr_t, std::unique_ptr<Allocation>> allocations_;
 };

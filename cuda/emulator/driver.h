@@ -22,7 +22,7 @@ using Operation = std::function<CUresult()>;
 
 struct Context {
     int device;
-    int retained;   // of a primary context
+    int retained; // of a primary context
     bool is_primary;
     unsigned flags;
     CUresult sticky; // the error that has ruined it, which every later call gets
@@ -103,14 +103,15 @@ Context *current_context();
 /// The error as it is kept: some ruin the context for good.
 CUresult remember(Context *context, CUresult error);
 
-/// The stream behind a handle: null and 1 are the default stream, 2 is that of the thread. Null: no such stream.
+/// The stream behind a handle: null and 1 are the default stream, 2 is that of the thread. Null: no
+/// such stream.
 Stream *stream_of(Context *context, CUstream handle);
 /// Runs it now, or records it where the stream is being captured.
 CUresult submit(CUstream handle, Context *context, const Operation &operation);
 /// For calls that may not be made while a capture is on; they invalidate it.
 CUresult refuse_during_capture();
-/// For calls that use the default stream.
-CUresult refuse_default_stream(Context *context);
+/// For calls that use the default stream; those that only ask about it invalidate nothing.
+CUresult refuse_default_stream(Context *context, bool is_question = false);
 void forget_stream(Stream *stream);
 void end_memory_of(Context *context);
 Allocation *allocate_device(Context *context, size_t bytes, CUresult *error);

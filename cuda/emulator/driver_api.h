@@ -1,5 +1,5 @@
-// The functions of the CUDA driver that the mock has, declared without NVIDIA's headers. Handles are opaque, statuses
-// are plain integers with the driver's numbers.
+// The functions of the CUDA driver that the mock has, declared without NVIDIA's headers. Handles
+// are opaque, statuses are plain integers with the driver's numbers.
 #pragma once
 
 #include <cstddef>

@@ -62,9 +62,9 @@ static void destroy(Context *context) {
 }
 
 static CUresult check_device(CUdevice device) {
-    return !is_initialized()                                ? kNotInitialized
+    return !is_initialized()                            ? kNotInitialized
            : device < 0 || device >= settings().devices ? kInvalidDevice
-                                                            : kSuccess;
+                                                        : kSuccess;
 }
 
 CUresult cuDevicePrimaryCtxRetain(CUcontext *context, CUdevice device) {

@@ -43,9 +43,9 @@ CUresult cuDriverGetVersion(int *version) {
 }
 
 static CUresult check_device(CUdevice device) {
-    return !g_is_initialized                                ? kNotInitialized
+    return !g_is_initialized                            ? kNotInitialized
            : device < 0 || device >= settings().devices ? kInvalidDevice
-                                                            : kSuccess;
+                                                        : kSuccess;
 }
 
 CUresult cuDeviceGetCount(int *count) {

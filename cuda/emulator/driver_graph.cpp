@@ -1,4 +1,5 @@
-// Stream capture and graphs. A graph is its operations in the order they were made, which respects what they wait for.
+// Stream capture and graphs. A graph is its operations in the order they were made, which respects
+// what they wait for.
 #include <algorithm>
 #include <cstdio>
 #include <functional>
@@ -37,13 +38,13 @@ CUresult refuse_during_capture() {
     return refused;
 }
 
-CUresult refuse_default_stream(Context *context) {
+CUresult refuse_default_stream(Context *context, bool is_question) {
     CUresult refused = kSuccess;
     for (const auto &weak : g_captures) {
         std::shared_ptr<Capture> capture = weak.lock();
         if (capture != nullptr && capture->origin->context == context &&
             (capture->origin->flags & 1u) == 0) {
-            capture->is_invalid = true;
+            capture->is_invalid = capture->is_invalid || !is_question;
             refused = kCaptureImplicit;
         }
     }
@@ -137,7 +138,7 @@ CUresult cuStreamGetCaptureInfo_v2(CUstream handle, int *status, uint64_t *id, C
         return kInvalidHandle;
     }
     if (stream == stream->context->default_stream) {
-        if (CUresult refused = refuse_default_stream(stream->context)) {
+        if (CUresult refused = refuse_default_stream(stream->context, true)) {
             return refused;
         }
     }

@@ -120,7 +120,8 @@ CUresult cuMemAllocAsync(CUdeviceptr *address, size_t bytes, CUstream handle) {
     if (allocation == nullptr) {
         return status;
     }
-    // In a graph the address is known from the start, the memory is there when the graph gets to it.
+    // In a graph the address is known from the start, the memory is there when the graph gets to
+    // it.
     allocation->is_live = false;
     Context *context = call.context;
     status = submit(handle, context, [context, allocation]() -> CUresult {
@@ -230,9 +231,9 @@ static bool attribute_of(int attribute, CUdeviceptr address, uint64_t *value) {
     Allocation *allocation = device_memory().find(address, 1);
     auto *host = reinterpret_cast<unsigned char *>(address);
     auto next = g_pinned.upper_bound(host);
-    bool is_pinned = next != g_pinned.begin() &&
-                     host < static_cast<unsigned char *>(std::prev(next)->first) +
-                                std::prev(next)->second;
+    bool is_pinned =
+        next != g_pinned.begin() &&
+        host < static_cast<unsigned char *>(std::prev(next)->first) + std::prev(next)->second;
     *value = 0;
     if (allocation == nullptr && !is_pinned) {
         return false;
@@ -281,8 +282,7 @@ CUresult cuPointerGetAttribute(void *data, int attribute, CUdeviceptr address) {
 }
 
 // Unlike the other one, this answers with zeros for an address the driver does not know.
-CUresult cuPointerGetAttributes(unsigned count, int *attributes, void **data,
-                                CUdeviceptr address) {
+CUresult cuPointerGetAttributes(unsigned count, int *attributes, void **data, CUdeviceptr address) {
     std::lock_guard<std::recursive_mutex> lock(driver_mutex());
     if (!is_initialized()) {
         return kNotInitialized;

@@ -1,4 +1,5 @@
-// Modules, functions and launches. Every module holds all kernels of this library, whatever the image says.
+// Modules, functions and launches. Every module holds all kernels of this library, whatever the
+// image says.
 #include <cstdio>
 #include <cstring>
 
@@ -16,13 +17,15 @@ CUresult cuModuleLoadData(CUmodule *module, const void *image) {
         return refused;
     }
     // A fatbin, its wrapper, ELF, or PTX as text.
-    static const unsigned char kFatbin[] = {0x50, 0xed, 0x55, 0xba}, kWrapper[] = {0xb1, 0x43, 0x62, 0x46};
+    static const unsigned char kFatbin[] = {0x50, 0xed, 0x55, 0xba},
+                               kWrapper[] = {0xb1, 0x43, 0x62, 0x46};
     if (image == nullptr) {
         return kInvalidValue;
     }
     if (std::memcmp(image, kFatbin, 4) != 0 && std::memcmp(image, kWrapper, 4) != 0 &&
-        std::memcmp(image, "\x7f"
-                           "ELF",
+        std::memcmp(image,
+                    "\x7f"
+                    "ELF",
                     4) != 0 &&
         std::strstr(static_cast<const char *>(image), ".version") == nullptr) {
         return kInvalidImage;

@@ -1,4 +1,5 @@
-// The switch between stacks, in assembly: ucontext would make system calls, setjmp cannot start a stack.
+// The switch between stacks, in assembly: ucontext would make system calls, setjmp cannot start a
+// stack.
 #include "fibers.h"
 
 #include <sys/mman.h>
@@ -95,7 +96,8 @@ void Stacks::reserve(size_t count) {
 }
 
 void *Stacks::start(size_t index, void (*entry)()) {
-    // Tops at different offsets in their pages: at equal ones all stacks would share a few cache sets.
+    // Tops at different offsets in their pages: at equal ones all stacks would share a few cache
+    // sets.
     unsigned char *top = lowest_[index] + kGuardBytes + kStackBytes - index % 12 * 320;
     auto *frame = reinterpret_cast<uint64_t *>(top) - kFrameWords;
     for (size_t word = 0; word < kFrameWords; ++word) {

@@ -1,4 +1,5 @@
-// Grids: blocks shared out over OS threads, and what happens when one touches memory that is not its own.
+// Grids: blocks shared out over OS threads, and what happens when one touches memory that is not
+// its own.
 #include "launch.h"
 
 #include <signal.h>
@@ -91,15 +92,15 @@ struct BlockOrder {
     }
     uint64_t at(uint64_t turn) const {
         uint64_t place = is_reversed ? total - 1 - turn : turn;
-        return static_cast<uint64_t>((static_cast<unsigned __int128>(place) * step + first) % total);
+        return static_cast<uint64_t>((static_cast<unsigned __int128>(place) * step + first) %
+                                     total);
     }
 };
 
 Fault run_grid(const Launch &launch, const Order &order, int os_threads) {
     const uint3 grid = launch.grid;
     const uint64_t total = static_cast<uint64_t>(grid.x) * grid.y * grid.z;
-    const uint64_t cuda_threads =
-        total * launch.block.x * launch.block.y * launch.block.z;
+    const uint64_t cuda_threads = total * launch.block.x * launch.block.y * launch.block.z;
     const BlockOrder turns(order, total);
     std::atomic<uint64_t> next{0};
     std::mutex fault_mutex;
@@ -135,9 +136,8 @@ Fault run_grid(const Launch &launch, const Order &order, int os_threads) {
     if (mock::Allocation *violated = mock::device_memory().close()) {
         if (fault.status == 0) {
             char text[160];
-            std::snprintf(text, sizeof text,
-                          ": a write beside the allocation of %zu bytes at %p", violated->bytes,
-                          static_cast<void *>(violated->start));
+            std::snprintf(text, sizeof text, ": a write beside the allocation of %zu bytes at %p",
+                          violated->bytes, static_cast<void *>(violated->start));
             fault = {kIllegalAddress, std::string("kernel ") + launch.kernel->name + text};
         }
     }

@@ -5,7 +5,8 @@
 
 namespace cuda_on_cpu {
 
-/// Runs all blocks on up to `os_threads` threads. Device memory opens as the kernel gets to it, and is closed again.
+/// Runs all blocks on up to `os_threads` threads. Device memory opens as the kernel gets to it, and
+/// is closed again.
 Fault run_grid(const Launch &launch, const Order &order, int os_threads);
 
 /// Runs it in three orders on the same memory; a fault when they leave different contents there.

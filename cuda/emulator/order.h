@@ -1,5 +1,5 @@
-// In which order threads, warps and blocks take their turns. CUDA promises none, so a correct kernel gives the same
-// in all of them.
+// In which order threads, warps and blocks take their turns. CUDA promises none, so a correct
+// kernel gives the same in all of them.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +21,8 @@ class Shuffle {
         state_ = order.seed * 0x9e3779b97f4a7c15u + number * 0xbf58476d1ce4e5b9u + 1;
         places_.resize(static_cast<size_t>(count));
         for (int i = 0; i < count; ++i) {
-            places_[static_cast<size_t>(i)] = order.kind == Order::Kind::Reverse ? count - 1 - i : i;
+            places_[static_cast<size_t>(i)] =
+                order.kind == Order::Kind::Reverse ? count - 1 - i : i;
         }
     }
     void mix() {

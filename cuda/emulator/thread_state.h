@@ -1,5 +1,6 @@
-// What the emulator keeps for each OS thread. All of it lies in one object without a constructor, because everything
-// else that is thread-local in this library is `__shared__` memory, which is poisoned before each block (block.cpp).
+// What the emulator keeps for each OS thread. All of it lies in one object without a constructor,
+// because everything else that is thread-local in this library is `__shared__` memory, which is
+// poisoned before each block (block.cpp).
 #pragma once
 
 #include <cstddef>

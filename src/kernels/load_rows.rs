@@ -2,6 +2,9 @@
 //!
 //! *Exact*: the same bits on every instruction set and for any number of threads (of a NaN, that it is one).
 
+use std::sync::Arc;
+
+use super::cuda::{DeviceBuffer, Gpu, by_dtype, launch};
 use super::element::{Element, with_element};
 use super::isa::Loop;
 use super::machine::Machine;
@@ -34,28 +37,36 @@ impl Rows {
             channels,
         }
     }
+
+    /// Rows that there are in a tensor; at least one of them, and not empty.
+    fn assert_in(&self, x: &TensorView) {
+        assert!(self.step > 0, "rows that are the same");
+        assert!(
+            x.count().is_multiple_of(self.channels),
+            "rows of {}",
+            self.channels
+        );
+        let last = self.first + (self.count - 1) * self.step;
+        assert!(last < x.count() / self.channels, "row {last}");
+    }
 }
 
 /// `out[i, j] = x[first + i * step, j] * factor`, one rounding; `out` is `[count, channels]` row-major.
 pub fn run(machine: &Machine, x: &TensorView, rows: Rows, factor: f32, out: &mut [f32]) {
-    if machine.refuses("this algorithm", x) {
-        out.fill(0.0);
-        return;
-    }
     let Rows {
         first,
         step,
         count,
         channels,
     } = rows;
-    assert!(step > 0, "rows that are the same");
     assert_eq!(out.len(), count * channels, "out");
     if out.is_empty() {
         return;
     }
-    assert!(x.count().is_multiple_of(channels), "rows of {channels}");
-    let last = first + (count - 1) * step;
-    assert!(last < x.count() / channels, "row {last}");
+    rows.assert_in(x);
+    if let Some(gpu) = machine.gpu_of(x) {
+        return fetch(gpu, x, rows, factor, out);
+    }
     let per_task = (PIECE / channels).max(1);
     let (x, isa) = (*x, machine.isa());
     let out = Out(out.as_mut_ptr());
@@ -73,6 +84,34 @@ pub fn run(machine: &Machine, x: &TensorView, rows: Rows, factor: f32, out: &mut
             isa.run(LoadLoop { from, factor, to });
         }
     }));
+}
+
+/// The same from device memory to host memory: waits for the stream. Zeros when it fails, which the GPU keeps.
+fn fetch(gpu: &Arc<Gpu>, x: &TensorView, rows: Rows, factor: f32, out: &mut [f32]) {
+    let loaded = DeviceBuffer::new(gpu, size_of_val(out)).and_then(|values| {
+        into_device(gpu, x, rows, factor, values.address());
+        values.read(out)
+    });
+    if loaded.is_err() {
+        out.fill(0.0);
+    }
+    gpu.note(loaded);
+}
+
+/// The same within device memory, to float32 values at an address: puts work on the stream, and waits for nothing.
+pub(crate) fn into_device(gpu: &Gpu, x: &TensorView, rows: Rows, factor: f32, address: u64) {
+    if rows.count == 0 || rows.channels == 0 {
+        return;
+    }
+    rows.assert_in(x);
+    let [first, step, count, channels] =
+        [rows.first, rows.step, rows.count, rows.channels].map(|number| number as u64);
+    let blocks = gpu.blocks_for((count * channels).div_ceil(2048));
+    // SAFETY: the kernel of that signature; the rows lie in the tensor (asserted), and the caller has room for them.
+    unsafe {
+        launch!(gpu, by_dtype!("load_rows", x), (blocks, 1);
+            x.address(), first, step, count, channels, factor, address);
+    }
 }
 
 /// The result, of which every task has rows of its own.
@@ -116,6 +155,7 @@ mod tests {
     use super::*;
     use crate::format::half::{Bf16, F16};
     use crate::kernels::Isa;
+    use crate::kernels::cuda::testing::{self, Host, OnGpu};
     use crate::tensor::DType;
 
     #[test]
@@ -155,5 +195,50 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn cuda_loads_the_same() {
+        let Some(gpu) = testing::machine() else {
+            return;
+        };
+        let cpu = Machine::new(1, Isa::scalar()).expect("one thread");
+        for dtype in [DType::F32, DType::F16, DType::BF16] {
+            for (all, channels, place) in [
+                (300, 131, 0),
+                (40, 64, 0),
+                (40, 64, 1),
+                (9, 8, 4),
+                (7, 1, 0),
+            ] {
+                let mut host = Host::noise(dtype, &[all, channels], 5);
+                let there = OnGpu::copy_of(&gpu, &host.view(), place * dtype.size());
+                for (first, step, count) in
+                    [(0, 1, all), (2, 3, all / 3 - 1), (all - 1, 5, 1), (2, 1, 0)]
+                {
+                    let rows = Rows {
+                        first,
+                        step,
+                        count,
+                        channels,
+                    };
+                    let (mut want, mut got) = (
+                        vec![f32::NAN; count * channels],
+                        vec![f32::NAN; count * channels],
+                    );
+                    run(&cpu, &host.view(), rows, 0.3, &mut want);
+                    run(&gpu, &there.view(), rows, 0.3, &mut got);
+                    let what = format!("{dtype} {rows:?}");
+                    testing::assert_same(&got, &want, &what);
+                }
+            }
+        }
+        let mut host = Host::of(DType::F32, &[1, 16], &testing::EDGES);
+        let there = OnGpu::copy_of(&gpu, &host.view(), 0);
+        let (mut want, mut got) = ([0.0; 16], [0.0; 16]);
+        run(&cpu, &host.view(), Rows::leading(1, 16), 0.7, &mut want);
+        run(&gpu, &there.view(), Rows::leading(1, 16), 0.7, &mut got);
+        testing::assert_same(&got, &want, &"special values");
+        testing::assert_no_failure(&gpu);
     }
 }

@@ -2,8 +2,8 @@
 //! and the loops that are compiled for several instruction sets.
 //!
 //! Kernels know nothing of layers. They are *exact*, the same bits on every instruction set and for every
-//! number of threads, but for the *reducing* ones: `gram` and `quadratic`, the sums of `channel_stats`, and
-//! the sums of errors in `fake_quant`. Those have the same bits for every number of threads and state the
+//! number of threads, but for the *reducing* ones: `gram` and `quadratic`, the sums of `channel_stats` and
+//! `channel_squares`, and the sums of errors in `fake_quant`. Those have the same bits for every number of threads and state the
 //! bound of their error.
 
 pub mod absmax;

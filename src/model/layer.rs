@@ -9,6 +9,7 @@ use super::slot::{NewWeight, Role, Scales, Slot, SlotSpec};
 use crate::config::{Attributes, Axis};
 use crate::error::{Error, Result};
 use crate::kernels::Machine;
+use crate::kernels::cuda::GpuError;
 use crate::tensor::TensorView;
 
 /// What a layer computes.
@@ -370,9 +371,10 @@ impl Layer {
             return Ok(());
         }
         let machine = self.shared.context().machine();
-        machine
-            .check_place(&g)
-            .map_err(|error| error.of(&self.spec.name))?;
+        machine.check_place(&g).map_err(|error| {
+            let text = format!("layer `{}`: the gradient: {error}", self.spec.name);
+            GpuError { text, ..error }
+        })?;
         let observer = self.gradient.read();
         let observer = observer.unwrap_or_else(PoisonError::into_inner).clone();
         let Some(observer) = observer else {

@@ -1,10 +1,12 @@
 //! What hangs in a slot while a calibration observes: the gate and the statistic behind it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::gate::{Gate, tokens};
+use super::histogram::OnGpu;
 use super::{AbsMax, Histogram, InputStatistics, Sample};
 use crate::error::Result;
+use crate::kernels::cuda::Gpu;
 use crate::kernels::{Machine, absmax};
 use crate::model::{Observer, negative, not_finite};
 use crate::tensor::TensorView;
@@ -26,7 +28,9 @@ impl Statistic {
     pub fn settle(&self) -> Result<()> {
         match self {
             Self::AbsMax(absmax) => absmax.settle(),
-            Self::Count | Self::Histogram(_) | Self::Input(_) => Ok(()),
+            Self::Histogram(histogram) => histogram.settle(),
+            Self::Input(input) => input.settle(),
+            Self::Count => Ok(()),
         }
     }
 }
@@ -36,6 +40,8 @@ pub struct HistogramStatistic {
     name: String,
     unsigned: bool,
     histogram: Mutex<Histogram>,
+    /// What goes on in device memory, from the histogram on.
+    on_gpu: Mutex<Option<OnGpu>>,
 }
 
 impl HistogramStatistic {
@@ -45,29 +51,56 @@ impl HistogramStatistic {
             name: name.to_owned(),
             unsigned,
             histogram: Mutex::new(histogram),
+            on_gpu: Mutex::default(),
         }
     }
 
-    fn observe(&self, machine: &Machine, x: &TensorView) -> Result<()> {
+    /// Counts a tensor.
+    pub(super) fn observe(&self, machine: &Machine, x: &TensorView) -> Result<()> {
+        if let Some(gpu) = machine.gpu_of(x) {
+            return self.observe_on_gpu(gpu, x);
+        }
+        // The range depends on the order of the batches.
+        self.settle()?;
         if self.unsigned && absmax::any_negative(machine, x) {
             return Err(negative(&self.name));
         }
-        let mut histogram = self
-            .histogram
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let collected = histogram.collect(machine, x);
+        let collected = self.lock().collect(machine, x);
         collected.map_err(|found| not_finite(&self.name, x, found))
     }
 
-    /// Looks at what was collected.
+    /// Counts where the tensor is: nothing is waited for.
+    fn observe_on_gpu(&self, gpu: &Arc<Gpu>, x: &TensorView) -> Result<()> {
+        if x.count() == 0 {
+            return Ok(());
+        }
+        let mut on_gpu = self.on_gpu.lock().unwrap_or_else(PoisonError::into_inner);
+        let on_gpu = match &mut *on_gpu {
+            Some(on_gpu) => on_gpu,
+            none => none.insert(OnGpu::new(gpu, &self.lock())?),
+        };
+        on_gpu.collect(gpu, x, self.unsigned);
+        Ok(())
+    }
+
+    /// Fetches what was counted on a GPU: waits for its stream. Errors with what cannot be calibrated to.
+    pub fn settle(&self) -> Result<()> {
+        let mut on_gpu = self.on_gpu.lock().unwrap_or_else(PoisonError::into_inner);
+        match on_gpu.take() {
+            Some(on_gpu) => on_gpu.fetch(&self.name, &mut self.lock()),
+            None => Ok(()),
+        }
+    }
+
+    /// Looks at what was collected, once it is settled.
     pub fn with<T>(&self, look: impl FnOnce(&Histogram) -> T) -> T {
-        look(
-            &self
-                .histogram
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner),
-        )
+        look(&self.lock())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Histogram> {
+        self.histogram
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -142,8 +142,7 @@ static void a_gradient_of_another_convolution_is_refused(void) {
                                       F32(g, KERNELS, 4, 4),
                                       F32(g, 1, KERNELS, 4, 4),
                                       F32(g, IMAGES, KERNELS - 1, 4, 4),
-                                      F32_SCALAR(g),
-                                      F32(g, IMAGES, KERNELS, 0, 4)};
+                                      F32_SCALAR(g)};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         struct conv conv;
         conv_init(&conv);

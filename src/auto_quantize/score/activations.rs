@@ -6,16 +6,23 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, Result};
+use crate::kernels::cuda::DeviceBuffer;
 use crate::kernels::{Machine, copy};
 use crate::model::Observer;
 use crate::tensor::TensorView;
 
 /// A copy of an activation.
 pub(super) struct Kept {
-    /// The memory of `view`.
-    _memory: Vec<f32>,
+    /// That of `view`.
+    _memory: Memory,
     /// What entered the layer, in its own type.
     pub view: TensorView,
+}
+
+/// Where a copy lies: where the activation does.
+enum Memory {
+    Host(Vec<f32>),
+    Device(#[allow(dead_code, reason = "freed when it is dropped")] DeviceBuffer),
 }
 
 /// One activation, and the layers that read it.
@@ -97,8 +104,8 @@ impl Store {
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Memory for a tensor of an activation that holds `own` already. None: not now. Errors when it never fits.
-    fn reserve(&self, x: &TensorView, own: &mut Own, name: &str) -> Result<Option<Vec<f32>>> {
+    /// Takes note of a tensor of an activation that holds `own` already. False: not now. Errors when it never fits.
+    fn reserve(&self, x: &TensorView, own: &mut Own, name: &str) -> Result<bool> {
         let mut used = self.lock();
         let bytes = x.size_bytes() as u64;
         let is_alone = used.bytes == own.bytes;
@@ -115,25 +122,52 @@ impl Store {
                     x.shape(),
                     self.limit
                 ))),
-                false => Ok(None),
+                false => Ok(false),
             };
         }
         used.bytes += bytes;
         used.workspace = work;
         own.bytes += bytes;
+        Ok(true)
+    }
+
+    /// A copy of a tensor, once there is room for it.
+    fn keep(&self, machine: &Machine, x: &TensorView, name: &str) -> Result<Kept> {
+        let (memory, view) = match machine.gpu_of(x) {
+            Some(gpu) => {
+                let memory = DeviceBuffer::new(gpu, x.size_bytes())?;
+                let view = x.at_address(memory.address());
+                (Memory::Device(memory), view)
+            }
+            None => {
+                let mut memory = self.host_memory(x, name)?;
+                let view = x.with_data(&mut memory).map_err(Error::Internal)?;
+                (Memory::Host(memory), view)
+            }
+        };
+        copy::run(machine, x, &view);
+        Ok(Kept {
+            _memory: memory,
+            view,
+        })
+    }
+
+    fn host_memory(&self, x: &TensorView, name: &str) -> Result<Vec<f32>> {
         let floats = x.size_bytes().div_ceil(size_of::<f32>());
+        let mut used = self.lock();
         let fits = used.free.iter().position(|free| free.len() == floats);
         let free = fits.map(|at| used.free.swap_remove(at));
         drop(used);
         if let Some(free) = free {
-            return Ok(Some(free));
+            return Ok(free);
         }
         let mut memory = Vec::new();
         memory.try_reserve_exact(floats).map_err(|e| {
+            let bytes = x.size_bytes();
             Error::OutOfMemory(format!("{bytes} bytes for an activation of `{name}`: {e}"))
         })?;
         memory.resize(floats, 0.0);
-        Ok(Some(memory))
+        Ok(memory)
     }
 
     fn give_back(&self, kept: Vec<Arc<Kept>>) {
@@ -141,8 +175,8 @@ impl Store {
         for kept in kept {
             used.bytes -= kept.view.size_bytes() as u64;
             // Somebody who is still scoring it frees it himself.
-            if let Some(kept) = Arc::into_inner(kept) {
-                used.free.push(kept._memory);
+            if let Some(Memory::Host(memory)) = Arc::into_inner(kept).map(|kept| kept._memory) {
+                used.free.push(memory);
             }
         }
     }
@@ -192,17 +226,12 @@ impl Activation {
         let kept = match known {
             Some(kept) => kept,
             None => match self.store.reserve(x, &mut calls.own, &self.name)? {
-                Some(mut memory) => {
-                    let view = x.with_data(&mut memory).map_err(Error::Internal)?;
-                    copy::run(machine, x, &view);
-                    let kept = Arc::new(Kept {
-                        _memory: memory,
-                        view,
-                    });
+                true => {
+                    let kept = Arc::new(self.store.keep(machine, x, &self.name)?);
                     calls.kept.push(Arc::clone(&kept));
                     kept
                 }
-                None => {
+                false => {
                     self.empty(&mut calls);
                     calls.state = State::PutOff;
                     return Ok(());

@@ -23,8 +23,17 @@ pub(super) fn scores(
     super::check_gradient(machine, layer.name(), g)?;
     let weight = layer.spec().weight.ok_or_else(|| not_computable(layer))?;
     let Some(products) = Products::of(layer, x, g)? else {
+        if machine.refuses(
+            "the search for formats of a layer with a forward of the host's",
+            x,
+        ) {
+            return Ok(vec![0.0; candidates.len()]);
+        }
         return by_host(machine, layer, candidates, [x, &weight, g], work);
     };
+    if let Some(gpu) = machine.gpu_of(x) {
+        return super::change_on_gpu::scores(gpu, layer, candidates, [x, &weight, g], &products);
+    }
     let sizes = products.sizes;
     let mut scores = vec![0.0; candidates.len()];
     if x.count() == 0 || g.count() == 0 {
@@ -41,8 +50,8 @@ pub(super) fn scores(
     }
     let g = work.g.load(machine, g)?;
     for (score, candidate) in scores.iter_mut().zip(candidates) {
-        candidate.input(*x, Some(work.x.like(x)?))?;
-        candidate.weight_into(work.weight.like(&weight)?)?;
+        candidate.input(*x, Some(work.x.like(machine, x)?))?;
+        candidate.weight_into(work.weight.like(machine, &weight)?)?;
         let input = work.x.written(machine, x)?;
         let kernel = work.weight.written(machine, &weight)?;
         for (group, y) in y.chunks_exact(count).enumerate() {
@@ -68,15 +77,15 @@ fn by_host(
         .forward
         .as_ref()
         .ok_or_else(|| not_computable(layer))?;
-    forward.forward(x, Some(weight), &work.y.like(g)?)?;
+    forward.forward(x, Some(weight), &work.y.like(machine, g)?)?;
     let y = work.y.written(machine, g)?;
     let gradient = work.g.load(machine, g)?;
     let mut scores = Vec::with_capacity(candidates.len());
     for candidate in candidates {
-        let (input, kernel) = (work.x.like(x)?, work.weight.like(weight)?);
+        let (input, kernel) = (work.x.like(machine, x)?, work.weight.like(machine, weight)?);
         candidate.input(*x, Some(input))?;
         candidate.weight_into(kernel)?;
-        forward.forward(&input, Some(&kernel), &work.changed.like(g)?)?;
+        forward.forward(&input, Some(&kernel), &work.changed.like(machine, g)?)?;
         let changed = work.changed.written(machine, g)?;
         scores.push(perturbation::squared_difference(
             machine, changed, y, gradient,

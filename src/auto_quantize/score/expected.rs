@@ -65,7 +65,7 @@ impl Expected<'_> {
             return Ok(0.0);
         }
         let [own, changed] = work;
-        candidate.weight_into(changed.like(&view)?)?;
+        candidate.weight_into(changed.like(self.machine, &view)?)?;
         let (own, changed) = (
             own.load(self.machine, &view)?,
             changed.written(self.machine, &view)?,

@@ -2,6 +2,7 @@
 
 mod activations;
 mod change;
+mod change_on_gpu;
 mod divergence;
 mod expected;
 mod gradient;

@@ -86,7 +86,7 @@ impl Moments {
             if errors.is_empty() {
                 continue;
             }
-            let quantized = scratch.like(x)?;
+            let quantized = scratch.like(machine, x)?;
             slot.forward(None, *x, Some(quantized))?;
             let state = slot.state();
             let factors = state

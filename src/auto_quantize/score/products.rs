@@ -78,6 +78,11 @@ impl Products {
         }
     }
 
+    /// Whether it is the product of the tensors as they are.
+    pub fn is_plain(&self) -> bool {
+        self.patches.is_none()
+    }
+
     /// The elements of a group's part of the weight.
     pub fn weight_of(&self, group: usize) -> Range<usize> {
         let count = self.sizes.inputs * self.sizes.outputs;

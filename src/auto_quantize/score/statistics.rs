@@ -150,6 +150,7 @@ impl Watched {
     }
 
     fn score(&self, scoring: &Scoring, gradients: Gradients, scores: &mut Scores) -> Result<()> {
+        self.gram.settle()?;
         let input = self.gram.summary(scoring.model.context().machine());
         let mut work = <[Values; 2]>::default();
         for (moments, group) in self.moments.iter().zip(&self.groups) {

@@ -2,31 +2,43 @@
 
 use crate::error::{Error, Result};
 use crate::kernels::Machine;
+use crate::kernels::cuda::DeviceBuffer;
 use crate::kernels::load_rows::{self, Rows};
-use crate::tensor::{DType, TensorView};
+use crate::tensor::{DType, Device, TensorView};
 
-/// A buffer that only grows.
+/// A buffer that only grows; beside it, memory on a GPU for a tensor that lives there.
 #[derive(Default)]
-pub(super) struct Buffer(Vec<f32>);
+pub(super) struct Buffer {
+    host: Vec<f32>,
+    device: Option<DeviceBuffer>,
+}
 
 impl Buffer {
     /// The first `count` floats of it; what they hold is unspecified.
     pub fn floats(&mut self, count: usize) -> Result<&mut [f32]> {
-        if self.0.len() < count {
-            let more = count - self.0.len();
-            self.0.try_reserve_exact(more).map_err(|e| {
+        if self.host.len() < count {
+            let more = count - self.host.len();
+            self.host.try_reserve_exact(more).map_err(|e| {
                 Error::OutOfMemory(format!(
                     "{} bytes to score a layer in: {e}",
                     count * size_of::<f32>()
                 ))
             })?;
-            self.0.resize(count, 0.0);
+            self.host.resize(count, 0.0);
         }
-        Ok(&mut self.0[..count])
+        Ok(&mut self.host[..count])
     }
 
-    /// A tensor like `x`, of unspecified values.
-    pub fn like(&mut self, x: &TensorView) -> Result<TensorView> {
+    /// A tensor like `x` where that lives, of unspecified values; the same one as before for one of the same size.
+    pub fn like(&mut self, machine: &Machine, x: &TensorView) -> Result<TensorView> {
+        if let Some(gpu) = machine.gpu_of(x) {
+            let fits = |buffer: &DeviceBuffer| buffer.len() == x.size_bytes();
+            let buffer = match self.device.take().filter(fits) {
+                Some(buffer) => buffer,
+                None => DeviceBuffer::new(gpu, x.size_bytes())?,
+            };
+            return Ok(x.at_address(self.device.insert(buffer).address()));
+        }
         let memory = self.floats(x.size_bytes().div_ceil(size_of::<f32>()))?;
         x.with_data(memory).map_err(Error::Internal)
     }
@@ -41,16 +53,16 @@ pub(super) struct Values {
 
 impl Values {
     /// Room for a tensor like `x`.
-    pub fn like(&mut self, x: &TensorView) -> Result<TensorView> {
-        self.own.like(x)
+    pub fn like(&mut self, machine: &Machine, x: &TensorView) -> Result<TensorView> {
+        self.own.like(machine, x)
     }
 
     /// The float32 values of what was written to the room that `like` gave for `x`.
     pub fn written(&mut self, machine: &Machine, x: &TensorView) -> Result<&[f32]> {
-        if x.dtype() == DType::F32 {
+        if x.dtype() == DType::F32 && x.device() == Device::Cpu {
             return Ok(self.own.floats(x.count())?);
         }
-        let own = self.own.like(x)?;
+        let own = self.own.like(machine, x)?;
         self.load(machine, &own)
     }
 

@@ -6,7 +6,7 @@ use super::output_error;
 use super::target::{Reach, Target};
 use crate::error::{Error, Result};
 use crate::kernels::load_rows::{self, Rows};
-use crate::kernels::{Grid, Machine, absmax};
+use crate::kernels::{Grid, Machine, absmax, copy};
 use crate::model::QuantizationError;
 use crate::observe::InputSummary;
 use crate::tensor::{DType, TensorView};
@@ -31,7 +31,9 @@ pub(super) fn search(
 ) -> Result<Best> {
     let mut best = None;
     target.slot.with_seen_weight(|weight| {
-        best = Some(search_seen(run, target, weight, input, alphas)?);
+        let mut memory = Vec::new();
+        let weight = copy::on_host(run.machine, weight, &mut memory)?;
+        best = Some(search_seen(run, target, &weight, input, alphas)?);
         Ok(())
     })?;
     best.ok_or_else(|| Error::Internal(format!("`{}` has no weight", target.slot.name())))

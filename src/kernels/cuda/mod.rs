@@ -19,5 +19,6 @@ pub(crate) mod testing;
 pub use driver::{GpuError, GpuErrorKind, count_devices};
 pub use gpu::{Gpu, GpuSettings};
 pub(crate) use gpu::{THREADS, by_dtype, launch};
+pub(crate) use memory::Plain;
 pub use memory::{DeviceBuffer, DeviceMemory};
 pub(crate) use params::{FormatParams, GridParams, TILE, tiles};

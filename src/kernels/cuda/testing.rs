@@ -4,6 +4,7 @@
 use std::sync::{Arc, OnceLock};
 
 use super::{DeviceBuffer, Gpu, GpuSettings};
+use crate::format::half::{Bf16, F16};
 use crate::kernels::{Isa, Machine};
 use crate::tensor::{DType, Device, TensorView};
 
@@ -32,6 +33,79 @@ pub(crate) fn machine() -> Option<Machine> {
             eprintln!("SKIPPED: {text}");
             None
         }
+    }
+}
+
+/// Values at which something changes: zeros, ties, subnormals, limits, infinities, NaN.
+pub(crate) const EDGES: [f32; 16] = [
+    0.0,
+    -0.0,
+    1.0,
+    -1.0,
+    0.5,
+    -2.5,
+    1e-45,
+    -1e-38,
+    f32::MIN_POSITIVE,
+    1e20,
+    3.4e38,
+    f32::MAX,
+    f32::MIN,
+    f32::INFINITY,
+    f32::NEG_INFINITY,
+    f32::NAN,
+];
+
+/// A tensor in host memory of its own.
+pub(crate) struct Host {
+    memory: Vec<f32>,
+    dtype: DType,
+    shape: Vec<usize>,
+}
+
+impl Host {
+    /// These values, rounded to a type.
+    pub fn of(dtype: DType, shape: &[usize], values: &[f32]) -> Self {
+        assert_eq!(values.len(), shape.iter().product::<usize>(), "values");
+        let bytes: Vec<u8> = match dtype {
+            DType::F32 => values.iter().flat_map(|x| x.to_ne_bytes()).collect(),
+            DType::F16 => {
+                let bits = values.iter().map(|x| F16::from_f32(*x).0);
+                bits.flat_map(u16::to_ne_bytes).collect()
+            }
+            DType::BF16 => {
+                let bits = values.iter().map(|x| Bf16::from_f32(*x).0);
+                bits.flat_map(u16::to_ne_bytes).collect()
+            }
+        };
+        let word = |some: &[u8]| {
+            let mut word = [0; 4];
+            word[..some.len()].copy_from_slice(some);
+            f32::from_ne_bytes(word)
+        };
+        Self {
+            memory: bytes.chunks(4).map(word).collect(),
+            dtype,
+            shape: shape.to_vec(),
+        }
+    }
+
+    /// Repeatable values between -1 and 1.
+    pub fn noise(dtype: DType, shape: &[usize], seed: u32) -> Self {
+        let mut state = seed | 1;
+        let next = |_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / 8_388_608.0 - 1.0
+        };
+        let values: Vec<f32> = (0..shape.iter().product()).map(next).collect();
+        Self::of(dtype, shape, &values)
+    }
+
+    /// The tensor.
+    pub fn view(&mut self) -> TensorView {
+        // SAFETY: the memory holds the elements, and a test uses it through one view at a time.
+        unsafe { TensorView::new(self.memory.as_mut_ptr().cast(), self.dtype, &self.shape) }
+            .expect("aligned")
     }
 }
 

@@ -6,7 +6,7 @@ use super::*;
 use crate::kernels::Isa;
 
 /// `len` values between -1 and 1 that repeat for no length in use.
-fn noise(len: usize, seed: u32) -> Vec<f32> {
+pub(super) fn noise(len: usize, seed: u32) -> Vec<f32> {
     let mut state = seed | 1;
     let next = |_| {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -19,7 +19,7 @@ fn machine(threads: usize) -> Machine {
     Machine::new(threads, Isa::scalar()).expect("threads")
 }
 
-fn bits(values: &[f32]) -> Vec<u32> {
+pub(super) fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|x| x.to_bits()).collect()
 }
 
@@ -32,7 +32,7 @@ fn defined(rows: &[f32], n: usize) -> (Vec<f64>, Vec<f64>) {
     (gram, magnitudes)
 }
 
-fn assert_upper_is_right(rows: &[f32], n: usize, before: f32, gram: &[f32]) {
+pub(super) fn assert_upper_is_right(rows: &[f32], n: usize, before: f32, gram: &[f32]) {
     let (want, magnitudes) = defined(rows, n);
     let bound = max_rel_err(rows.len() / n.max(1));
     for i in 0..n {

@@ -4,6 +4,7 @@
 //! every number of threads and every tile size, for a tile only decides who computes an entry. Bits differ
 //! between CPUs with and without fused multiply-add (see `gemm`).
 
+pub(crate) mod cuda;
 mod mirror;
 mod scalar;
 mod tile;

@@ -3,6 +3,8 @@
 //! Exact: the bin of a value is found in float32 by the operations of `torch.histc`, in its order, and
 //! counts are integers, so neither threads nor instruction sets show in the result.
 
+pub(crate) mod cuda;
+
 use std::sync::{Mutex, PoisonError};
 
 use super::element::{Element, with_element};
@@ -38,11 +40,11 @@ pub fn workspace_bytes(threads: usize) -> usize {
 ///
 /// There are 1 to [`MAX_BINS`] bins; `last_edge` is a normal float32.
 pub fn run(machine: &Machine, x: &TensorView, last_edge: f32, counts: &mut [u64]) -> u64 {
-    if machine.refuses("a histogram", x) {
-        return 0;
-    }
     assert!((1..=MAX_BINS).contains(&counts.len()), "number of bins");
     assert!(last_edge.is_normal() && last_edge > 0.0, "last edge");
+    if let Some(gpu) = machine.gpu_of(x) {
+        return cuda::run(gpu, x, last_edge, counts);
+    }
     let (n, x, isa) = (x.count(), *x, machine.isa());
     let per_task = n.div_ceil(4 * machine.num_threads()).max(MIN_TASK);
     let bins = Bins::new(last_edge, counts.len());

@@ -1,7 +1,9 @@
 //! Sums of squares of the channels of an activation, or of its difference from another.
 //!
 //! *Reducing*: float64 sums over the rows, one after the other. The same bits on every instruction set and for every
-//! number of threads.
+//! number of threads; on a GPU in another fixed order (see `cuda`).
+
+mod cuda;
 
 use std::sync::{Mutex, PoisonError};
 
@@ -21,9 +23,6 @@ pub fn run(
     weight: f64,
     sums: &mut [f64],
 ) {
-    if machine.refuses("statistics of channels", a) {
-        return;
-    }
     let channels = sums.len();
     if a.count() == 0 || channels == 0 {
         return;
@@ -38,6 +37,9 @@ pub fn run(
             factors.is_none_or(|factors| factors.len() == channels),
             "factors"
         );
+    }
+    if let Some(gpu) = machine.gpu_of(a) {
+        return cuda::run(gpu, a, b, weight, sums);
     }
     let rows = a.count() / channels;
     let bands = sums.chunks_mut(BAND).map(Mutex::new);

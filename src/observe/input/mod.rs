@@ -1,6 +1,8 @@
 //! What algorithms want to know of the activations that enter a layer: magnitudes of the channels, and
 //! how the channels move together.
 
+mod on_gpu;
+
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::gate::tokens;
@@ -9,6 +11,7 @@ use crate::kernels::load_rows::{self, Rows};
 use crate::kernels::{Machine, absmax, channel_stats, gram};
 use crate::model::not_finite;
 use crate::tensor::{DType, TensorView};
+use on_gpu::OnGpu;
 
 /// Rows that are gathered before they go into a Gram matrix: enough for a matrix product to run at its
 /// speed, and always the same rows together, however the host cuts a batch into taps.
@@ -105,6 +108,8 @@ struct Running {
     /// Rows that wait for the blocks.
     block_stage: Vec<f32>,
     blocks: Vec<f32>,
+    /// What a GPU has seen, and is not fetched yet.
+    on_gpu: Option<Box<OnGpu>>,
 }
 
 /// What was collected.
@@ -166,7 +171,8 @@ impl InputStatistics {
         })
     }
 
-    /// Adds a batch: `x` is `[..., channels]`. Taps that come at once are taken one after the other.
+    /// Adds a batch: `x` is `[..., channels]`. Taps that come at once are taken one after the other. What is in device
+    /// memory is counted there, without waiting; [`Self::settle`] fetches it.
     pub fn observe(&self, machine: &Machine, x: &TensorView) -> Result<()> {
         if x.shape().dims().last() != Some(&self.channels) {
             return Err(Error::InvalidArgument(format!(
@@ -181,6 +187,15 @@ impl InputStatistics {
             return Ok(());
         }
         let running = &mut *self.lock();
+        if let Some(gpu) = machine.gpu_of(x) {
+            let on_gpu = match &mut running.on_gpu {
+                Some(on_gpu) => on_gpu,
+                none => none.insert(Box::new(OnGpu::new(gpu, self.channels, self.needs)?)),
+            };
+            on_gpu.add(x, count);
+            running.note(x, count);
+            return Ok(());
+        }
         let sums = self.needs.mean_abs.then_some(&mut running.batch_sums[..]);
         let mut batch_max = vec![0.0; self.channels];
         channel_stats::run(machine, x, self.channels, Some(&mut batch_max), sums);
@@ -191,9 +206,7 @@ impl InputStatistics {
         for (highest, value) in running.channel_max.iter_mut().zip(&batch_max) {
             *highest = highest.max(*value);
         }
-        running.has_f16 |= x.dtype() == DType::F16;
-        running.tokens += count as u64;
-        running.batches += 1;
+        running.note(x, count);
         if self.needs.mean_abs {
             for (mean, sum) in running.means.iter_mut().zip(&running.batch_sums) {
                 *mean += sum / count as f64;
@@ -208,7 +221,16 @@ impl InputStatistics {
         Ok(())
     }
 
-    /// What was collected, once nothing more comes: whoever asks gets the same.
+    /// Fetches what a GPU has seen: waits for its stream. Errors when a value was NaN or infinite.
+    pub fn settle(&self) -> Result<()> {
+        let running = &mut *self.lock();
+        match running.on_gpu.take() {
+            Some(on_gpu) => on_gpu.fetch(&self.name, running),
+            None => Ok(()),
+        }
+    }
+
+    /// What was collected, once nothing more comes and all is settled: whoever asks gets the same.
     pub fn summary(&self, machine: &Machine) -> Arc<InputSummary> {
         Arc::clone(self.summary.get_or_init(|| Arc::new(self.finish(machine))))
     }
@@ -242,6 +264,13 @@ impl InputStatistics {
 }
 
 impl Running {
+    /// Counts a batch.
+    fn note(&mut self, x: &TensorView, count: usize) {
+        self.has_f16 |= x.dtype() == DType::F16;
+        self.tokens += count as u64;
+        self.batches += 1;
+    }
+
     /// The loss of a layer is the mean over a batch, and batches count alike: a row weighs one over the
     /// tokens of its batch, so it goes in divided by the root of that.
     fn add_to_gram(&mut self, machine: &Machine, x: &TensorView, count: usize, channels: usize) {

@@ -1,8 +1,11 @@
 //! A histogram of magnitudes over batches, whose range grows with the largest one.
 
+mod on_gpu;
+
 use crate::kernels::histogram::{self, MAX_BINS};
 use crate::kernels::{Machine, absmax};
 use crate::tensor::TensorView;
+pub(super) use on_gpu::OnGpu;
 
 /// Counts of magnitudes in equal bins from zero up.
 ///

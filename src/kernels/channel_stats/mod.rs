@@ -2,8 +2,10 @@
 //!
 //! The largest magnitude is *exact*: NaN wins, as in `absmax`. The sum is *reducing* within
 //! [`MAX_REL_ERR`], in an order that is fixed: the same bits on every instruction set and for any number of
-//! threads. Rows come in chunks of [`CHUNK`]; a chunk is summed in float32 row after row, and the
+//! threads, and on a GPU. Rows come in chunks of [`CHUNK`]; a chunk is summed in float32 row after row, and the
 //! chunks' sums in float64, one after the other.
+
+pub(crate) mod cuda;
 
 use super::element::{Element, with_element};
 use super::isa::Loop;
@@ -51,9 +53,6 @@ pub fn run(
     mut amax: Option<&mut [f32]>,
     mut sums: Option<&mut [f64]>,
 ) {
-    if machine.refuses("statistics of channels", x) {
-        return;
-    }
     for len in [
         amax.as_ref().map(|a| a.len()),
         sums.as_ref().map(|s| s.len()),
@@ -70,6 +69,9 @@ pub fn run(
         return;
     }
     assert!(x.count().is_multiple_of(channels), "rows of {channels}");
+    if let Some(gpu) = machine.gpu_of(x) {
+        return cuda::run(gpu, x, channels, amax, sums);
+    }
     with_element!(x.dtype(), T => match (amax, sums) {
         (amax, None) => pass::<T, true, false>(machine, x, channels, amax, None),
         (None, sums) => pass::<T, false, true>(machine, x, channels, None, sums),
@@ -237,9 +239,6 @@ impl<T: Element, const MAX: bool, const SUM: bool> ChunkLoop<'_, T, MAX, SUM> {
 
 /// Only the sums, as [`run`] gives them: for x of `[.., channels]`, `sums[j] = sum of |x[t, j]|`.
 pub fn abs_sums(machine: &Machine, x: &TensorView, channels: usize, sums: &mut [f64]) {
-    if machine.refuses("statistics of channels", x) {
-        return;
-    }
     run(machine, x, channels, None, Some(sums));
 }
 
