@@ -21,7 +21,7 @@ __device__ void difference(const T* a, const T* b, u64 count, Sums* sums) {
 }
 
 // The sum of so many sums, at the place of the first: one block.
-// mq: reducing
+// mq: reducing sum_up difference_*
 MQ_KERNEL(sum_up)(Sums* sums, u64 count) {
   __shared__ Sums scratch[kThreads];
   Sums own = {0.0, 0.0};
@@ -39,6 +39,5 @@ MQ_REGISTER(sum_up)
     difference<T>(a, b, count, sums);                                                            \
   }                                                                                              \
   MQ_REGISTER(difference_##suffix)
-// mq: reducing
 MQ_FOR_EACH_ELEMENT(MQ_INSTANTIATE)
 #undef MQ_INSTANTIATE

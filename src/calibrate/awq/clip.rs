@@ -10,7 +10,7 @@ use super::output_error;
 use super::target::Target;
 use crate::error::{Error, Result};
 use crate::kernels::load_rows;
-use crate::kernels::{Machine, copy, quadratic, scaled_difference};
+use crate::kernels::{Machine, fetch, quadratic, scaled_difference};
 use crate::model::{Amax, QuantizationError, Quantizer, SlotState};
 use crate::observe::InputSummary;
 use crate::tensor::{DType, TensorView};
@@ -34,7 +34,7 @@ pub(super) fn run(
     let mut found = None;
     target.slot.with_weight_seen_by(state, |weight| {
         let mut memory = Vec::new();
-        let weight = &copy::on_host(run.machine, weight, &mut memory)?;
+        let weight = &fetch::to_host(run.machine, weight, &mut memory);
         found = match target.clip_block() {
             Some(block) => Some(blocks(
                 run, target, weight, &highest, block, factors, input, ratios,

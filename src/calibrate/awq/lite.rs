@@ -6,7 +6,7 @@ use super::output_error;
 use super::target::{Reach, Target};
 use crate::error::{Error, Result};
 use crate::kernels::load_rows::{self, Rows};
-use crate::kernels::{Grid, Machine, absmax, copy};
+use crate::kernels::{Grid, Machine, absmax, fetch};
 use crate::model::QuantizationError;
 use crate::observe::InputSummary;
 use crate::tensor::{DType, TensorView};
@@ -31,9 +31,7 @@ pub(super) fn search(
 ) -> Result<Best> {
     let mut best = None;
     target.slot.with_seen_weight(|weight| {
-        let mut memory = Vec::new();
-        let weight = copy::on_host(run.machine, weight, &mut memory)?;
-        best = Some(search_seen(run, target, &weight, input, alphas)?);
+        best = Some(search_seen(run, target, weight, input, alphas)?);
         Ok(())
     })?;
     best.ok_or_else(|| Error::Internal(format!("`{}` has no weight", target.slot.name())))
@@ -55,7 +53,10 @@ fn search_seen(
         let found = absmax::not_finite(run.machine, weight).unwrap_or((0, largest));
         return Err(crate::model::not_finite(target.slot.name(), weight, found));
     }
-    let magnitudes = weight_magnitudes(run.machine, weight, target.block());
+    let mut memory = Vec::new();
+    let near = fetch::to_host(run.machine, weight, &mut memory);
+    let magnitudes = weight_magnitudes(run.machine, &near, target.block());
+    drop(memory);
     // A type of little range may not hold what a scale makes of an outlier: then it is no candidate.
     let fits = |scales: &Vec<f32>| {
         let scaled = |(largest, s): (&f32, f32)| dtype.round(largest * dtype.round(s)).is_finite();

@@ -81,6 +81,9 @@ impl Search<'_> {
     /// The squared error of the layer's output for every candidate, summed over outputs, in units of the Gram
     /// matrix; and that of a weight of nothing, which is what the output has at all.
     pub(super) fn all(&self) -> Result<(Vec<f64>, f64)> {
+        if let Some(gpu) = self.run.machine.gpu_of(self.seen) {
+            return self.all_on_gpu(gpu);
+        }
         let every: Vec<usize> = (0..self.candidates.len()).collect();
         self.sums(&every, &[(0, self.target.rows())], true)
     }
@@ -91,6 +94,10 @@ impl Search<'_> {
     /// Errors of rows only add up. So the best of an eighth of the rows is followed to its end, and whatever
     /// exceeds its error on the way is left out; what is left in is exact.
     pub(super) fn least(&self, always: usize) -> Result<(Vec<f64>, f64)> {
+        // A GPU has them all before a CPU would know which to leave out.
+        if let Some(gpu) = self.run.machine.gpu_of(self.seen) {
+            return self.all_on_gpu(gpu);
+        }
         let per_task = rows_per_task(self.target);
         let groups: Vec<Rows> = tasks((0, self.target.rows()), GROUP * per_task).collect();
         if groups.len() < 2 {

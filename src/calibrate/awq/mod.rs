@@ -9,6 +9,7 @@ mod candidates;
 mod clip;
 mod lite;
 mod losses;
+mod losses_on_gpu;
 mod target;
 
 use std::sync::Arc;

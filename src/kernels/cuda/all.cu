@@ -14,4 +14,5 @@
 #include "../load_rows.cu"
 #include "../pack/pack.cu"
 #include "../perturbation/perturbation.cu"
+#include "../quadratic/quadratic.cu"
 #include "../row_scale.cu"

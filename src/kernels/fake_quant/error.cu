@@ -42,7 +42,7 @@ __device__ void squared_error(const T* x, const GridParams& grid, u64 tiles, con
 #define MQ_INSTANTIATE(suffix, T)                 \
   MQ_FOR_EACH_GIVEN_FORMAT(MQ_ERROR, suffix, T)   \
   MQ_FOR_EACH_SELF_SCALED_FORMAT(MQ_ERROR, suffix, T)
-// mq: reducing
+// mq: reducing squared_error_*
 MQ_FOR_EACH_ELEMENT(MQ_INSTANTIATE)
 #undef MQ_INSTANTIATE
 #undef MQ_ERROR

@@ -232,7 +232,7 @@ __device__ void search_stretches(const T* x, const GridParams& grid, u64 work, u
 }
 
 // The sum of the slots of a part, in order: a thread for a part and a candidate.
-// mq: reducing
+// mq: reducing search_parts search_best search_blocks_* search_stretches_*
 MQ_KERNEL(search_parts)(const float* sums, u64 parts, u64 slots, u64 candidates, double* totals) {
   for (u64 i = (u64)blockIdx.x * kThreads + threadIdx.x; i < parts * candidates; i += (u64)gridDim.x * kThreads) {
     const float* from = sums + i / candidates * slots * candidates + i % candidates;
@@ -244,7 +244,6 @@ MQ_KERNEL(search_parts)(const float* sums, u64 parts, u64 slots, u64 candidates,
 MQ_REGISTER(search_parts)
 
 // The best candidate of a block, after the sum of its parts in order: a warp for a block.
-// mq: reducing
 MQ_KERNEL(search_best)(const double* totals, u64 blocks, u64 parts, u32 candidates, double* errors, u32* chosen) {
   u32 lane = threadIdx.x % kWarp;
   u64 step = (u64)gridDim.x * kWarps;
@@ -279,7 +278,6 @@ MQ_REGISTER(search_best)
   MQ_REGISTER(search_stretches_##format##_##suffix)
 
 #define MQ_INSTANTIATE(suffix, T) MQ_FOR_EACH_GIVEN_FORMAT(MQ_SEARCH, suffix, T)
-// mq: reducing
 MQ_FOR_EACH_ELEMENT(MQ_INSTANTIATE)
 #undef MQ_INSTANTIATE
 #undef MQ_SEARCH

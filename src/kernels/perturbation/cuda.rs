@@ -85,6 +85,7 @@ pub(crate) fn squared(
     }
     let of_tiles = workspace.sums.address();
     let sum = of_tiles + (workspace.tiles * size_of::<f64>()) as u64;
+    gpu.fill(sum, 0, size_of::<f64>());
     // SAFETY: the kernels of those signatures; the operands have the elements (asserted), and the sums the room.
     unsafe {
         launch!(gpu, by_dtype!("squared_change", x), (workspace.tiles as u32, 1);

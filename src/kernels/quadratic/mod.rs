@@ -8,6 +8,8 @@
 //! it nor on the thread. G is positive semidefinite in exact arithmetic, but a result may be negative
 //! within that bound: it is not clamped, so that differences of results keep their meaning.
 
+pub(crate) mod cuda;
+
 use super::gemm::{self, K_CHUNK, Strided};
 
 /// Columns for which `δ T` is held at a time, and rows of T that are multiplied at a time.

@@ -1,0 +1,68 @@
+//! The errors of candidate weights under one Gram matrix, of a weight on a GPU: a band of rows at a time is scaled,
+//! rounded and measured there, and nothing but the sums comes back.
+
+use std::sync::Arc;
+
+use super::losses::Search;
+use super::target::Reach;
+use crate::error::{Error, Result};
+use crate::kernels::channel_scale;
+use crate::kernels::cuda::{DeviceBuffer, Gpu};
+use crate::kernels::quadratic::cuda::Form;
+use crate::tensor::TensorView;
+
+/// Floats of a band: 64 MiB of changes.
+const BAND: usize = 16 << 20;
+
+impl Search<'_> {
+    /// Every candidate's error, and that of a weight of nothing.
+    pub(super) fn all_on_gpu(&self, gpu: &Arc<Gpu>) -> Result<(Vec<f64>, f64)> {
+        let (machine, rows, channels) =
+            (self.run.machine, self.target.rows(), self.target.channels());
+        // Whole groups of rows that share an amax.
+        let group = match self.target.reach {
+            Reach::Rows(group) => group.min(rows.max(1)),
+            Reach::Tensor | Reach::Columns => 1,
+        };
+        let most = (BAND / channels.max(1) / group).max(1) * group;
+        let per_band = most.min(rows);
+        let form = Form::new(gpu, self.gram, channels, per_band)?;
+        let band = |first: usize| {
+            let count = per_band.min(rows - first);
+            self.seen.rows(first, count).map_err(Error::Internal)
+        };
+        let bytes = per_band * channels * self.seen.dtype().size();
+        let rounded = DeviceBuffer::new(gpu, bytes)?;
+        let firsts = || (0..rows).step_by(per_band.max(1));
+        form.clear();
+        for first in firsts() {
+            form.add(None, false, &band(first)?);
+        }
+        let energy = form.sum()?;
+        let mut errors = Vec::with_capacity(self.candidates.len());
+        for candidate in self.candidates {
+            self.run.shared.check_cancelled()?;
+            if let Some(inverse) = &candidate.inverse {
+                form.set_inverse(inverse)?;
+            }
+            form.clear();
+            for first in firsts() {
+                let plain: TensorView = band(first)?;
+                let place = plain.at_address(rounded.address());
+                let from = match &candidate.scale {
+                    Some(scale) => {
+                        channel_scale::run(machine, &plain, scale, &place);
+                        &place
+                    }
+                    None => &plain,
+                };
+                self.target
+                    .quantize_rows(machine, candidate.amax.clone(), from, &place)?;
+                form.add(Some(&place), candidate.inverse.is_some(), &plain);
+            }
+            errors.push(form.sum()?);
+        }
+        gpu.take_failure()?;
+        Ok((errors, energy))
+    }
+}

@@ -1,0 +1,168 @@
+//! Errors of a weight under a Gram matrix on the GPU. *Reducing*: float32 products summed in the order of the columns,
+//! the rest in float64 by a tree that the sizes decide: the same bytes every run, within [`super::max_rel_err`] of the
+//! sum in float64.
+
+use std::sync::Arc;
+
+use crate::kernels::cuda::{DeviceBuffer, Gpu, GpuError, by_dtype, launch};
+use crate::tensor::TensorView;
+
+/// Rows and columns of a tile, `kSide` of the kernel.
+const SIDE: usize = 64;
+
+/// A Gram matrix on the GPU, and room for the errors under it.
+pub(crate) struct Form {
+    gpu: Arc<Gpu>,
+    gram: DeviceBuffer,
+    n: usize,
+    /// `[rows, n]`.
+    deltas: DeviceBuffer,
+    inverse: DeviceBuffer,
+    /// Of tiles, and behind them the total.
+    sums: DeviceBuffer,
+    rows: usize,
+}
+
+impl Form {
+    /// Copies a matrix there, of which the entries on and above the diagonal are read, with room for so many rows at a
+    /// time.
+    pub fn new(gpu: &Arc<Gpu>, gram: &[f32], n: usize, rows: usize) -> Result<Self, GpuError> {
+        assert_eq!(gram.len(), n * n, "gram");
+        let floats = |count: usize| DeviceBuffer::new(gpu, count * size_of::<f32>());
+        let tiles = rows.div_ceil(SIDE) * n.div_ceil(SIDE);
+        let form = Self {
+            gpu: Arc::clone(gpu),
+            gram: floats(n * n)?,
+            n,
+            deltas: floats(rows * n)?,
+            inverse: floats(n)?,
+            sums: DeviceBuffer::new(gpu, (tiles + 1) * size_of::<f64>())?,
+            rows,
+        };
+        form.gram.write(gram)?;
+        let blocks = gpu.blocks_for(((n * n) as u64).div_ceil(2048));
+        if n > 0 {
+            // SAFETY: the kernel of that signature; the matrix is n by n.
+            unsafe { launch!(gpu, "mirror", (blocks, 1); form.gram.address(), n as u64) };
+        }
+        Ok(form)
+    }
+
+    fn total(&self) -> u64 {
+        self.sums.address() + (self.sums.len() - size_of::<f64>()) as u64
+    }
+
+    /// Begins a sum of errors.
+    pub fn clear(&self) {
+        self.gpu.fill(self.total(), 0, size_of::<f64>());
+    }
+
+    /// Adds the error of some rows: `q * inverse - w`, or of w itself where there is no q. All are on the GPU, `[rows, n]`
+    /// in one dtype; `inverse` has a factor for each column, copied with [`Self::set_inverse`]. Waits for nothing.
+    pub fn add(&self, q: Option<&TensorView>, scaled: bool, w: &TensorView) {
+        let (count, n) = (w.count(), self.n);
+        assert!(
+            count <= self.rows * n && count.is_multiple_of(n.max(1)),
+            "rows"
+        );
+        if count == 0 {
+            return;
+        }
+        if let Some(q) = q {
+            assert!(q.dtype() == w.dtype() && q.count() == count, "two alike");
+        }
+        let rows = count / n;
+        let changed = q.map_or(0, TensorView::address);
+        let inverse = if scaled { self.inverse.address() } else { 0 };
+        let blocks = self.gpu.blocks_for((count as u64).div_ceil(2048));
+        let tiles = rows.div_ceil(SIDE) * n.div_ceil(SIDE);
+        // SAFETY: the kernels of those signatures; the operands have the elements (asserted), the buffers the room.
+        unsafe {
+            launch!(self.gpu, by_dtype!("scaled_difference", w), (blocks, 1);
+                changed, inverse, w.address(), count as u64, n as u64, self.deltas.address());
+            launch!(self.gpu, "quadratic_tiles", (tiles as u32, 1);
+                self.deltas.address(), self.gram.address(), rows as u64, n as u64, self.sums.address());
+            launch!(self.gpu, "sum_of_tiles", (1, 1);
+                self.sums.address(), tiles as u64, self.total());
+        }
+    }
+
+    /// The factors of the columns for what is added from now on.
+    pub fn set_inverse(&self, inverse: &[f32]) -> Result<(), GpuError> {
+        assert_eq!(inverse.len(), self.n, "columns");
+        self.inverse.write(inverse)
+    }
+
+    /// The sum of what was added: waits for the stream.
+    pub fn sum(&self) -> Result<f64, GpuError> {
+        let mut total = [0.0f64];
+        self.gpu.read_from(self.total(), &mut total)?;
+        Ok(total[0])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::cuda::testing::{self, OnGpu};
+    use crate::kernels::{quadratic, scaled_difference};
+
+    fn noise(count: usize, seed: usize) -> Vec<f32> {
+        let number = |i: usize| ((i * 37 + seed * 101) as f32 * 0.7311).sin();
+        (0..count).map(number).collect()
+    }
+
+    #[test]
+    fn errors_are_those_of_the_cpu() {
+        let Some(machine) = testing::machine() else {
+            return;
+        };
+        let gpu = machine.gpu().expect("a GPU");
+        for (rows, n) in [(1, 1), (3, 17), (64, 64), (70, 130)] {
+            let activations = noise(2 * n * n, 9);
+            let mut gram = vec![0.0f32; n * n];
+            for i in 0..n {
+                for j in i..n {
+                    let columns = activations.chunks_exact(n).map(|row| row[i] * row[j]);
+                    gram[i * n + j] = columns.sum();
+                }
+            }
+            let [mut w, mut q] = [noise(rows * n, 1), noise(rows * n, 2)];
+            let inverse: Vec<f32> = (0..n).map(|i| 0.5 + i as f32 * 0.01).collect();
+            let mut deltas = vec![0.0; rows * n];
+            scaled_difference::run(machine.isa(), &q, Some(&inverse), &w, &mut deltas);
+            let mut scratch = vec![0.0; quadratic::scratch_len(n, rows)];
+            let mut sum = |deltas: &[f32]| {
+                let mut errors = vec![0.0; rows];
+                quadratic::rows(&gram, n, deltas, &mut scratch, &mut errors);
+                errors.iter().sum::<f64>()
+            };
+            let (of_change, of_weight) = (sum(&deltas), sum(&w));
+            let there = |values: &mut Vec<f32>| {
+                let view = TensorView::over(values, &[rows, n]).expect("valid");
+                OnGpu::copy_of(&machine, &view, 8)
+            };
+            let (w, q) = (there(&mut w), there(&mut q));
+            let form = Form::new(gpu, &gram, n, rows).expect("memory");
+            form.set_inverse(&inverse).expect("a copy");
+            for (changed, want) in [(Some(&q.view()), of_change), (None, of_weight)] {
+                let measure = || {
+                    form.clear();
+                    form.add(changed, changed.is_some(), &w.view());
+                    form.sum().expect("a sum")
+                };
+                let got = measure();
+                assert!(
+                    (got - want).abs() <= 1e-5 * want,
+                    "{rows} x {n}: {got} {want}"
+                );
+                assert_eq!(
+                    got.to_bits(),
+                    measure().to_bits(),
+                    "the same bytes every run"
+                );
+            }
+            testing::assert_no_failure(&machine);
+        }
+    }
+}
