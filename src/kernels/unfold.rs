@@ -48,9 +48,10 @@ impl Patches {
         (!dilation.contains(&0)).then_some(output)
     }
 
-    /// Places of the output, over all images.
+    /// Places of the output, over all images; more than memory could hold are as many as there are numbers.
     pub fn tokens(&self) -> usize {
-        self.batch * self.output.iter().product::<usize>()
+        let places = self.output.iter();
+        places.fold(self.batch, |all, extent| all.saturating_mul(*extent))
     }
 
     /// Elements of a patch of so many channels.
