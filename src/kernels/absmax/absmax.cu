@@ -27,6 +27,7 @@ __device__ void absmax_tiles(const T* x, GridParams grid, u64 tiles, u32* amax) 
         }
         i = first + vectors * kCount + threadIdx.x;
       }
+#pragma unroll 1
       for (; i < until; i += kThreads) highest = larger(highest, magnitude(from[i]));
       highest = largest_of_block(highest, scratch);
       if (threadIdx.x == 0) atomicMax(&amax[position], highest);
@@ -50,10 +51,36 @@ __device__ void absmax_blocks(const T* x, GridParams grid, u64 blocks, u32 lanes
     u64 row = index / per_row, start = index % per_row * block;
     if (index < blocks) {
       u64 end = start + block < columns ? start + block : columns;
+#pragma unroll 1
       for (u64 i = start + lane; i < end; i += lanes) highest = larger(highest, magnitude(x[row * columns + i]));
     }
     highest = largest_of_lanes(highest, lanes);
     if (index < blocks && lane == 0) atomicMax(&amax[grid.first_block_of_row(row) + start / block], highest);
+  }
+}
+
+// The same where blocks are a power of two of vectors, 32 at most, and rows whole blocks: a lane for a vector.
+template <class T>
+__device__ void absmax_vectors(const T* x, const GridParams& grid, u64 vectors, u32 lanes, u32* amax) {
+  constexpr u32 kCount = Vector<T>::kCount;
+  u64 per_row = grid.columns() / grid.column_block();
+  u64 step = (u64)gridDim.x * kThreads;
+  u64 mine = (u64)blockIdx.x * kThreads + threadIdx.x;
+  u64 rounds = (vectors + step - 1) / step;
+  for (u64 round = 0; round < rounds; ++round) {
+    u64 v = round * step + mine;
+    u32 highest = 0;
+    if (v < vectors) {
+      Vector<T> values = load_vector(x + v * kCount);
+#pragma unroll
+      for (u32 k = 0; k < kCount; ++k) highest = larger(highest, magnitude(values.values[k]));
+    }
+    highest = largest_of_lanes(highest, lanes);
+    if (v < vectors && v % lanes == 0) {
+      u64 block = v / lanes;
+      u64 position = grid.rank == 1 ? block : grid.first_block_of_row(block / per_row) + block % per_row;
+      atomicMax(&amax[position], highest);
+    }
   }
 }
 
@@ -119,6 +146,10 @@ MQ_REGISTER(check_amax)
     absmax_blocks<T>(x, grid, blocks, lanes, amax);                                                              \
   }                                                                                                              \
   MQ_REGISTER(absmax_blocks_##suffix)                                                                            \
+  MQ_KERNEL(absmax_vectors_##suffix)(const T* x, GridParams grid, u64 vectors, u32 lanes, u32* amax) {           \
+    absmax_vectors<T>(x, grid, vectors, lanes, amax);                                                            \
+  }                                                                                                              \
+  MQ_REGISTER(absmax_vectors_##suffix)                                                                           \
   MQ_KERNEL(absmax_columns_##suffix)(const T* x, GridParams grid, u64 rows, u64 rows_per_chunk, u32* amax) {     \
     absmax_columns<T>(x, grid, rows, rows_per_chunk, amax);                                                      \
   }                                                                                                              \

@@ -9,6 +9,27 @@ use crate::tensor::TensorView;
 /// Blocks up to this length have a group of lanes, longer ones go by tiles.
 const SHORT: usize = 512;
 
+/// Bytes of a vector, which a lane takes at once.
+pub(crate) const VECTOR: usize = 16;
+
+/// Lanes that a block has, each with a vector, where rows are whole blocks and `addresses` (of all tensors, by `or`) allow
+/// it: a power of two, 32 at most.
+pub(crate) fn lanes_of_vectors(
+    x: &TensorView,
+    addresses: u64,
+    columns: usize,
+    block: usize,
+) -> Option<u32> {
+    let bytes = block * x.dtype().size();
+    let lanes = bytes / VECTOR;
+    let fits = bytes.is_multiple_of(VECTOR)
+        && lanes.is_power_of_two()
+        && lanes <= 32
+        && columns.is_multiple_of(block)
+        && addresses.is_multiple_of(VECTOR as u64);
+    fits.then_some(lanes as u32)
+}
+
 /// An element is below zero. (Bit 0: one is NaN or infinite.)
 pub(crate) const NEGATIVE: u32 = 2;
 
@@ -22,6 +43,15 @@ pub(crate) fn raise(gpu: &Gpu, x: &TensorView, grid: &Grid, amax: u64) {
     let (columns, block) = grid.row();
     let rows = grid.rows();
     let (address, params) = (x.address(), GridParams::from(grid));
+    if let Some(lanes) = lanes_of_vectors(x, x.address(), columns, block) {
+        let vectors = (x.size_bytes() / VECTOR) as u64;
+        // SAFETY: the kernel of that signature; the tensor is whole vectors, the caller's amax fits its grid.
+        unsafe {
+            launch!(gpu, by_dtype!("absmax_vectors", x), (gpu.blocks_for(vectors.div_ceil(256)), 1);
+                address, params, vectors, lanes, amax);
+        }
+        return;
+    }
     match block {
         1 => {
             let across = columns.div_ceil(256) as u64;

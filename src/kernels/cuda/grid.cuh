@@ -14,6 +14,7 @@ struct GridParams {
 
   __device__ u64 rows() const {
     u64 rows = 1;
+#pragma unroll 1
     for (int d = 0; d < rank - 1; ++d) rows *= extent[d];
     return rows;
   }
@@ -21,6 +22,7 @@ struct GridParams {
   // Position of the first amax of a row.
   __device__ u64 first_block_of_row(u64 row) const {
     u64 stride = (columns() + column_block() - 1) / column_block(), position = 0;
+#pragma unroll 1
     for (int d = rank - 2; d >= 0; --d) {
       position += row % extent[d] / block[d] * stride;
       row /= extent[d];
@@ -39,6 +41,7 @@ struct GridParams {
   // Number of elements of the block at a position.
   __device__ u64 count_of_block(u64 position) const {
     u64 count = 1;
+#pragma unroll 1
     for (int d = rank - 1; d >= 0; --d) {
       u64 across = (extent[d] + block[d] - 1) / block[d], start = position % across * block[d];
       position /= across;
@@ -51,6 +54,7 @@ struct GridParams {
   __device__ u64 element_of_block(u64 position, u64 i) const {
     if (rank == 1) return position * block[0] + i;
     u64 element = 0, stride = 1;
+#pragma unroll 1
     for (int d = rank - 1; d >= 0; --d) {
       u64 across = (extent[d] + block[d] - 1) / block[d], start = position % across * block[d];
       u64 length = block[d] < extent[d] - start ? block[d] : extent[d] - start;

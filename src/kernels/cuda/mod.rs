@@ -21,4 +21,4 @@ pub use gpu::{Gpu, GpuSettings};
 pub(crate) use gpu::{THREADS, by_dtype, launch};
 pub(crate) use memory::Plain;
 pub use memory::{DeviceBuffer, DeviceMemory};
-pub(crate) use params::{FormatParams, GridParams, TILE, tiles};
+pub(crate) use params::{Elements, FormatParams, GridParams, TILE, tiles};

@@ -96,6 +96,19 @@ __device__ __forceinline__ u32 magnitude(T x) {
   return bits_of(load(x)) & 0x7fffffffu;
 }
 
+// Elements of a type that is known at run time alone, for kernels that do much with every element they load: one
+// function then serves all types.
+struct Elements {
+  const void* at;
+  // Bits of an element; 17 stands for bfloat16.
+  u32 kind;
+  __device__ __forceinline__ float operator[](u64 i) const {
+    if (kind == 32) return static_cast<const float*>(at)[i];
+    u16 bits = static_cast<const u16*>(at)[i];
+    return kind == 16 ? load(Half{bits}) : load(Bfloat{bits});
+  }
+};
+
 // 16 bytes of elements.
 template <class T>
 struct alignas(16) Vector {

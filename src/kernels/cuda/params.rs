@@ -4,7 +4,7 @@ use crate::format::minifloat::{E1M2, E2M1, E2M3, E3M2, E4M3, E5M2};
 use crate::format::mx::{self, MxElement};
 use crate::kernels::fake_quant::{Format, MxFormat};
 use crate::kernels::grid::Grid;
-use crate::tensor::MAX_RANK;
+use crate::tensor::{DType, MAX_RANK, TensorView};
 
 /// Elements of a tile, `kTile` of `grid.cuh`.
 pub(crate) const TILE: usize = 8192;
@@ -29,6 +29,27 @@ impl From<&Grid> for GridParams {
             (params.extent[i], params.block[i]) = (*extent as u64, *block as u64);
         }
         params
+    }
+}
+
+/// `Elements` of `mq.cuh`: those of a tensor, whose type the kernel looks up.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Elements {
+    at: u64,
+    kind: u32,
+}
+
+impl From<&TensorView> for Elements {
+    fn from(x: &TensorView) -> Self {
+        Self {
+            at: x.address(),
+            kind: match x.dtype() {
+                DType::F32 => 32,
+                DType::F16 => 16,
+                DType::BF16 => 17,
+            },
+        }
     }
 }
 

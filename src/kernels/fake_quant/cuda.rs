@@ -10,8 +10,6 @@ use crate::kernels::cuda::{
 use crate::kernels::grid::Grid;
 use crate::tensor::TensorView;
 
-/// Bytes of a vector, which a lane takes at once.
-const VECTOR: usize = 16;
 /// Blocks within rows up to this length have a warp, longer ones a thread block.
 const SHORT: usize = 1024;
 
@@ -126,19 +124,13 @@ fn dynamic(
         return;
     }
     let kernels = kernels_of(format, x);
-    let bytes = block * x.dtype().size();
-    let lanes = bytes / VECTOR;
-    let in_vectors = bytes.is_multiple_of(VECTOR)
-        && lanes.is_power_of_two()
-        && lanes <= 32
-        && columns.is_multiple_of(block)
-        && (from | to).is_multiple_of(VECTOR as u64);
+    let lanes = absmax::lanes_of_vectors(x, from | to, columns, block);
     // SAFETY: the kernels of that signature; both tensors have the grid's elements.
     unsafe {
-        if in_vectors {
-            let vectors = (x.size_bytes() / VECTOR) as u64;
+        if let Some(lanes) = lanes {
+            let vectors = (x.size_bytes() / absmax::VECTOR) as u64;
             launch!(gpu, kernels.vectors, (gpu.blocks_for(vectors.div_ceil(256)), 1);
-                from, to, vectors, lanes as u32, params, at.flaws);
+                from, to, vectors, lanes, params, at.flaws);
         } else {
             launch!(gpu, kernels.warps, (gpu.blocks_for(blocks.div_ceil(8)), 1);
                 from, to, GridParams::from(grid), blocks, params, at.flaws);

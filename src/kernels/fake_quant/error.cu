@@ -5,8 +5,8 @@
 #include "../cuda/sums.cuh"
 
 // The sums of every tile.
-template <class T, class R>
-__device__ void squared_error(const T* x, const GridParams& grid, u64 tiles, const float* amax,
+template <class R>
+__device__ void squared_error(Elements x, const GridParams& grid, u64 tiles, const float* amax,
                               const FormatParams& params, Sums* sums) {
   __shared__ Sums scratch[kThreads];
   R rounding;
@@ -16,13 +16,14 @@ __device__ void squared_error(const T* x, const GridParams& grid, u64 tiles, con
     Sums own = {0.0, 0.0};
     u64 known = ~0ull;
     Scale scale = {0.0f, 0.0f};
+#pragma unroll 1
     for (u32 i = threadIdx.x; i < tile.count; i += kThreads) {
       u64 position = tile.position(i);
       if (position != known) {
         scale = rounding.scale(amax[position]);
         known = position;
       }
-      float value = load(x[tile.offset + i]);
+      float value = x[tile.offset + i];
       float change = __fsub_rn(rounding.apply(value, scale), value);
       own.error += (double)__fmul_rn(change, change);
       own.energy += (double)__fmul_rn(value, value);
@@ -32,17 +33,13 @@ __device__ void squared_error(const T* x, const GridParams& grid, u64 tiles, con
   }
 }
 
-#define MQ_ERROR(format, R, suffix, T)                                                                     \
-  MQ_KERNEL(squared_error_##format##_##suffix)                                                             \
-  (const T* x, GridParams grid, u64 tiles, const float* amax, FormatParams params, Sums* sums) {           \
-    squared_error<T, R>(x, grid, tiles, amax, params, sums);                                               \
-  }                                                                                                        \
-  MQ_REGISTER(squared_error_##format##_##suffix)
-
-#define MQ_INSTANTIATE(suffix, T)                 \
-  MQ_FOR_EACH_GIVEN_FORMAT(MQ_ERROR, suffix, T)   \
-  MQ_FOR_EACH_SELF_SCALED_FORMAT(MQ_ERROR, suffix, T)
+#define MQ_ERROR(format, R, ...)                                                                            \
+  MQ_KERNEL(squared_error_##format)                                                                         \
+  (Elements x, GridParams grid, u64 tiles, const float* amax, FormatParams params, Sums* sums) {            \
+    squared_error<R>(x, grid, tiles, amax, params, sums);                                                   \
+  }                                                                                                         \
+  MQ_REGISTER(squared_error_##format)
 // mq: reducing squared_error_*
-MQ_FOR_EACH_ELEMENT(MQ_INSTANTIATE)
-#undef MQ_INSTANTIATE
+MQ_FOR_EACH_GIVEN_FORMAT(MQ_ERROR, )
+MQ_FOR_EACH_SELF_SCALED_FORMAT(MQ_ERROR, )
 #undef MQ_ERROR

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Format, MxFormat};
 use crate::kernels::absmax::cuda as absmax;
 use crate::kernels::cuda::{
-    DeviceBuffer, FormatParams, Gpu, GpuError, GridParams, by_dtype, launch, tiles,
+    DeviceBuffer, Elements, FormatParams, Gpu, GpuError, GridParams, launch, tiles,
 };
 use crate::kernels::difference;
 use crate::kernels::grid::Grid;
@@ -56,25 +56,25 @@ fn under(
     // SAFETY: the kernel of that signature; the grid is that of the tensor, amax has a value for each block, and there
     // is room for the sums of each tile.
     unsafe {
-        launch!(gpu, kernel(format, x), (gpu.blocks_for(tiles), 1);
-            x.address(), GridParams::from(grid), tiles, amax.address(), FormatParams::of(format),
+        launch!(gpu, kernel(format), (gpu.blocks_for(tiles), 1);
+            Elements::from(x), GridParams::from(grid), tiles, amax.address(), FormatParams::of(format),
             sums.address());
     }
     sums.total(gpu)
 }
 
-fn kernel(format: Format, x: &TensorView) -> &'static str {
+fn kernel(format: Format) -> &'static str {
     match format {
-        Format::Int(_) => by_dtype!("squared_error_int", x),
-        Format::E4m3 => by_dtype!("squared_error_e4m3", x),
-        Format::Nvfp4 { .. } => by_dtype!("squared_error_nvfp4", x),
-        Format::Nvfp4Static { .. } => by_dtype!("squared_error_nvfp4_static", x),
-        Format::Mx(MxFormat::E4m3) => by_dtype!("squared_error_mx_e4m3", x),
-        Format::Mx(MxFormat::E5m2) => by_dtype!("squared_error_mx_e5m2", x),
-        Format::Mx(MxFormat::E3m2) => by_dtype!("squared_error_mx_e3m2", x),
-        Format::Mx(MxFormat::E2m3) => by_dtype!("squared_error_mx_e2m3", x),
-        Format::Mx(MxFormat::E2m1) => by_dtype!("squared_error_mx_e2m1", x),
-        Format::Mx(MxFormat::E1m2) => by_dtype!("squared_error_mx_e1m2", x),
-        Format::Mx(MxFormat::Int8) => by_dtype!("squared_error_mx_int8", x),
+        Format::Int(_) => "squared_error_int",
+        Format::E4m3 => "squared_error_e4m3",
+        Format::Nvfp4 { .. } => "squared_error_nvfp4",
+        Format::Nvfp4Static { .. } => "squared_error_nvfp4_static",
+        Format::Mx(MxFormat::E4m3) => "squared_error_mx_e4m3",
+        Format::Mx(MxFormat::E5m2) => "squared_error_mx_e5m2",
+        Format::Mx(MxFormat::E3m2) => "squared_error_mx_e3m2",
+        Format::Mx(MxFormat::E2m3) => "squared_error_mx_e2m3",
+        Format::Mx(MxFormat::E2m1) => "squared_error_mx_e2m1",
+        Format::Mx(MxFormat::E1m2) => "squared_error_mx_e1m2",
+        Format::Mx(MxFormat::Int8) => "squared_error_mx_int8",
     }
 }

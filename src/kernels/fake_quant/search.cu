@@ -103,8 +103,8 @@ __device__ __forceinline__ float stretch(const float* held, u32 count, R roundin
 }
 
 // ---- Blocks that a warp holds.
-template <class T, class R>
-__device__ void search_blocks(const T* x, const GridParams& grid, u64 blocks, const Candidates& candidates,
+template <class R>
+__device__ void search_blocks(Elements x, const GridParams& grid, u64 blocks, const Candidates& candidates,
                               const FormatParams& params, double* errors, u32* chosen) {
   __shared__ float all_held[kWarps][kHeld];
   __shared__ Trial kept[kKept];
@@ -127,7 +127,7 @@ __device__ void search_blocks(const T* x, const GridParams& grid, u64 blocks, co
     u32 highest = 0;
     for (u32 i = lane; i < padded; i += kWarp) {
       // A zero has no error, or every element is NaN under the same scale.
-      float value = i < length ? load(x[grid.element_of_block(block, i)]) : 0.0f;
+      float value = i < length ? x[grid.element_of_block(block, i)] : 0.0f;
       highest = larger(highest, bits_of(value) << 1 | bits_of(value) >> 31);
       held[held_at(i)] = value;
     }
@@ -196,8 +196,8 @@ __device__ void search_blocks(const T* x, const GridParams& grid, u64 blocks, co
 // ---- Longer blocks: the sums of their stretches, then those of parts, then of blocks.
 
 // A warp for a stretch. `sums` is zero, and has a float for every candidate of every slot of every part of every block.
-template <class T, class R>
-__device__ void search_stretches(const T* x, const GridParams& grid, u64 work, u64 parts, u64 stretches,
+template <class R>
+__device__ void search_stretches(Elements x, const GridParams& grid, u64 work, u64 parts, u64 stretches,
                                  const Candidates& candidates, const FormatParams& params, float* sums) {
   __shared__ float all_held[kWarps][kStretch];
   R rounding;
@@ -213,7 +213,7 @@ __device__ void search_stretches(const T* x, const GridParams& grid, u64 work, u
     u32 length = end - begin < kStretch ? (u32)(end - begin) : kStretch;
     __syncwarp();
     for (u32 i = lane; i < kStretch; i += kWarp) {
-      held[held_at(i)] = i < length ? load(x[grid.element_of_block(block, begin + i)]) : 0.0f;
+      held[held_at(i)] = i < length ? x[grid.element_of_block(block, begin + i)] : 0.0f;
     }
     __syncwarp();
     float* to = sums + ((block * parts + part) * (stretches + kTail) + slot) * candidates.count;
@@ -263,21 +263,19 @@ MQ_KERNEL(search_best)(const double* totals, u64 blocks, u64 parts, u32 candidat
 }
 MQ_REGISTER(search_best)
 
-#define MQ_SEARCH(format, R, suffix, T)                                                                          \
-  MQ_KERNEL(search_blocks_##format##_##suffix)                                                                   \
-  (const T* x, GridParams grid, u64 blocks, Candidates candidates, FormatParams params, double* errors,          \
+#define MQ_SEARCH(format, R, ...)                                                                          \
+  MQ_KERNEL(search_blocks_##format)                                                                   \
+  (Elements x, GridParams grid, u64 blocks, Candidates candidates, FormatParams params, double* errors,          \
    u32* chosen) {                                                                                                \
-    search_blocks<T, R>(x, grid, blocks, candidates, params, errors, chosen);                                    \
+    search_blocks<R>(x, grid, blocks, candidates, params, errors, chosen);                                    \
   }                                                                                                              \
-  MQ_REGISTER(search_blocks_##format##_##suffix)                                                                 \
-  MQ_KERNEL(search_stretches_##format##_##suffix)                                                                \
-  (const T* x, GridParams grid, u64 work, u64 parts, u64 stretches, Candidates candidates, FormatParams params,  \
+  MQ_REGISTER(search_blocks_##format)                                                                 \
+  MQ_KERNEL(search_stretches_##format)                                                                \
+  (Elements x, GridParams grid, u64 work, u64 parts, u64 stretches, Candidates candidates, FormatParams params,  \
    float* sums) {                                                                                                \
-    search_stretches<T, R>(x, grid, work, parts, stretches, candidates, params, sums);                           \
+    search_stretches<R>(x, grid, work, parts, stretches, candidates, params, sums);                           \
   }                                                                                                              \
-  MQ_REGISTER(search_stretches_##format##_##suffix)
+  MQ_REGISTER(search_stretches_##format)
 
-#define MQ_INSTANTIATE(suffix, T) MQ_FOR_EACH_GIVEN_FORMAT(MQ_SEARCH, suffix, T)
-MQ_FOR_EACH_ELEMENT(MQ_INSTANTIATE)
-#undef MQ_INSTANTIATE
+MQ_FOR_EACH_GIVEN_FORMAT(MQ_SEARCH, )
 #undef MQ_SEARCH

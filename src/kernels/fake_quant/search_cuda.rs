@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::search::{Best, Candidates};
 use super::{Format, search};
 use crate::kernels::cuda::{
-    DeviceBuffer, FormatParams, Gpu, GpuError, GridParams, by_dtype, launch,
+    DeviceBuffer, Elements, FormatParams, Gpu, GpuError, GridParams, launch,
 };
 use crate::kernels::grid::Grid;
 use crate::kernels::pieces::PIECE;
@@ -65,16 +65,16 @@ pub(super) fn run(
     let found = Found::new(gpu, blocks)?;
     if grid.longest_block() <= HELD {
         let name = match format {
-            Format::Int(_) => by_dtype!("search_blocks_int", x),
-            Format::E4m3 => by_dtype!("search_blocks_e4m3", x),
-            Format::Nvfp4Static { .. } => by_dtype!("search_blocks_nvfp4_static", x),
+            Format::Int(_) => "search_blocks_int",
+            Format::E4m3 => "search_blocks_e4m3",
+            Format::Nvfp4Static { .. } => "search_blocks_nvfp4_static",
             Format::Mx(_) | Format::Nvfp4 { .. } => panic!("{format:?} finds its own scales"),
         };
         let count = blocks as u64;
         // SAFETY: the kernel of that signature; the grid is that of the tensor, and there is room for every block.
         unsafe {
             launch!(gpu, name, (gpu.blocks_for(count.div_ceil(WARPS)), 1);
-                x.address(), GridParams::from(grid), count, params, FormatParams::of(format),
+                Elements::from(x), GridParams::from(grid), count, params, FormatParams::of(format),
                 found.errors.address(), found.chosen.address());
         }
         return found.read(blocks);
@@ -169,9 +169,9 @@ impl<'a> Long<'a> {
     fn sum(&self, params: Params, found: &Found) -> Result<(), GpuError> {
         let (gpu, x) = (self.gpu, self.x);
         let name = match self.format {
-            Format::Int(_) => by_dtype!("search_stretches_int", x),
-            Format::E4m3 => by_dtype!("search_stretches_e4m3", x),
-            Format::Nvfp4Static { .. } => by_dtype!("search_stretches_nvfp4_static", x),
+            Format::Int(_) => "search_stretches_int",
+            Format::E4m3 => "search_stretches_e4m3",
+            Format::Nvfp4Static { .. } => "search_stretches_nvfp4_static",
             Format::Mx(_) | Format::Nvfp4 { .. } => {
                 panic!("{:?} finds its own scales", self.format)
             }
@@ -185,7 +185,7 @@ impl<'a> Long<'a> {
         // slot, part and block under each of the candidates.
         unsafe {
             launch!(gpu, name, (gpu.blocks_for(work.div_ceil(WARPS)), 1);
-                x.address(), GridParams::from(self.grid), work, parts, stretches, params,
+                Elements::from(x), GridParams::from(self.grid), work, parts, stretches, params,
                 FormatParams::of(self.format), self.sums.address());
             launch!(gpu, "search_parts", (gpu.blocks_for((all_parts * candidates).div_ceil(256)), 1);
                 self.sums.address(), all_parts, slots, candidates, self.totals.address());
