@@ -155,8 +155,8 @@ class Layer {
     void grad(const ConstTensorRef &g) const { check(mq_layer_grad(layer_, g)); }
     /// The weight as the quantized layer uses it.
     void weight(const TensorRef &out) const { check(mq_layer_weight(layer_, out)); }
-    /// What the quantized layer uses of a new weight: into `out`, which may be `weight`. `scales` is
-    /// MQ_SCALES_KEEP or MQ_SCALES_REFRESH.
+    /// What the quantized layer uses of a new weight: into `out`, which may be `weight`. `scales`
+    /// is MQ_SCALES_KEEP or MQ_SCALES_REFRESH.
     void requantize_into(const ConstTensorRef &weight, const TensorRef &out,
                          int32_t scales = MQ_SCALES_KEEP) const {
         check(mq_requantize_into(layer_, weight, out, scales));

@@ -16,9 +16,9 @@ static void kept_and_refreshed_scales_are_those_of_the_old_and_the_new_weight(vo
     CHECK_STATUS(fixture_quantize(&fixture, INT8), MQ_OK);
     CHECK_STATUS(mq_layer_weight(fixture.layer, F32(before, OUT, IN)), MQ_OK);
     memcpy(weight, new_weight, sizeof weight);
-    CHECK_STATUS(mq_requantize_into(fixture.layer, F32(weight, OUT, IN), F32(kept, OUT, IN),
-                                    MQ_SCALES_KEEP),
-                 MQ_OK);
+    CHECK_STATUS(
+        mq_requantize_into(fixture.layer, F32(weight, OUT, IN), F32(kept, OUT, IN), MQ_SCALES_KEEP),
+        MQ_OK);
     CHECK_FLOATS(weight, new_weight, OUT * IN);
     /* The registered weight and its scales are as they were. */
     CHECK_STATUS(mq_layer_weight(fixture.layer, F32(out, OUT, IN)), MQ_OK);
@@ -92,9 +92,9 @@ static void a_folded_weight_is_refused(void) {
     fixture_init(&fixture);
     CHECK_STATUS(fixture_quantize(&fixture, INT8), MQ_OK);
     CHECK_STATUS(mq_fold_weight(fixture.model, 0), MQ_OK);
-    CHECK_STATUS(mq_requantize_into(fixture.layer, F32(weight, OUT, IN), F32(out, OUT, IN),
-                                    MQ_SCALES_KEEP),
-                 MQ_ERR_STATE);
+    CHECK_STATUS(
+        mq_requantize_into(fixture.layer, F32(weight, OUT, IN), F32(out, OUT, IN), MQ_SCALES_KEEP),
+        MQ_ERR_STATE);
     CHECK_SAYS("folded");
     fixture_free(&fixture);
 }
