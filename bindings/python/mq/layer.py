@@ -109,7 +109,7 @@ class Layer:
     def requantize_into(
         self, weight: Array, out: Array | None = None, scales: str = "keep"
     ) -> Array:
-        """What the quantized layer uses of a new weight: `weight()` as if it were the registered one.
+        """What the quantized layer uses of a new weight: `weight()` as if it were registered.
 
         For a training loop that sends its weights to the engine again and again.
 
