@@ -210,6 +210,7 @@ pub(super) unsafe fn take(desc: *const mq_layer_desc) -> Result<LayerSpec> {
     unsafe {
         let desc = options::read(desc)?;
         let forward = take_layer_forward(desc.forward)?;
+        let forward = forward.map(|forward| Arc::new(forward) as Arc<dyn LayerForward>);
         let text = |raw, what| guard::text_or_null(raw, what).map(|text| text.map(str::to_owned));
         Ok(LayerSpec {
             name: guard::text(desc.name, "desc.name")?.to_owned(),
@@ -223,7 +224,7 @@ pub(super) unsafe fn take(desc: *const mq_layer_desc) -> Result<LayerSpec> {
             norm: norm(&desc)?,
             producer: text(desc.producer, "desc.producer")?,
             convolution: convolution(&desc),
-            forward: forward.map(|forward| Arc::new(forward) as Arc<dyn LayerForward>),
+            forward,
         })
     }
 }
