@@ -16,6 +16,8 @@ use cudarc::driver::sys;
 use mq::calibrate;
 use mq::config::QuantizeConfig;
 use mq::kernels::cuda::{DeviceBuffer, Gpu, GpuSettings};
+use mq::kernels::fake_quant::{self, Candidates, Format};
+use mq::kernels::{Grid, Isa, Machine};
 use mq::model::{Context, ContextSettings, Layer, LayerKind, LayerSpec, Model};
 use mq::tensor::{DType, Device, TensorView};
 use serde_json::{Value, json};
@@ -57,8 +59,8 @@ const ROWS: [(&str, &str, bool); 12] = [
         false,
     ),
     (
-        "INT4, blocks of 128, dynamic",
-        r#"{"num_bits": 4, "type": "dynamic", "block_sizes": {"-1": 128, "type": "dynamic"}}"#,
+        "INT4, blocks of 128",
+        r#"{"num_bits": 4, "block_sizes": {"-1": 128, "type": "static"}}"#,
         false,
     ),
     (
@@ -222,7 +224,8 @@ fn measure(
     (median(taps), median(plain), median(ratios))
 }
 
-fn main() {
+/// Opens the first GPU and makes its context current; ends the program when there is none.
+fn open() -> (Arc<Gpu>, i32) {
     let settings = GpuSettings {
         device: 0,
         context: std::ptr::null_mut(),
@@ -244,23 +247,115 @@ fn main() {
         ok(sys::cuCtxPushCurrent_v2(primary));
         ok(sys::cuDriverGetVersion(&mut driver));
     }
+    (gpu, driver)
+}
+
+/// What the rows of the report share.
+struct Bench {
+    gpu: Arc<Gpu>,
+    driver: i32,
+    context: Arc<Context>,
+    clock: Clock,
+    rounds: usize,
+}
+
+impl Bench {
+    /// One tap on tensors of one size.
+    fn tap(&self, pair: &Pair, (name, attributes, is_pass): (&str, &str, bool)) -> Value {
+        let (dtype, bytes) = (pair.x.dtype(), pair.x.size_bytes());
+        let weight = DeviceBuffer::new(&self.gpu, COLUMNS * dtype.size()).expect("device memory");
+        // SAFETY: device memory of that size, which lives as long as the model.
+        let weight_view = unsafe {
+            let address = weight.address() as *mut u8;
+            TensorView::new_on(pair.x.device(), address, dtype, &[1, COLUMNS]).expect("valid")
+        };
+        let repeats = ((64 << 20) / bytes).clamp(1, 200);
+        let (mut model, layer) = model(&self.context, weight_view);
+        let cell = std::cell::Cell::new((0.0, 0.0, 0.0));
+        let run = |tap: &dyn Fn()| cell.set(measure(&self.clock, pair, repeats, self.rounds, tap));
+        let mut forward = || {
+            layer.input(pair.x, None)?;
+            if is_pass {
+                run(&|| layer.input(pair.x, None).expect("a tap"));
+            }
+            Ok(())
+        };
+        calibrate::quantize(&mut model, &config(attributes), Some(&mut forward)).expect(name);
+        if !is_pass {
+            run(&|| layer.input(pair.x, Some(pair.out)).expect("a tap"));
+        }
+        model.synchronize().expect(name);
+        let (tap, plain, ratio) = cell.get();
+        // A maximum only reads.
+        let moved = bytes * if is_pass { 1 } else { 2 };
+        let ratio = ratio * moved as f64 / (2 * bytes) as f64;
+        let rate = moved as f64 / tap / 1e6;
+        println!(
+            "{name:34} {dtype:>8} {bytes:>10} {:>10.2} {rate:>9.1} {ratio:>6.2}",
+            tap * 1e3
+        );
+        json!({
+            "bench": "cuda", "row": name, "dtype": dtype.to_string(), "bytes": bytes,
+            "microseconds": tap * 1e3, "copy_microseconds": plain * 1e3,
+            "gigabytes_per_second": rate, "ratio_to_copy": ratio,
+            "device": self.gpu.name(), "driver": self.driver,
+        })
+    }
+
+    /// The search of the best of 126 scales for every block of 16 of a weight, its results fetched.
+    fn sweep(&self, rows: usize, dtype: DType) -> Value {
+        let pair = Pair::new(&self.gpu, dtype, rows * COLUMNS * dtype.size());
+        let machine = Machine::new(1, Isa::best(None)).expect("one thread");
+        let machine = machine.with_gpu(Arc::clone(&self.gpu));
+        let grid = Grid::new(pair.x.shape(), &[1, 16]);
+        let amax: Vec<f32> = (1..=126).map(|i| i as f32 / 126.0).collect();
+        let format = Format::Nvfp4Static {
+            scale_amax: 1.0 / 6.0,
+        };
+        let search = || {
+            let candidates = Candidates::Values(&amax);
+            std::hint::black_box(fake_quant::search(
+                &machine, &pair.x, &grid, candidates, format,
+            ));
+        };
+        let (took, plain, _) = measure(&self.clock, &pair, 1, self.rounds, &search);
+        machine.take_failure().expect("a search that ran");
+        println!(
+            "NVFP4, 126 scales, {rows} x {COLUMNS}, {dtype}, fetched: {took:.3} ms (a copy: {plain:.3} ms)"
+        );
+        json!({
+            "bench": "cuda", "row": "NVFP4, sweep of 126 scales, fetched", "dtype": dtype.to_string(),
+            "rows": rows, "columns": COLUMNS, "milliseconds": took, "copy_milliseconds": plain,
+            "device": self.gpu.name(), "driver": self.driver,
+        })
+    }
+}
+
+fn main() {
+    let (gpu, driver) = open();
+    if gpu.name().starts_with("Mock") {
+        println!("An emulator: whether this runs is of interest, the times are not.");
+    }
     println!(
         "{}, driver for CUDA {}.{}",
         gpu.name(),
         driver / 1000,
         driver % 1000 / 10
     );
-    let context = Arc::new(
-        Context::with(ContextSettings {
-            threads: 1,
-            memory_limit_bytes: 0,
-            log: Box::new(|_, _| {}),
-            progress: None,
-            gpu: Some(Arc::clone(&gpu)),
-        })
-        .expect("one thread"),
-    );
-    let rounds = setting("MQ_BENCH_ROUNDS", 21);
+    let settings = ContextSettings {
+        threads: 1,
+        memory_limit_bytes: 0,
+        log: Box::new(|_, _| {}),
+        progress: None,
+        gpu: Some(Arc::clone(&gpu)),
+    };
+    let bench = Bench {
+        context: Arc::new(Context::with(settings).expect("one thread")),
+        clock: Clock::new(),
+        rounds: setting("MQ_BENCH_ROUNDS", 21),
+        gpu,
+        driver,
+    };
     let sizes: Vec<usize> = std::env::var("MQ_BENCH_BYTES")
         .map(|text| {
             text.split(',')
@@ -268,59 +363,17 @@ fn main() {
                 .collect()
         })
         .unwrap_or_else(|_| vec![1 << 16, 1 << 20, 64 << 20, 1 << 30]);
-    let clock = Clock::new();
-    let mut report: Vec<Value> = Vec::new();
+    let mut report = Vec::new();
     println!(
-        "{:34} {:>5} {:>10} {:>10} {:>9} {:>6}",
+        "{:34} {:>8} {:>10} {:>10} {:>9} {:>6}",
         "tap", "dtype", "bytes", "us", "GB/s", "copy"
     );
     for dtype in [DType::F32, DType::BF16] {
         for &bytes in &sizes {
-            let pair = Pair::new(&gpu, dtype, bytes);
-            let weight = DeviceBuffer::new(&gpu, COLUMNS * dtype.size()).expect("device memory");
-            // SAFETY: device memory of that size, which lives as long as the model.
-            let weight_view = unsafe {
-                let address = weight.address() as *mut u8;
-                TensorView::new_on(pair.x.device(), address, dtype, &[1, COLUMNS]).expect("valid")
-            };
-            let repeats = ((64 << 20) / bytes).clamp(1, 200);
-            for (name, attributes, is_pass) in ROWS {
-                let (mut model, layer) = model(&context, weight_view);
-                let cell = std::cell::Cell::new((0.0, 0.0, 0.0));
-                let run = |tap: &dyn Fn()| cell.set(measure(&clock, &pair, repeats, rounds, tap));
-                let mut forward = || {
-                    layer.input(pair.x, None)?;
-                    if is_pass {
-                        run(&|| layer.input(pair.x, None).expect("a tap"));
-                    }
-                    Ok(())
-                };
-                calibrate::quantize(&mut model, &config(attributes), Some(&mut forward))
-                    .expect(name);
-                if !is_pass {
-                    run(&|| layer.input(pair.x, Some(pair.out)).expect("a tap"));
-                }
-                model.synchronize().expect(name);
-                let (tap, plain, ratio) = cell.get();
-                // A maximum only reads.
-                let moved = bytes * if is_pass { 1 } else { 2 };
-                let ratio = ratio * moved as f64 / (2 * bytes) as f64;
-                let rate = moved as f64 / tap / 1e6;
-                println!(
-                    "{name:34} {:>5} {bytes:>10} {:>10.2} {rate:>9.1} {ratio:>6.2}",
-                    match dtype {
-                        DType::F32 => "f32",
-                        _ => "bf16",
-                    },
-                    tap * 1e3,
-                );
-                report.push(json!({
-                    "bench": "cuda", "row": name, "dtype": dtype.to_string(), "bytes": bytes,
-                    "microseconds": tap * 1e3, "copy_microseconds": plain * 1e3,
-                    "gigabytes_per_second": rate, "ratio_to_copy": ratio, "device": gpu.name(), "driver": driver,
-                }));
-            }
+            let pair = Pair::new(&bench.gpu, dtype, bytes);
+            report.extend(ROWS.iter().map(|row| bench.tap(&pair, *row)));
         }
+        report.push(bench.sweep(setting("MQ_BENCH_SWEEP_ROWS", 8192), dtype));
     }
     let text = serde_json::to_string_pretty(&report).expect("JSON");
     std::fs::create_dir_all("target/bench").expect("a folder");

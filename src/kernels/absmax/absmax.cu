@@ -92,18 +92,18 @@ __device__ void absmax_columns(const T* x, GridParams grid, u64 rows, u64 rows_p
   if (column >= columns) return;
   u64 row = (u64)blockIdx.y * rows_per_chunk;
   u64 end = row + rows_per_chunk < rows ? row + rows_per_chunk : rows;
-  u64 before = 0;
-  u32 highest = 0;
-  for (u64 at = row; at < end; ++at) {
-    u64 position = grid.first_block_of_row(at);
-    if (at > row && position != before) {
-      atomicMax(&amax[before + column], highest);
-      highest = 0;
-    }
-    before = position;
-    highest = larger(highest, magnitude(x[at * columns + column]));
+  // Rows that follow one another share their amax until a block ends in the dimension before the last.
+  u64 extent = grid.rank > 1 ? grid.extent[grid.rank - 2] : 1, block = grid.rank > 1 ? grid.block[grid.rank - 2] : 1;
+  while (row < end) {
+    u64 index = row % extent, in_block = block - index % block, in_extent = extent - index;
+    u64 until = row + (in_block < in_extent ? in_block : in_extent);
+    until = until < end ? until : end;
+    u64 position = grid.first_block_of_row(row);
+    u32 highest = 0;
+#pragma unroll 4
+    for (; row < until; ++row) highest = larger(highest, magnitude(x[row * columns + column]));
+    atomicMax(&amax[position + column], highest);
   }
-  atomicMax(&amax[before + column], highest);
 }
 
 // What is wrong with the elements of a tensor: bit 0, one is NaN or infinite; bit 1, one is below zero.
