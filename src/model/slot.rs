@@ -1,8 +1,10 @@
 //! One quantizer as the host knows it by name, and what happens to a tensor that passes it.
 
+mod first_failure;
 mod refresh;
 mod requantize;
 mod resident;
+mod scratch;
 mod weight;
 
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -15,12 +17,13 @@ use super::quantizer::{Quantizer, SlotState};
 use super::registry::{Mode, Shared};
 use super::rotation;
 use crate::error::{Error, Result};
-use crate::kernels::cuda::DeviceBuffer;
 use crate::kernels::{Machine, channel_scale, copy, hadamard};
-use crate::tensor::{DType, TensorView};
+use crate::tensor::TensorView;
+pub(in crate::model) use first_failure::FirstFailure;
 pub(super) use requantize::NewWeight;
 pub use requantize::Scales;
 use resident::Resident;
+use scratch::Scratch;
 
 /// What passes a quantizer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -458,45 +461,5 @@ impl Slot {
                 x.shape()
             ))),
         }
-    }
-}
-
-/// Memory of our own for a tensor the host gave none for, where that lives.
-#[derive(Default)]
-struct Scratch {
-    host: Vec<f32>,
-    device: Option<DeviceBuffer>,
-}
-
-impl Scratch {
-    fn like(&mut self, machine: &Machine, x: &TensorView) -> Result<TensorView> {
-        if let Some(gpu) = machine.gpu_of(x) {
-            let buffer = self.device.insert(DeviceBuffer::new(gpu, x.size_bytes())?);
-            return Ok(x.at_address(buffer.address()));
-        }
-        // Float32 elements, so that the memory is aligned for every dtype.
-        let floats = x.size_bytes().div_ceil(DType::F32.size());
-        self.host
-            .try_reserve_exact(floats)
-            .map_err(|e| Error::OutOfMemory(format!("{} bytes of scratch: {e}", x.size_bytes())))?;
-        self.host.resize(floats, 0.0);
-        x.with_data(&mut self.host).map_err(Error::Internal)
-    }
-}
-
-/// The first failure of a tap during a verb; later ones are consequences of it.
-#[derive(Default)]
-pub(super) struct FirstFailure(Mutex<Option<Error>>);
-
-impl FirstFailure {
-    pub(super) fn note(&self, error: &Error) {
-        let mut first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if first.is_none() {
-            *first = Some(error.clone());
-        }
-    }
-
-    pub(super) fn take(&self) -> Option<Error> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }

@@ -7,6 +7,7 @@
 //! A kernel that cannot be launched does not stop the caller, who would not know what to do: the first failure is kept,
 //! and whoever ends the call asks for it ([`Gpu::take_failure`]), as CUDA's own errors come late.
 
+mod address;
 mod context;
 mod driver;
 mod gpu;
