@@ -11,7 +11,7 @@ use mq::calibrate;
 use mq::config::QuantizeConfig;
 use mq::error::Error;
 use mq::kernels::cuda::{Gpu, GpuErrorKind, GpuSettings};
-use mq::model::{Layer, LayerKind, LayerSpec, Model};
+use mq::model::{Layer, LayerKind, LayerSpec, Model, Scales};
 use mq::tensor::DType;
 use on_gpu::{OnGpu, bits};
 use owned::Owned;
@@ -200,6 +200,46 @@ fn a_captured_forward_sees_new_inputs_and_new_scales() {
             replayed,
             "{text} calibrated again"
         );
+    }
+}
+
+/// An engine whose weights are updated while it serves captures the update as well: new values of a weight, and scales
+/// found anew, come out of the replay, and of the taps after it.
+#[test]
+fn a_captured_requantization_takes_new_weights_and_scales() {
+    if on_gpu::gpu(std::ptr::null_mut(), None).is_none() {
+        return;
+    }
+    let stream = Stream::new();
+    let gpu = on_gpu::gpu(stream.handle(), None).expect("as before");
+    for text in CONFIGS {
+        for scales in [Scales::Keep, Scales::Refresh] {
+            let mut one = One::new(&gpu);
+            let x = OnGpu::copy_of(&gpu, &noise(&[5, 64], DType::BF16, 2));
+            one.quantize(&config(text), &x).expect(text);
+            let fresh = OnGpu::copy_of(&gpu, &noise(&[24, 64], DType::BF16, 6));
+            let out = OnGpu::copy_of(&gpu, &one.weight.fetch());
+            let update = |to: &OnGpu| {
+                let done = one.layer.requantize_into(fresh.view(), scales, to.view());
+                done.expect(text);
+            };
+            update(&out);
+            let graph = stream.capture(|| update(&out));
+            for seed in [6, 11] {
+                let mut values = noise(&[24, 64], DType::F32, seed);
+                for value in values.bytes_mut().chunks_exact_mut(4) {
+                    let number = f32::from_ne_bytes([value[0], value[1], value[2], value[3]]);
+                    value.copy_from_slice(&(number * seed as f32).to_ne_bytes());
+                }
+                fresh.write(&values.cast(DType::BF16));
+                stream.launch(&graph);
+                let replayed = out.bits();
+                let direct = OnGpu::copy_of(&gpu, &one.weight.fetch());
+                update(&direct);
+                assert_eq!(direct.bits(), replayed, "{text} {scales:?} {seed}");
+            }
+            one.model.synchronize().expect(text);
+        }
     }
 }
 
