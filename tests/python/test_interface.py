@@ -20,6 +20,7 @@ STRUCTS = {
     "mq_amax_fn": interface.AmaxFn,
     "mq_buffer_fn": interface.BufferFn,
     "mq_log_fn": interface.LogFn,
+    "mq_device_memory_fn": interface.DeviceMemoryFn,
     "mq_progress": interface.Progress,
     "mq_progress_fn": interface.ProgressFn,
     "mq_context_options": interface.ContextOptions,
@@ -87,7 +88,7 @@ def test_a_structure_has_the_fields_of_the_header(name):
     members = [member.strip() for member in body.split(";") if member.strip()]
     assert len(fields) == len(members)
     for (field, kind), member in zip(fields, members):
-        function = re.fullmatch(r"(\w+) \(\*(\w+)\)\((.*)\)", member, re.DOTALL)
+        function = re.fullmatch(r"(\w+ \*?)\(\*(\w+)\)\((.*)\)", member, re.DOTALL)
         if function:
             result, member_name, arguments = function.groups()
             assert kind._restype_ == ctype(result)
@@ -109,7 +110,14 @@ def test_enumerations_and_constants_are_those_of_the_header():
     assert kinds == enumerators("mq_layer_kind")
     assert enumerators("mq_log_level")["MQ_LOG_WARNING"] == interface.LOG_WARNING
     defines = dict(re.findall(r"#define MQ_(\w+) (\d+)\n", CODE))
-    named = ["MAX_RANK", "DEVICE_CPU", "ALLOW_NO_MATCH", "REPLACE_ATTRIBUTES", "SUMMARY_TEXT"]
+    named = [
+        "MAX_RANK",
+        "DEVICE_CPU",
+        "DEVICE_CUDA",
+        "ALLOW_NO_MATCH",
+        "REPLACE_ATTRIBUTES",
+        "SUMMARY_TEXT",
+    ]
     named += ["AUTO_QUANTIZE_VERBOSE", "AUTO_QUANTIZE_ALL_LAYERS", "SOLVE_DRY_RUN"]
     for name in [*named, "SUMMARY_JSON", "FOLD_KEEP_ATTRIBUTES", "NORM_ADDS_ONE"]:
         assert getattr(interface, name) == int(defines[name])
