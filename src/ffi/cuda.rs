@@ -9,7 +9,7 @@ use super::model::{self, mq_model};
 use super::status::mq_status;
 use super::tensor::{MQ_DEVICE_CPU, MQ_DEVICE_CUDA, mq_device};
 use crate::error::{Error, Result};
-use crate::kernels::cuda::{DeviceMemory, Gpu, GpuSettings};
+use crate::kernels::cuda::{DeviceMemory, Gpu, GpuSettings, without_gpu};
 
 /// Gives mq device memory, in place of cuMemAllocAsync().
 ///
@@ -155,7 +155,7 @@ pub unsafe extern "C" fn mq_context_set_cuda_stream(
         // SAFETY: contract above.
         let context = unsafe { context::borrow(context) }?;
         let gpu = context.context.machine().gpu().ok_or_else(|| {
-            Error::InvalidArgument("the context works on host memory: it has no CUDA device".into())
+            without_gpu("the context works on host memory: it has no CUDA device")
         })?;
         // SAFETY: contract above.
         Ok(unsafe { gpu.set_stream(stream) }?)

@@ -5,7 +5,7 @@ use std::thread::JoinHandle;
 
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 
-use super::cuda::{Gpu, GpuError, GpuErrorKind};
+use super::cuda::{Gpu, GpuError, GpuErrorKind, without_gpu};
 use super::isa::Isa;
 use crate::tensor::{Device, TensorView};
 
@@ -107,10 +107,10 @@ impl Machine {
         };
         let invalid = |text| Err(GpuError::new(GpuErrorKind::Invalid, text));
         match &self.gpu {
-            None => invalid(format!(
+            None => Err(without_gpu(format!(
                 "a tensor on CUDA device {index}, but the context works on host memory; give mq_context_options a CUDA \
                  device"
-            )),
+            ))),
             Some(gpu) if gpu.device() != index => invalid(format!(
                 "a tensor on CUDA device {index}, but the context works on device {}",
                 gpu.device()

@@ -4,7 +4,8 @@ use std::ffi::c_void;
 
 use cudarc::driver::sys;
 
-use super::driver::{GpuError, GpuErrorKind, check};
+use super::driver::check;
+use super::error::{GpuError, GpuErrorKind};
 use super::gpu::Gpu;
 
 impl Gpu {

@@ -2,7 +2,8 @@
 
 use cudarc::driver::sys::{self, CUcontext, CUdevice, CUstream};
 
-use super::driver::{GpuError, GpuErrorKind, check};
+use super::driver::check;
+use super::error::{GpuError, GpuErrorKind};
 
 /// A context that kernels run in.
 pub(super) struct Context {

@@ -1,64 +1,14 @@
 //! The CUDA driver: whether it is there, and what its errors mean.
 
 use std::ffi::CStr;
-use std::fmt;
 use std::sync::OnceLock;
 
 use cudarc::driver::sys::{self, CUresult};
 
+use super::error::{GpuError, GpuErrorKind};
+
 /// Oldest driver whose functions and machine code are counted on: that of CUDA 12.0.
 const OLDEST_DRIVER: i32 = 12000;
-
-/// What kind of failure it was.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GpuErrorKind {
-    /// No driver, no device, or a driver that is too old.
-    Unavailable,
-    /// The host gave something that does not belong together.
-    Invalid,
-    /// Not now: a stream is being captured.
-    Capturing,
-    /// No device memory.
-    OutOfMemory,
-    /// What this version does not do on a GPU.
-    Unsupported,
-    /// An error of the driver.
-    Driver,
-}
-
-/// A failure on the GPU, as a sentence.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GpuError {
-    /// What kind.
-    pub kind: GpuErrorKind,
-    /// What was expected, what was found and what to do.
-    pub text: String,
-}
-
-impl GpuError {
-    pub(crate) fn new(kind: GpuErrorKind, text: impl Into<String>) -> Self {
-        Self {
-            kind,
-            text: text.into(),
-        }
-    }
-}
-
-impl GpuError {
-    /// The same, with the name of whoever met it.
-    pub(crate) fn of(self, name: &str) -> Self {
-        Self {
-            text: format!("`{name}`: {}", self.text),
-            ..self
-        }
-    }
-}
-
-impl fmt::Display for GpuError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
-    }
-}
 
 /// Turns a driver's status into an error that names what was being done.
 pub(super) fn check(result: CUresult, doing: &str) -> Result<(), GpuError> {

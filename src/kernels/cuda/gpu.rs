@@ -8,27 +8,13 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use cudarc::driver::sys::{self, CUcontext, CUdevice_attribute, CUfunction, CUmodule, CUstream};
 
 use super::context::{Context, Current, is_default};
-use super::driver::{GpuError, GpuErrorKind, check, count_devices};
+use super::driver::{check, count_devices};
+use super::error::{GpuError, GpuErrorKind};
 use super::image;
-use super::memory::{DeviceMemory, Plain};
-
-/// Threads of a block, `kThreads` of `mq.cuh`.
-pub(crate) const THREADS: u32 = 256;
+use super::lent::{DeviceMemory, GpuSettings, Plain};
 
 /// Blocks that a multiprocessor is given at most when a kernel walks over its work by itself.
 const BLOCKS_PER_MULTIPROCESSOR: u64 = 32;
-
-/// What a GPU is opened with.
-pub struct GpuSettings {
-    /// Index of the device.
-    pub device: i32,
-    /// The host's context; NULL: that of the stream, the current one, or the device's primary one.
-    pub context: *mut c_void,
-    /// The host's stream; NULL: the default one.
-    pub stream: *mut c_void,
-    /// The host's memory.
-    pub memory: Option<Box<dyn DeviceMemory>>,
-}
 
 /// A GPU in use. Borrowed by every kernel whose tensors lie on it.
 pub struct Gpu {
@@ -367,28 +353,3 @@ fn device_name(device: sys::CUdevice) -> Result<String, GpuError> {
     let name = unsafe { CStr::from_ptr(text.as_ptr()) };
     Ok(name.to_string_lossy().into_owned())
 }
-
-/// Puts a kernel on the GPU's stream: `launch!(gpu, name, blocks; a, b, c)`, each argument of exactly the type of the
-/// kernel's parameter (addresses are u64).
-macro_rules! launch {
-    ($gpu:expr, $kernel:expr, $grid:expr; $($argument:expr),+ $(,)?) => {
-        $gpu.launch_raw(
-            $kernel,
-            ($grid, $crate::kernels::cuda::THREADS),
-            &mut [$(std::ptr::from_ref(&$argument).cast_mut().cast()),+],
-        )
-    };
-}
-pub(crate) use launch;
-
-/// The name of a kernel that there is for each storage type, for that of a tensor.
-macro_rules! by_dtype {
-    ($kernel:literal, $x:expr) => {
-        match $x.dtype() {
-            $crate::tensor::DType::F32 => concat!($kernel, "_f32"),
-            $crate::tensor::DType::F16 => concat!($kernel, "_f16"),
-            $crate::tensor::DType::BF16 => concat!($kernel, "_bf16"),
-        }
-    };
-}
-pub(crate) use by_dtype;

@@ -1,20 +1,13 @@
 //! Device memory of mq's own, and copies between host and device.
 
-use std::ffi::c_void;
 use std::sync::Arc;
 
 use cudarc::driver::sys::{self, CUresult};
 
-use super::driver::{GpuError, GpuErrorKind, check};
+use super::driver::check;
+use super::error::{GpuError, GpuErrorKind};
 use super::gpu::Gpu;
-
-/// Gives device memory, in the host's way. Called from any thread, while the context is current.
-pub trait DeviceMemory: Send + Sync {
-    /// So many bytes, aligned to 256, usable by what is put on `stream` from now on. None: there is none.
-    fn allocate(&self, bytes: usize, stream: *mut c_void) -> Option<u64>;
-    /// Gives them back once what is on `stream` now is done.
-    fn free(&self, address: u64, bytes: usize, stream: *mut c_void);
-}
+use super::lent::Plain;
 
 /// Device memory, freed when it is dropped.
 pub struct DeviceBuffer {
@@ -149,12 +142,3 @@ fn allocate(gpu: &Arc<Gpu>, bytes: usize) -> Result<u64, GpuError> {
         other => check(other, "cuMemAlloc").map(|()| address),
     }
 }
-
-/// Numbers that are nothing but their bytes.
-pub trait Plain: Copy {}
-impl Plain for u8 {}
-impl Plain for i8 {}
-impl Plain for u32 {}
-impl Plain for u64 {}
-impl Plain for f32 {}
-impl Plain for f64 {}

@@ -6,20 +6,40 @@
 //!
 //! A kernel that cannot be launched does not stop the caller, who would not know what to do: the first failure is kept,
 //! and whoever ends the call asks for it ([`Gpu::take_failure`]), as CUDA's own errors come late.
+//!
+//! Without the cargo feature `cuda` there is neither driver nor kernels: `without` has the same types, of which there
+//! are no values, and what works with them is compiled to nothing.
 
+#[cfg(feature = "cuda")]
 mod address;
+#[cfg(feature = "cuda")]
 mod context;
+#[cfg(feature = "cuda")]
 mod driver;
+mod error;
+#[cfg(feature = "cuda")]
 mod gpu;
+#[cfg(feature = "cuda")]
 mod image;
+mod launch;
+mod lent;
+#[cfg(feature = "cuda")]
 mod memory;
 mod params;
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(not(feature = "cuda"))]
+mod without;
 
-pub use driver::{GpuError, GpuErrorKind, count_devices};
-pub use gpu::{Gpu, GpuSettings};
-pub(crate) use gpu::{THREADS, by_dtype, launch};
-pub(crate) use memory::Plain;
-pub use memory::{DeviceBuffer, DeviceMemory};
+pub(crate) use error::without_gpu;
+pub use error::{GpuError, GpuErrorKind};
+#[cfg(feature = "cuda")]
+pub use gpu::Gpu;
+pub(crate) use launch::{THREADS, by_dtype, launch};
+pub(crate) use lent::Plain;
+pub use lent::{DeviceMemory, GpuSettings};
+#[cfg(feature = "cuda")]
+pub use memory::DeviceBuffer;
 pub(crate) use params::{Elements, FormatParams, GridParams, TILE, tiles};
+#[cfg(not(feature = "cuda"))]
+pub use without::{DeviceBuffer, Gpu};
