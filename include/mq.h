@@ -24,6 +24,12 @@
 #define MQ_VERSION (MQ_VERSION_MAJOR << 16 | MQ_VERSION_MINOR << 8 | MQ_VERSION_PATCH)
 
 /**
+ * Version of the ABI that this header describes: one more whenever a program would have to be compiled again, and then
+ * the SONAME changes too. Functions, enumerators and fields at the end of a struct with `struct_size` may come without.
+ */
+#define MQ_ABI_VERSION 1
+
+/**
  * Most dimensions a tensor may have.
  */
 #define MQ_MAX_RANK 8
@@ -968,6 +974,13 @@ MQ_API const char *mq_last_error_message(void);
 MQ_API uint32_t mq_version(void);
 
 /**
+ * Version of the ABI of the library; a program works with it when this equals the `MQ_ABI_VERSION` it was compiled
+ * with. For callers that load the library by path: the loader compares the SONAME by itself.
+ */
+MQ_API
+uint32_t mq_abi_version(void);
+
+/**
  * Name of a status, such as "MQ_ERR_CONFIG"; "unknown status" for a number that is none. Never NULL.
  */
 MQ_API
@@ -989,7 +1002,8 @@ MQ_API mq_status mq_context_options_init(struct mq_context_options *options, uin
  * @param[out] context  The context, to be freed by mq_context_destroy(). Untouched on failure.
  * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT when `context` is NULL or an option is out of range;
  *         MQ_ERR_OUT_OF_MEMORY when the threads cannot be started; MQ_ERR_CUDA when a CUDA device is asked for and there
- *         is no driver, no such device, or the driver or device is too old (the text says which).
+ *         is no driver, no such device, or the driver or device is too old (the text says which), or
+ *         MQ_ERR_UNSUPPORTED when the library was built without CUDA.
  *
  * The environment variable MQ_ISA (`scalar`, `avx2`, `avx512`) lowers the instruction set that is
  * used; results do not change, bit for bit.
@@ -1768,7 +1782,7 @@ mq_status mq_layer_packed(const struct mq_layer *layer,
  * @param[in] stream   A CUstream (cudaStream_t) of the same CUDA context, borrowed until it is replaced or the context
  *                     and all its models are gone; NULL: the default stream.
  * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT when the context has no CUDA device or the stream is of another CUDA context;
- *         MQ_ERR_CUDA.
+ *         MQ_ERR_CUDA; MQ_ERR_UNSUPPORTED when the library was built without CUDA.
  *
  * Threads: taps that run meanwhile use either stream.
  */

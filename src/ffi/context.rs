@@ -113,6 +113,17 @@ pub extern "C" fn mq_version() -> u32 {
         | part(env!("CARGO_PKG_VERSION_PATCH"))
 }
 
+/// Version of the ABI that this header describes: one more whenever a program would have to be compiled again, and then
+/// the SONAME changes too. Functions, enumerators and fields at the end of a struct with `struct_size` may come without.
+pub const MQ_ABI_VERSION: u32 = 1;
+
+/// Version of the ABI of the library; a program works with it when this equals the `MQ_ABI_VERSION` it was compiled
+/// with. For callers that load the library by path: the loader compares the SONAME by itself.
+#[unsafe(no_mangle)]
+pub extern "C" fn mq_abi_version() -> u32 {
+    MQ_ABI_VERSION
+}
+
 /// Name of a status, such as "MQ_ERR_CONFIG"; "unknown status" for a number that is none. Never NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn mq_status_name(status: i32) -> *const c_char {
@@ -157,7 +168,8 @@ pub unsafe extern "C" fn mq_context_options_init(
 /// @param[out] context  The context, to be freed by mq_context_destroy(). Untouched on failure.
 /// @return MQ_OK; MQ_ERR_INVALID_ARGUMENT when `context` is NULL or an option is out of range;
 ///         MQ_ERR_OUT_OF_MEMORY when the threads cannot be started; MQ_ERR_CUDA when a CUDA device is asked for and there
-///         is no driver, no such device, or the driver or device is too old (the text says which).
+///         is no driver, no such device, or the driver or device is too old (the text says which), or
+///         MQ_ERR_UNSUPPORTED when the library was built without CUDA.
 ///
 /// The environment variable MQ_ISA (`scalar`, `avx2`, `avx512`) lowers the instruction set that is
 /// used; results do not change, bit for bit.

@@ -143,7 +143,7 @@ pub(super) unsafe fn open(
 /// @param[in] stream   A CUstream (cudaStream_t) of the same CUDA context, borrowed until it is replaced or the context
 ///                     and all its models are gone; NULL: the default stream.
 /// @return MQ_OK; MQ_ERR_INVALID_ARGUMENT when the context has no CUDA device or the stream is of another CUDA context;
-///         MQ_ERR_CUDA.
+///         MQ_ERR_CUDA; MQ_ERR_UNSUPPORTED when the library was built without CUDA.
 ///
 /// Threads: taps that run meanwhile use either stream.
 #[unsafe(no_mangle)]
