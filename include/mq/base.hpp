@@ -53,6 +53,12 @@ inline void check(mq_status status) {
 /// Version of the library that is loaded, as MQ_VERSION is that of the header.
 inline uint32_t version() noexcept { return mq_version(); }
 
+/// Version of its ABI, as MQ_ABI_VERSION is that of the header.
+inline uint32_t abi_version() noexcept { return mq_abi_version(); }
+
+/// Name of a status, such as "MQ_ERR_CONFIG".
+inline std::string status_name(mq_status status) { return mq_status_name(status); }
+
 // Tensors
 
 /// Element types. The two of 16 bits are carried as uint16_t.

@@ -132,26 +132,36 @@ impl Machine {
 
     /// Runs `task` for 0..`count`, on all threads when it is worth waking them.
     pub(crate) fn for_each(&self, count: usize, task: impl Fn(usize) + Sync) {
-        match &self.threads {
-            Some(Threads {
-                pool: Some(pool), ..
-            }) if count > 1 && self.process == std::process::id() => {
-                pool.install(|| (0..count).into_par_iter().for_each(&task))
-            }
-            _ => (0..count).for_each(task),
+        self.spread(count, &task);
+    }
+
+    /// Not generic: the machinery of the pool, and the task, are in the library once for each task and not many times.
+    #[inline(never)]
+    fn spread(&self, count: usize, task: &(dyn Fn(usize) + Sync)) {
+        match self.pool(count) {
+            Some(pool) => pool.install(|| (0..count).into_par_iter().for_each(task)),
+            None => (0..count).for_each(task),
         }
     }
 
     /// The results of `task` for 0..`count` in that order, found on all threads.
     pub(crate) fn map<T: Send>(&self, count: usize, task: impl Fn(usize) -> T + Sync) -> Vec<T> {
-        match &self.threads {
-            Some(Threads {
-                pool: Some(pool), ..
-            }) if count > 1 && self.process == std::process::id() => {
-                pool.install(|| (0..count).into_par_iter().map(&task).collect())
-            }
-            _ => (0..count).map(task).collect(),
+        self.collect(count, &task)
+    }
+
+    #[inline(never)]
+    fn collect<T: Send>(&self, count: usize, task: &(dyn Fn(usize) -> T + Sync)) -> Vec<T> {
+        match self.pool(count) {
+            Some(pool) => pool.install(|| (0..count).into_par_iter().map(task).collect()),
+            None => (0..count).map(task).collect(),
         }
+    }
+
+    /// The pool, where so many tasks are worth waking it, and it has threads in this process.
+    fn pool(&self, count: usize) -> Option<&rayon::ThreadPool> {
+        let threads = self.threads.as_ref()?;
+        let pool = threads.pool.as_ref()?;
+        (count > 1 && self.process == std::process::id()).then_some(pool)
     }
 
     /// Number of threads `for_each` spreads over.

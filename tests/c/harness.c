@@ -6,11 +6,13 @@
 
 int main(int argc, char **argv) {
     CHECK(mq_version() == MQ_VERSION); /* not some older libmq.so */
+    CHECK(mq_abi_version() == MQ_ABI_VERSION);
     if (argc > 1 && strcmp(argv[1], "cuda") == 0) {
         test_cuda();
         return check_report();
     }
     test_context();
+    test_sizes();
     test_presets();
     test_model();
     test_handles();

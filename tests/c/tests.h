@@ -4,6 +4,7 @@
 
 void test_context(void);
 void test_presets(void);
+void test_sizes(void);
 void test_model(void);
 void test_handles(void);
 void test_taps(void);

@@ -18,11 +18,14 @@ void check_true(bool holds, const char *text, const char *file, int line) {
 int main() {
     try {
         CHECK(mq::version() == MQ_VERSION); // not some older libmq.so
+        CHECK(mq::abi_version() == MQ_ABI_VERSION);
+        CHECK(mq::status_name(MQ_ERR_CONFIG) == "MQ_ERR_CONFIG");
         test_tensors();
         test_model();
         test_callbacks();
         test_calibration();
         test_auto_quantize();
+        test_compress();
         test_lifetime();
         test_second_unit(mq::Context());
     } catch (const std::exception &error) {

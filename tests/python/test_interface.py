@@ -111,6 +111,7 @@ def test_enumerations_and_constants_are_those_of_the_header():
     assert enumerators("mq_log_level")["MQ_LOG_WARNING"] == interface.LOG_WARNING
     defines = dict(re.findall(r"#define MQ_(\w+) (\d+)\n", CODE))
     named = [
+        "ABI_VERSION",
         "MAX_RANK",
         "DEVICE_CPU",
         "DEVICE_CUDA",

@@ -246,10 +246,12 @@ impl<T: Element, R: Rounding> Work<'_, T, R> {
         }
         let mut best = Best::NONE;
         let likely = self.likely(peak).min(peaks.len());
-        for candidate in likely..peaks.len() {
-            self.attempt(candidate, values, peaks, &mut best);
-        }
-        for candidate in (0..likely).rev() {
+        // From the likely one up, then from it down; one loop, for what is in it is large.
+        for i in 0..peaks.len() {
+            let candidate = match peaks.len() - likely {
+                above if i < above => likely + i,
+                _ => peaks.len() - 1 - i,
+            };
             self.attempt(candidate, values, peaks, &mut best);
         }
         best

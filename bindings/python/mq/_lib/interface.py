@@ -262,6 +262,13 @@ if mq_version() != _version.as_number():
         f"{_LIBRARY._name} is version {mq_version():#08x}, but this package is version "
         f"{_version.__version__} and needs {_version.as_number():#08x}"
     )
+ABI_VERSION = 1
+mq_abi_version = _declare("mq_abi_version", restype=ct.c_uint32)
+if mq_abi_version() != ABI_VERSION:
+    raise ImportError(
+        f"{_LIBRARY._name} has version {mq_abi_version()} of the ABI, but this package needs "
+        f"{ABI_VERSION}; install both from one version"
+    )
 
 _Text, _Int, _Flags, _Size = ct.c_char_p, ct.c_int32, ct.c_uint32, ct.c_size_t
 _HandleOut, _IntOut, _SizeOut = ct.POINTER(Handle), ct.POINTER(ct.c_int32), ct.POINTER(ct.c_size_t)
