@@ -1,4 +1,5 @@
-/* Programs that were compiled against an older or a newer mq.h: every struct that carries its size, at every size. */
+/* Programs that were compiled against an older or a newer mq.h: every struct that carries its size,
+ * at every size. */
 #include <string.h>
 
 #include "check.h"

@@ -31,6 +31,7 @@ void test_callbacks();
 void test_calibration();
 void test_auto_quantize();
 void test_compress();
+void test_requantize();
 void test_lifetime();
 void test_second_unit(const mq::Context &from_first_unit);
 

@@ -26,6 +26,7 @@ int main() {
         test_calibration();
         test_auto_quantize();
         test_compress();
+        test_requantize();
         test_lifetime();
         test_second_unit(mq::Context());
     } catch (const std::exception &error) {
