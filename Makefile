@@ -5,7 +5,7 @@ export CARGO_TARGET_DIR := $(CURDIR)/target
 PYTHON := $(VENV)/bin/python
 RELEASE := target/release
 
-.PHONY: demo test test-cuda bench bench-cuda lint kernels setup library clean
+.PHONY: demo test test-cuda bench bench-cuda lint kernels setup library install install-built uninstall portable abi clean
 
 ## The main job: an engine quantizes its own model through libmq; one table.
 demo: library
@@ -38,6 +38,25 @@ lint: setup
 ## The CUDA kernels, compiled into the checked-in fatbin (docs/cuda.md); needs no GPU.
 kernels: setup
 	cargo xtask kernels
+
+## Headers, libraries, pkg-config and CMake files: make install PREFIX=/usr/local [DESTDIR=...] [LIBDIR=lib].
+install:
+	cargo build --release --locked --lib
+	scripts/install.sh install
+
+install-built:
+	scripts/install.sh install
+
+uninstall:
+	scripts/install.sh uninstall
+
+## A library and a wheel for every Linux from glibc 2.17 on; target/portable.
+portable: setup
+	scripts/portable.sh
+
+## Refreshes abi/mq.abi, which the tests compare with the header.
+abi: setup
+	tests/packaging/abi.sh --refresh
 
 library: setup
 	cargo build --release --locked
