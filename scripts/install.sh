@@ -21,7 +21,7 @@ root=${DESTDIR:-}$prefix
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 IFS=. read -r major minor _ <<<"$version"
 soname=libmq.so.$major.$minor
-up=$(realpath -m --relative-to="/$libdir" /)
+up=$(realpath -s -m --relative-to="/$libdir" /)
 read -r system_libs <packaging/system-libs.txt
 
 # put MODE SOURCE PLACE
