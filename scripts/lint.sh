@@ -6,6 +6,7 @@ bin="$PWD/.venv/bin"
 
 cargo fmt --all --check
 cargo clippy --workspace --all-targets --locked -- -D warnings
+cargo clippy --workspace --all-targets --locked --no-default-features -- -D warnings
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
 git ls-files '*.c' '*.h' '*.cpp' '*.hpp' '*.cc' ':!include/mq.h' | xargs "$bin/clang-format" --dry-run -Werror
 "$bin/ruff" check bindings/python tests/python benches

@@ -5,7 +5,8 @@ set -euo pipefail
 venv=${1:-.venv}
 cd "$(dirname "$0")/.."
 
-declare -A package=([gcc]=gcc [g++]=g++ [clang]=clang [valgrind]=valgrind [nm]=binutils [python3]=python3)
+declare -A package=([gcc]=gcc [g++]=g++ [clang]=clang [valgrind]=valgrind [nm]=binutils [python3]=python3 [cmake]=cmake
+    [ninja]=ninja-build [pkg-config]=pkg-config [abidiff]=abigail-tools)
 missing=()
 for tool in "${!package[@]}"; do
     command -v "$tool" >/dev/null || missing+=("${package[$tool]}")

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs every test: Rust, the header and symbols, the C harness (plain, valgrind, AddressSanitizer), the
-# C++ wrapper, the Python package, the example engine on the real model, the CUDA kernels against their sources, and
+# C++ wrapper, what is installed, the Python package, the example engine on the real model, the CUDA kernels against their sources, and
 # the lints. `make test`; MQ_OFFLINE=1 where the Python package index cannot be reached.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -27,6 +27,10 @@ MQ_BENCH_BYTES=65536 MQ_BENCH_ROUNDS=1 MQ_BENCH_SWEEP_ROWS=4 on_emulator cargo t
 MQ_MOCK_CHECK=1 on_emulator cargo test --locked --test golden --test cuda_model
 step "C and C++ tests"
 MQ_REQUIRE_CLANG=1 tests/run_c_abi.sh "$release"
+step "ABI, installed packages, and the library without CUDA"
+tests/packaging/abi.sh
+tests/packaging/run.sh "$release"
+tests/packaging/cpu_only.sh
 step "C tests under AddressSanitizer"
 tests/run_asan.sh
 step "Python tests"

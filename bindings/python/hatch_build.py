@@ -1,6 +1,7 @@
 """Puts libmq into the package: cargo's from the checkout, or the one MQ_PREBUILT_LIB names.
 
-MQ_WHEEL_PLAT overrides the platform part of the wheel's tag, for a library built elsewhere.
+MQ_WHEEL_PLAT overrides the platform part of the wheel's tag, for a library built elsewhere; several
+are joined by dots (`manylinux_2_17_x86_64.manylinux2014_x86_64`, which scripts/portable.sh builds).
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ class LibraryHook(BuildHookInterface):
             replace(root / "mq" / NAME, library)
         else:
             build_data["force_include"][str(library)] = f"mq/{NAME}"
-        platform = os.environ.get("MQ_WHEEL_PLAT") or sysconfig.get_platform()
+        own = sysconfig.get_platform().replace("-", "_").replace(".", "_")
         build_data["pure_python"] = False
-        build_data["tag"] = f"py3-none-{platform.replace('-', '_').replace('.', '_')}"
+        build_data["tag"] = f"py3-none-{os.environ.get('MQ_WHEEL_PLAT') or own}"
 
 
 def build(crate: Path) -> Path:

@@ -76,10 +76,17 @@ def test_a_wheel_holds_the_library_under_the_tag_of_the_platform(checkout, tmp_p
     assert "Requires-Dist: ml-dtypes; extra == 'bf16'" in metadata
 
 
-def test_the_tag_can_be_overridden(checkout, tmp_path):
-    variables = {"MQ_PREBUILT_LIB": LIBRARY, "MQ_WHEEL_PLAT": "manylinux_2_17_aarch64"}
+@pytest.mark.parametrize(
+    "platform", ["manylinux_2_17_aarch64", "manylinux_2_17_x86_64.manylinux2014_x86_64"]
+)
+def test_the_tag_can_be_overridden(platform, checkout, tmp_path):
+    variables = {"MQ_PREBUILT_LIB": LIBRARY, "MQ_WHEEL_PLAT": platform}
     wheel = build_wheel(checkout, tmp_path / "wheels", **variables)
-    assert wheel.name.endswith("-py3-none-manylinux_2_17_aarch64.whl")
+    assert wheel.name.endswith(f"-py3-none-{platform}.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        tags = archive.read(f"libmq-{mq.__version__}.dist-info/WHEEL").decode()
+    for one in platform.split("."):
+        assert f"Tag: py3-none-{one}\n" in tags
 
 
 def test_the_package_works_from_a_wheel(checkout, tmp_path):
