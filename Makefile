@@ -39,9 +39,10 @@ lint: setup
 kernels: setup
 	cargo xtask kernels
 
-## Headers, libraries, pkg-config and CMake files: make install PREFIX=/usr/local [DESTDIR=...] [LIBDIR=lib].
+## Headers, libraries, pkg-config and CMake files: make install PREFIX=/usr/local [DESTDIR=...] [LIBDIR=lib]
+## [CARGOFLAGS=--no-default-features].
 install:
-	cargo build --release --locked --lib
+	cargo build --release --locked --lib $(CARGOFLAGS)
 	scripts/install.sh install
 
 install-built:

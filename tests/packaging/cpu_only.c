@@ -1,4 +1,5 @@
-/* A library without CUDA: it quantizes in host memory, and says what it lacks where a GPU is named. */
+/* A library without CUDA: it quantizes in host memory, and says what it lacks where a GPU is named.
+ */
 #include <mq.h>
 #include <stdio.h>
 #include <string.h>

@@ -139,6 +139,14 @@ cmake --build "$out/fetch" >"$out/build.log" 2>&1 || { cat "$out/build.log" >&2 
 uses_shared "$out/fetch/one_layer" yes
 uses_shared "$out/fetch/weight_only" no
 
+step "cmake --install"
+cmake -G Ninja -S . -B "$out/own" -DMQ_CARGO_TARGET_DIR="$target" >"$out/cmake.log" 2>&1 &&
+    cmake --build "$out/own" >"$out/build.log" 2>&1 &&
+    DESTDIR="$out/own-prefix" cmake --install "$out/own" --prefix /opt/mq >"$out/install.log" 2>&1 ||
+    { cat "$out/cmake.log" "$out/build.log" "$out/install.log" >&2 && fail "cmake --install"; }
+(cd "$out/own-prefix/opt/mq" && find . -type f -o -type l | sort) | diff "$out/expected" - >&2 ||
+    fail "the files that should be installed (<) and are by cmake --install (>) differ"
+
 step "another libdir, and uninstall"
 multiarch=lib/x86_64-linux-gnu
 install_to PREFIX=/usr LIBDIR=$multiarch DESTDIR="$out/second"
