@@ -38,7 +38,41 @@ impl<const E: u32, const M: u32> Minifloat<E, M> {
     /// `x` rounded to the nearest value, ties to the even code, saturating; NaN becomes the largest.
     #[inline(always)]
     pub fn round(self, x: f32) -> f32 {
-        let rounded = round_mantissa::<M>(x.to_bits() & 0x7fff_ffff, Self::MIN_EXPONENT);
+        self.at_run_time().round(x)
+    }
+
+    /// The same format, not known to the compiler.
+    #[inline(always)]
+    pub const fn at_run_time(self) -> AnyMinifloat {
+        AnyMinifloat {
+            max: self.max,
+            below_mantissa: (23 - M) << 23,
+            smallest: power_of_two(Self::MIN_EXPONENT).to_bits(),
+        }
+    }
+}
+
+/// A [`Minifloat`] that is known at run time: a loop over tensors is then compiled once for all of them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AnyMinifloat {
+    max: f32,
+    /// What the exponent of a value is raised by to have the mantissa's last bit at one.
+    below_mantissa: u32,
+    /// The smallest normal value, as bits.
+    smallest: u32,
+}
+
+impl AnyMinifloat {
+    /// The largest value.
+    pub const fn max(self) -> f32 {
+        self.max
+    }
+
+    /// [`Minifloat::round`].
+    #[inline(always)]
+    pub fn round(self, x: f32) -> f32 {
+        let magnitude = x.to_bits() & 0x7fff_ffff;
+        let rounded = round_magnitude(magnitude, self.below_mantissa, self.smallest);
         // Not `y > max`: a NaN must end as the largest value too.
         let y = if rounded < self.max {
             rounded
@@ -50,14 +84,19 @@ impl<const E: u32, const M: u32> Minifloat<E, M> {
 }
 
 /// A magnitude rounded to `M` mantissa bits, ties to even; below `2^min_exponent` to the spacing there.
-///
+#[inline(always)]
+pub(super) fn round_mantissa<const M: u32>(magnitude: u32, min_exponent: i32) -> f32 {
+    let smallest = power_of_two(min_exponent).to_bits();
+    round_magnitude(magnitude, (23 - M) << 23, smallest)
+}
+
 /// Adding and taking away `2^(23 - M)` times the power of two below the magnitude does it: the sum is spaced
 /// as the result should be, and additions round to even. Beyond the range of any small format the power is
 /// nonsense, but the result stays as large as the magnitude, or NaN.
 #[inline(always)]
-pub(super) fn round_mantissa<const M: u32>(magnitude: u32, min_exponent: i32) -> f32 {
-    let below = (magnitude & 0x7f80_0000).max(power_of_two(min_exponent).to_bits());
-    let rounder = f32::from_bits(below.wrapping_add((23 - M) << 23));
+fn round_magnitude(magnitude: u32, below_mantissa: u32, smallest: u32) -> f32 {
+    let below = (magnitude & 0x7f80_0000).max(smallest);
+    let rounder = f32::from_bits(below.wrapping_add(below_mantissa));
     (f32::from_bits(magnitude) + rounder) - rounder
 }
 

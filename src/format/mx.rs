@@ -3,7 +3,7 @@
 //! The exponent is rounded up, `k = ceil(log2(amax / max))`, as the reference does it, not the floor of
 //! the OCP recipe: no element saturates.
 
-use super::minifloat::{Minifloat, power_of_two};
+use super::minifloat::{AnyMinifloat, Minifloat, power_of_two};
 
 /// What the elements of a block are.
 pub trait MxElement: Copy + Send + Sync + 'static {
@@ -21,6 +21,17 @@ impl<const E: u32, const M: u32> MxElement for Minifloat<E, M> {
     #[inline(always)]
     fn round(self, x: f32) -> f32 {
         Minifloat::round(self, x)
+    }
+}
+
+impl MxElement for AnyMinifloat {
+    #[inline(always)]
+    fn max(self) -> f32 {
+        AnyMinifloat::max(self)
+    }
+    #[inline(always)]
+    fn round(self, x: f32) -> f32 {
+        AnyMinifloat::round(self, x)
     }
 }
 

@@ -27,7 +27,7 @@ use super::isa::Isa;
 use super::machine::Machine;
 use super::pieces::{self, Piece};
 use crate::format::int::IntGrid;
-use crate::format::minifloat::{E1M2, E2M1, E2M3, E3M2, E4M3, E5M2};
+use crate::format::minifloat::{AnyMinifloat, E1M2, E2M1, E2M3, E3M2, E4M3, E5M2};
 use crate::format::mx::{self, MxElement};
 use crate::format::{e4m3, nvfp4};
 use crate::tensor::TensorView;
@@ -71,6 +71,21 @@ pub enum MxFormat {
     E1m2,
     /// MXINT8.
     Int8,
+}
+
+impl MxFormat {
+    /// Its element; None: an integer.
+    fn minifloat(self) -> Option<AnyMinifloat> {
+        Some(match self {
+            Self::E4m3 => E4M3.at_run_time(),
+            Self::E5m2 => E5M2.at_run_time(),
+            Self::E3m2 => E3M2.at_run_time(),
+            Self::E2m3 => E2M3.at_run_time(),
+            Self::E2m1 => E2M1.at_run_time(),
+            Self::E1m2 => E1M2.at_run_time(),
+            Self::Int8 => return None,
+        })
+    }
 }
 
 /// A format as the loops see it.
@@ -267,13 +282,10 @@ unsafe fn round_piece<T: Element>(
             Format::Nvfp4Static { scale_amax } => {
                 run_piece(isa, x, out, piece, block, amax, Nvfp4Static { scale_amax })
             }
-            Format::Mx(MxFormat::E4m3) => run_piece(isa, x, out, piece, block, amax, Mx(E4M3)),
-            Format::Mx(MxFormat::E5m2) => run_piece(isa, x, out, piece, block, amax, Mx(E5M2)),
-            Format::Mx(MxFormat::E3m2) => run_piece(isa, x, out, piece, block, amax, Mx(E3M2)),
-            Format::Mx(MxFormat::E2m3) => run_piece(isa, x, out, piece, block, amax, Mx(E2M3)),
-            Format::Mx(MxFormat::E2m1) => run_piece(isa, x, out, piece, block, amax, Mx(E2M1)),
-            Format::Mx(MxFormat::E1m2) => run_piece(isa, x, out, piece, block, amax, Mx(E1M2)),
-            Format::Mx(MxFormat::Int8) => run_piece(isa, x, out, piece, block, amax, Mx(mx::Int8)),
+            Format::Mx(format) => match format.minifloat() {
+                Some(element) => run_piece(isa, x, out, piece, block, amax, Mx(element)),
+                None => run_piece(isa, x, out, piece, block, amax, Mx(mx::Int8)),
+            },
         }
     }
 }
