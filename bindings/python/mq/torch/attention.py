@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from typing import TYPE_CHECKING, Any, Callable
 
 from torch import nn
@@ -65,7 +65,7 @@ def _is_attention(module: nn.Module) -> bool:
     return type(module).__name__.endswith("Attention")
 
 
-class _Functions:
+class _Functions(MutableMapping):
     """The attention functions that one model's file sees: those of the library, intercepted."""
 
     def __init__(self, functions: Any) -> None:
@@ -76,6 +76,18 @@ class _Functions:
 
     def __getitem__(self, key: str) -> Callable[..., Any]:
         return _intercepted(self._functions[key])
+
+    def __setitem__(self, key: str, function: Callable[..., Any]) -> None:
+        self._functions[key] = function
+
+    def __delitem__(self, key: str) -> None:
+        del self._functions[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._functions)
+
+    def __len__(self) -> int:
+        return len(self._functions)
 
     def get_interface(self, *arguments: Any) -> Callable[..., Any]:
         """The function of an implementation's name, as the file asks for it."""
