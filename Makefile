@@ -5,7 +5,7 @@ export CARGO_TARGET_DIR := $(CURDIR)/target
 PYTHON := $(VENV)/bin/python
 RELEASE := target/release
 
-.PHONY: demo test test-cuda bench bench-cuda lint kernels setup library clean
+.PHONY: demo test test-torch test-cuda bench bench-cuda lint kernels setup library clean
 
 ## The main job: an engine quantizes its own model through libmq; one table.
 demo: library
@@ -18,6 +18,10 @@ demo: library
 ## Everything that can be checked without a GPU.
 test: setup library
 	scripts/test.sh
+
+## mq.torch, with PyTorch and transformers in an environment of their own (several gigabytes).
+test-torch: library
+	scripts/test_torch.sh
 
 ## What only a GPU can prove: kernels, models, graphs, compute-sanitizer. Skips nothing.
 test-cuda: library

@@ -1,6 +1,7 @@
 """What is compared with the reference, and how a tensor is described in a small file."""
 
 import torch
+
 from networks import NETWORKS, VOCABULARY
 
 _EVERYWHERE = [

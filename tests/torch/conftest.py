@@ -1,16 +1,25 @@
-"""Finds the package and the library under test.
+"""Finds the package and the library under test, as tests/python does.
 
-MQ_LIBRARY names the library; by default it is that of `cargo build --release`. The package is the
-one of the checkout; MQ_TEST_INSTALLED=1 tests the installed one, with the library inside it.
+MQ_TORCH_COUNT names a file with the number of tests, for a run of all of them.
 """
 
 import os
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 NAME = {"darwin": "libmq.dylib", "win32": "mq.dll"}.get(sys.platform, "libmq.so")
 
-if os.environ.get("MQ_TEST_INSTALLED") != "1":
-    sys.path.insert(0, str(ROOT / "bindings" / "python"))
-    os.environ.setdefault("MQ_LIBRARY", str(ROOT / "target" / "release" / NAME))
+sys.path.insert(0, str(ROOT / "bindings" / "python"))
+os.environ.setdefault("MQ_LIBRARY", str(ROOT / "target" / "release" / NAME))
+
+
+def pytest_collection_finish(session):
+    file = os.environ.get("MQ_TORCH_COUNT")
+    if file is None:
+        return
+    told = int(Path(file).read_text())
+    if told != len(session.items):
+        raise pytest.UsageError(f"{file} says {told} tests, but there are {len(session.items)}")

@@ -16,8 +16,9 @@ from pathlib import Path
 import modelopt
 import modelopt.torch.quantization as mtq
 import torch
-from compared import GRADIENTS, PRESETS, SEARCHES, described, gradients, search_arguments
 from modelopt.torch.quantization.nn import TensorQuantizer
+
+from compared import GRADIENTS, PRESETS, SEARCHES, described, gradients, search_arguments
 from networks import NETWORKS, loop
 
 OUT = Path(__file__).parents[1] / "data" / "torch_reference.json"
@@ -53,8 +54,12 @@ def search_case(name, effective_bits, formats):
     make, _, _ = NETWORKS[name]
     _, state = mtq.auto_quantize(make(), **search_arguments(name, effective_bits, formats))
     return {
-        "scores": {key: [float(s) for s in of["scores"]] for key, of in state["candidate_stats"].items()},
-        "costs": {key: [float(c) for c in of["costs"]] for key, of in state["candidate_stats"].items()},
+        "scores": {
+            key: [float(s) for s in of["scores"]] for key, of in state["candidate_stats"].items()
+        },
+        "costs": {
+            key: [float(c) for c in of["costs"]] for key, of in state["candidate_stats"].items()
+        },
         "choice": {key: str(recipe) for key, recipe in state["best"]["recipe"].items()},
     }
 

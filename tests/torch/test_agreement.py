@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from compared import GRADIENTS, PRESETS, SEARCHES, described, gradients, search_arguments
-from networks import NETWORKS, loop
 
 import mq.torch as mtq
+
+from compared import GRADIENTS, PRESETS, SEARCHES, described, gradients, search_arguments
+from networks import NETWORKS, loop
 
 REFERENCE = json.loads(
     (Path(__file__).parents[1] / "data" / "torch_reference.json").read_text(encoding="utf-8")

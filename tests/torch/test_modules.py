@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from networks import Vision, bert, filled, llama, loop, tokens, vision
 from torch import nn
 
 import mq
 import mq.torch as mtq
+
+from networks import Vision, bert, filled, llama, loop, tokens, vision
 
 INT8 = mtq.INT8_DEFAULT_CFG
 BOTH = ["input_quantizer", "output_quantizer"]

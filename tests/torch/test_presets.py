@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from networks import llama, loop, tokens
 from torch.nn import functional
 
 import mq
 import mq.torch as mtq
+
+from networks import llama, loop, tokens
 
 UNSUPPORTED = {"NVFP4_SVDQUANT_DEFAULT_CFG", "NVFP4_W4A4_WEIGHT_LOCAL_HESSIAN_CFG"}
 #: They are for a mixture of experts, which this Llama is not.

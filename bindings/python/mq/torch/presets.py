@@ -34,15 +34,15 @@ def constant(name: str) -> dict[str, Any]:
 def patterns() -> frozenset[str]:
     """The wildcards of all presets, most of which match nothing in any one model."""
     return frozenset(
-        name
-        for preset in names()
-        for name in _patterns(configuration.preset(preset)["quant_cfg"])
+        name for preset in names() for name in _patterns(configuration.preset(preset)["quant_cfg"])
     )
 
 
 def _patterns(quant_cfg: Any) -> list[str]:
     if isinstance(quant_cfg, dict):
-        scoped = [pattern for scope in quant_cfg.values() if isinstance(scope, dict) for pattern in scope]
+        scoped = [
+            pattern for scope in quant_cfg.values() if isinstance(scope, dict) for pattern in scope
+        ]
         return [*quant_cfg, *scoped]
     return [entry["quantizer_name"] for entry in quant_cfg]
 

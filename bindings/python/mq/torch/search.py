@@ -13,6 +13,7 @@ from .. import _lib, configuration, search_host
 from .._lib import interface as abi
 from .._lib import search
 from . import config, tensors
+from .evaluation import evaluating
 from .forward import Phase
 from .session import Session
 
@@ -90,7 +91,7 @@ def backward_of(
 
 @contextlib.contextmanager
 def _frozen(model: nn.Module) -> Iterator[None]:
-    """In eval mode and without gradients of parameters, which nobody needs; then as before."""
+    """Without gradients of parameters, which nobody needs; then as before."""
     before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
         for parameter, _ in before:
@@ -115,7 +116,8 @@ def run(
     options = search.options(texts, calib, score, verbose, False)
     host = host_of(search_host.Batches(data_loader)).callback()
     phase = Phase.TRYING if texts["method"] == "kl_div" else Phase.SCORING
-    with session.verb(phase) as native, _frozen(session.root):
+    root = session.root
+    with session.verb(phase) as native, evaluating(root), _frozen(root):
         with native._owner as model:
             _lib.call(abi.mq_auto_quantize, model, options, host, None)
         return native.auto_quantize_state()

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from .._lib import interface as abi
-from ..errors import StateError, Status, UnsupportedError
+from ..errors import BusyError, StateError, Status, UnsupportedError
 from . import attention, state, tensors
 from .attention import Attention
 from .forward import LayerForward, Phase, Record
@@ -51,6 +51,7 @@ class Session:
         self._records: dict[str, Record] = {}
         self._attention_slots: dict[str, list[Slot]] = {}
         self._lock = threading.RLock()
+        self._verb = threading.Lock()
         self.phase = Phase.READY
         #: The outputs of a scoring step whose gradients have not come yet.
         self._awaited: dict[object, tuple[Record, torch.Tensor]] = {}
@@ -218,6 +219,26 @@ class Session:
     @contextlib.contextmanager
     def verb(self, phase: Phase = Phase.READY) -> Iterator[Native]:
         """The library's model for a verb, over the weights as they are just now."""
+        if not self._verb.acquire(blocking=False):
+            raise BusyError(
+                Status.MQ_ERR_BUSY,
+                "the model is busy: another verb is working on it (forward passes are all that is "
+                "allowed meanwhile)",
+            )
+        try:
+            native = self._settled()
+            self.phase = phase
+            try:
+                yield native
+            finally:
+                self.phase = Phase.READY
+                self._awaited.clear()
+                self.refresh()
+        finally:
+            self._verb.release()
+
+    def _settled(self) -> Native:
+        """The library's model, over the weights as they are just now."""
         with self._lock:
             native = self.native
             for part in self._with_weight():
@@ -227,14 +248,7 @@ class Session:
                     native = self.native
                     break
             native.follow_stream()
-        before, self.phase = self.phase, phase
-        try:
-            yield native
-        finally:
-            self.phase = before
-            self._awaited.clear()
-            if before is Phase.READY:
-                self.refresh()
+        return native
 
     def layers(self) -> list[tuple[LayerForward, Record]]:
         """The modules with a weight, as both sides know them."""

@@ -17,6 +17,7 @@ from .. import callbacks, configuration
 from ..errors import StateError, Status
 from . import config as _config
 from . import search
+from .evaluation import evaluating
 from .forward import Phase
 from .session import Session, session_of
 
@@ -45,19 +46,6 @@ def _quantized(model: nn.Module) -> Session:
             "what that returned",
         )
     return session
-
-
-@contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """In eval mode and without gradients; then every module as before, whatever happened."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def _loop(forward_loop: ForwardLoop | None, model: nn.Module) -> Callable[[], object] | None:
@@ -119,8 +107,8 @@ def quantize(
     """
     given = _config.plain(config)
     loop = _loop(forward_loop, model)
-    with _session_for(model) as session, _evaluating(model):
-        with session.verb(Phase.OBSERVING) as native:
+    with _session_for(model) as session, session.verb(Phase.OBSERVING) as native:
+        with evaluating(model):
             native.quantize(given, loop)
     return model
 
@@ -140,7 +128,7 @@ def calibrate(
     Returns and raises as `quantize`.
     """
     session, loop = _quantized(model), _loop(forward_loop, model)
-    with _evaluating(model), session.verb(Phase.OBSERVING) as native:
+    with session.verb(Phase.OBSERVING) as native, evaluating(model):
         native.calibrate(_config.plain(algorithm), loop)
     return model
 
@@ -201,7 +189,7 @@ def auto_quantize(
     path = None if checkpoint is None else os.fsdecode(checkpoint)
     texts = search.texts_of(constraints, quantization_formats, disabled_layers, method, path)
     steps = (num_calib_steps, num_score_steps)
-    with _session_for(model) as session, _evaluating(model):
+    with _session_for(model) as session:
         found = search.run(
             session,
             data_loader,
@@ -274,9 +262,7 @@ def postprocess_amax(
     return model
 
 
-def print_quant_summary(
-    model: nn.Module, output_dir: str | os.PathLike[str] | None = None
-) -> None:
+def print_quant_summary(model: nn.Module, output_dir: str | os.PathLike[str] | None = None) -> None:
     """Prints a line for each quantizer, and their number.
 
     Args:
@@ -327,9 +313,7 @@ def fold_weight(model: nn.Module, keep_attrs: bool = False) -> None:
     """
     session = _quantized(model)
     with session.verb() as native:
-        folds = [
-            (part, record) for part, record in session.layers() if record.weight.is_active
-        ]
+        folds = [(part, record) for part, record in session.layers() if record.weight.is_active]
         native.fold_weight(keep_attrs)
         for part, record in folds:
             if record.packed is None:
