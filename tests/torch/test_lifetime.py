@@ -157,7 +157,7 @@ def test_converted_weights_are_noticed():
     assert output.dtype == torch.bfloat16
     assert torch.equal(mtq.quantizers(model)["0.weight_quantizer"].amax, before)
     model.double()
-    with pytest.raises(TypeError, match="weight of 0 has dtype torch.float64"):
+    with pytest.raises(TypeError, match=r"weight of 0 has dtype torch\.float64"):
         model(x.double())
     model.float()
     assert torch.isfinite(model(x)).all()

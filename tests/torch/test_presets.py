@@ -1,4 +1,4 @@
-"""Every preset on a Llama: what modules compute is what their quantizers say, by `mq.fake_quant`."""
+"""Every preset on a Llama: modules compute what their quantizers say, by `mq.fake_quant`."""
 
 import numpy as np
 import pytest

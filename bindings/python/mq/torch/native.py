@@ -24,9 +24,9 @@ _UNMATCHED = re.compile(r"`([^`]*)` matches no quantizer$")
 
 
 def _log(level: int, text: str) -> None:
-    """Writes a line of the library's. Configurations begin as presets, whose rules fit any model:
+    """Writes a line of the library's.
 
-    that some of those match nothing is no news.
+    Configurations begin as presets, whose rules fit any model: that some match nothing is no news.
     """
     unmatched = _UNMATCHED.search(text)
     if unmatched and unmatched[1] in presets.patterns():

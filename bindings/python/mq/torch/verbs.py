@@ -15,6 +15,7 @@ from torch import nn
 
 from .. import callbacks, configuration
 from ..errors import StateError, Status
+from ..model import Model
 from . import config as _config
 from . import search
 from .evaluation import evaluating
@@ -74,6 +75,12 @@ def _session_for(model: nn.Module) -> Iterator[Session]:
         raise
 
 
+def _observe(session: Session, verb: Callable[[Model], object]) -> None:
+    """A verb that runs the model to collect statistics."""
+    with session.verb(Phase.OBSERVING) as native, evaluating(session.root):
+        verb(native)
+
+
 def quantize(
     model: nn.Module,
     config: Mapping[str, Any] | str,
@@ -107,9 +114,8 @@ def quantize(
     """
     given = _config.plain(config)
     loop = _loop(forward_loop, model)
-    with _session_for(model) as session, session.verb(Phase.OBSERVING) as native:
-        with evaluating(model):
-            native.quantize(given, loop)
+    with _session_for(model) as session:
+        _observe(session, lambda native: native.quantize(given, loop))
     return model
 
 
@@ -128,8 +134,7 @@ def calibrate(
     Returns and raises as `quantize`.
     """
     session, loop = _quantized(model), _loop(forward_loop, model)
-    with session.verb(Phase.OBSERVING) as native, evaluating(model):
-        native.calibrate(_config.plain(algorithm), loop)
+    _observe(session, lambda native: native.calibrate(_config.plain(algorithm), loop))
     return model
 
 
