@@ -5,7 +5,7 @@ export CARGO_TARGET_DIR := $(CURDIR)/target
 PYTHON := $(VENV)/bin/python
 RELEASE := target/release
 
-.PHONY: demo test test-cuda bench bench-cuda lint kernels setup library install install-built uninstall portable abi clean
+.PHONY: demo test test-torch test-cuda bench bench-cuda lint kernels docs setup library install install-built uninstall portable abi clean
 
 ## The main job: an engine quantizes its own model through libmq; one table.
 demo: library
@@ -18,6 +18,10 @@ demo: library
 ## Everything that can be checked without a GPU.
 test: setup library
 	scripts/test.sh
+
+## mq.torch, with PyTorch and transformers in an environment of their own (several gigabytes).
+test-torch: library
+	scripts/test_torch.sh
 
 ## What only a GPU can prove: kernels, models, graphs, compute-sanitizer. Skips nothing.
 test-cuda: library
@@ -38,6 +42,11 @@ lint: setup
 ## The CUDA kernels, compiled into the checked-in fatbin (docs/cuda.md); needs no GPU.
 kernels: setup
 	cargo xtask kernels
+
+## The documentation as a site, target/docs; a broken link fails.
+docs: library
+	scripts/setup.sh $(VENV) docs
+	scripts/docs.sh
 
 ## Headers, libraries, pkg-config and CMake files: make install PREFIX=/usr/local [DESTDIR=...] [LIBDIR=lib]
 ## [CARGOFLAGS=--no-default-features].

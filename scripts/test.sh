@@ -36,6 +36,12 @@ tests/run_asan.sh
 step "Python tests"
 "$python" -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps ./bindings/python
 "$python" -m pytest -q tests/python
+step "PyTorch tests"
+if "$python" -W ignore -c "import torch, transformers" 2>/dev/null; then
+    "$python" -m pytest -q tests/torch
+else
+    echo "SKIPPED: $(<tests/torch/count) PyTorch tests (torch is not installed; make test-torch)"
+fi
 step "example engine"
 make --no-print-directory -C examples/tiny_llama test
 step "all passed"

@@ -25,6 +25,15 @@ gcc "$out"/*.o -o "$out/harness" -Ltarget/release -lmq -Wl,-rpath,"$PWD/target/r
 ln -sf libmq.so target/release/libmq.so.0.1
 "$out/harness" cuda
 
+step "PyTorch on the GPU"
+# An environment with torch, transformers and pytest: that of `make test-torch`, or MQ_TORCH_PYTHON.
+torch_python=${MQ_TORCH_PYTHON:-target/torch/venv/bin/python}
+[[ -n $(command -v "$torch_python") ]] || {
+    echo "test_cuda.sh: no $torch_python: run make test-torch, or set MQ_TORCH_PYTHON" >&2
+    exit 1
+}
+"$torch_python" -W ignore -m pytest -q tests/torch_cuda
+
 step "compute-sanitizer"
 if [[ ${MQ_WITHOUT_SANITIZER:-0} == 1 ]]; then
     echo "LEFT OUT: MQ_WITHOUT_SANITIZER=1"

@@ -85,10 +85,10 @@ def encoded(text: str | None) -> bytes | None:
     return None if text is None else text.encode()
 
 
-def tensor_of(array: np.ndarray | None) -> abi.Tensor | None:
-    """Views an array that `tensors` has checked; the view keeps it alive."""
-    if array is None:
-        return None
+def tensor_of(array: np.ndarray | abi.Tensor | None) -> abi.Tensor | None:
+    """Views an array that `tensors` has checked; the view keeps it alive. A view stays itself."""
+    if array is None or isinstance(array, abi.Tensor):
+        return array
     code, bits = abi.DTYPES[array.dtype.name]
     shape = (ct.c_int64 * array.ndim)(*array.shape)
     device, dtype = abi.Device(abi.DEVICE_CPU, 0), abi.DType(code, bits, 1)
@@ -263,7 +263,7 @@ def add_layer(
     names: dict[str, str | None],
     flags: int,
     convolution: dict[str, tuple[int, ...]],
-    forward: Callable[[np.ndarray, np.ndarray], np.ndarray] | None,
+    forward: Callable[[np.ndarray, np.ndarray], np.ndarray] | abi.LayerForwardFn | None,
 ) -> tuple[int, object]:
     """Registers a layer; the caller keeps the arrays alive until the model is destroyed.
 
@@ -280,7 +280,9 @@ def add_layer(
         setattr(desc, member, None if view is None else ct.pointer(view))
     for member, numbers in convolution.items():
         getattr(desc, member)[: len(numbers)] = numbers
-    struct = None if forward is None else _layer_forward(str(names["name"]), forward)
+    struct = forward
+    if forward is not None and not isinstance(forward, abi.LayerForwardFn):
+        struct = _layer_forward(str(names["name"]), forward)
     if struct is not None:
         desc.forward = ct.pointer(struct)
     return handle_from(abi.mq_model_add_layer, model, desc), struct

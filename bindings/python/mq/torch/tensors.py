@@ -1,0 +1,64 @@
+"""Tensors of PyTorch as the library sees them: their own memory, never copied unasked."""
+
+from __future__ import annotations
+
+import torch
+
+from .._lib import memory
+from .._lib.interface import Tensor as View
+
+_NAMES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
+_DTYPES = {name: dtype for dtype, name in _NAMES.items()}
+
+
+def is_float(x: object) -> bool:
+    """Whether it is a tensor that can be quantized."""
+    return isinstance(x, torch.Tensor) and x.dtype in _NAMES
+
+
+def check(tensor: torch.Tensor, what: str) -> None:
+    """Refuses a tensor whose memory the library cannot work on."""
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+        raise TypeError(
+            f"{what} is a {type(tensor).__name__}, expected a plain tensor; "
+            "quantize before the model is sharded or packed"
+        )
+    if tensor.dtype not in _NAMES:
+        raise TypeError(f"{what} has dtype {tensor.dtype}, expected float32, float16 or bfloat16")
+    if tensor.layout != torch.strided:
+        raise TypeError(f"{what} has layout {tensor.layout}, expected a dense tensor")
+    if tensor.device.type not in ("cpu", "cuda"):
+        raise ValueError(f"{what} is on {tensor.device}, expected cpu or cuda; move it there first")
+
+
+def check_weight(weight: torch.Tensor, what: str) -> None:
+    """Refuses a weight that the library cannot borrow as it is."""
+    check(weight, what)
+    if not weight.is_contiguous():
+        raise ValueError(
+            f"{what} is not contiguous (shape {tuple(weight.shape)}, strides {weight.stride()}); "
+            "set its .data to .data.contiguous() before quantizing"
+        )
+
+
+def view(tensor: torch.Tensor) -> View:
+    """A checked, contiguous tensor as the library takes it; the view keeps it alive."""
+    device = tensor.device.index if tensor.device.type == "cuda" else None
+    shape, name = tuple(tensor.shape), _NAMES[tensor.dtype]
+    return memory.view(tensor.data_ptr(), shape, name, device, tensor)
+
+
+def activation(tensor: torch.Tensor, what: str) -> torch.Tensor:
+    """What passes a quantizer, without its graph; copied if it is not contiguous."""
+    if not isinstance(tensor, torch.Tensor):
+        raise TypeError(f"{what} is a {type(tensor).__name__}, expected a tensor")
+    check(tensor, what)
+    return tensor.detach().contiguous()
+
+
+def borrowed(given: View) -> torch.Tensor:
+    """The tensor over memory that the library gave a callback: gone when that returns."""
+    buffer, name, shape = memory.bytes_of(given)
+    if len(buffer) == 0:
+        return torch.empty(shape, dtype=_DTYPES[name])
+    return torch.frombuffer(buffer, dtype=_DTYPES[name]).view(shape)
