@@ -125,7 +125,7 @@ class AutoQuantize(Registry):
             data_loader, forward_step, loss_func, backward, forward_backward_step, logits
         )
         with self._owner as model:
-            _lib.call(abi.mq_auto_quantize, model, options, host, search_host.cost(cost))
+            _lib.call_verb(abi.mq_auto_quantize, model, options, host, search_host.cost(cost))
         return self.auto_quantize_state()
 
     def auto_quantize_solve(

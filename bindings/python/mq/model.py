@@ -31,10 +31,17 @@ class Model(AutoQuantize):
             beside the caller's arrays and the scales it results in; None: no limit. Where one pass
             of the forward loop would need more, there are several (see `plan`), which must bring
             the same data; the results are the same.
-        progress: called with a `Progress`, on the thread of the verb, when a pass of the forward
-            loop begins or ends, when a layer is solved, and when a step is scored. A true value
-            stops the verb, which raises MqError (MQ_ERR_CALLBACK); so does an exception, which the
-            verb raises unchanged.
+        progress: a function, called with a `Progress`, on the thread of the verb, when a pass of
+            the forward loop begins or ends, when a layer is solved, and when a step is scored. A
+            true value stops the verb, which raises MqError (MQ_ERR_CALLBACK); so does an exception,
+            which the verb raises unchanged. True: a progress bar on stderr, of the package tqdm if
+            it is installed. False: nothing. None: the bar if stderr is a terminal.
+        device: the CUDA device that arrays may be on, beside host memory: "cuda", "cuda:1", an
+            index, or a `torch.device`. Work on it is put on the stream that the library of the
+            array works on at the time of the call; use one stream at a time. Default: none.
+
+    Ctrl-C stops `quantize`, `calibrate` and `auto_quantize` like an exception in a callback: at the
+    next one, which comes at least after every layer.
     """
 
     def quantize(
@@ -68,7 +75,7 @@ class Model(AutoQuantize):
         """
         callback = callbacks.forward(forward_loop, self)
         with self._owner as model:
-            _lib.call(abi.mq_quantize, model, configuration.config_text(config), callback)
+            _lib.call_verb(abi.mq_quantize, model, configuration.config_text(config), callback)
         return self
 
     def calibrate(
@@ -88,7 +95,7 @@ class Model(AutoQuantize):
         """
         callback = callbacks.forward(forward_loop, self)
         with self._owner as model:
-            _lib.call(abi.mq_calibrate, model, configuration.to_json(algorithm), callback)
+            _lib.call_verb(abi.mq_calibrate, model, configuration.to_json(algorithm), callback)
         return self
 
     def set_calibration(

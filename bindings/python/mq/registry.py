@@ -9,13 +9,13 @@ from typing import Callable, TypeVar, Union
 
 import numpy as np
 
-from . import _lib, tensors
+from . import _lib, progress_bar, tensors
+from . import device as devices
 from ._handle import ModelHandle
 from ._lib import interface as abi
 from .layer import Layer
-from .outcome import Progress
 from .quantizer import Quantizer
-from .tensors import Array
+from .tensors import Array, Operand
 
 R = TypeVar("R", bound="Registry")
 #: One number for all spatial axes of a convolution, or one for each.
@@ -33,7 +33,8 @@ class Registry:
         log: Callable[[int, str], object] | None = None,
         *,
         memory_limit: int | None = None,
-        progress: Callable[[Progress], object] | None = None,
+        progress: progress_bar.Choice = None,
+        device: devices.Device = None,
     ) -> None:
         if not 0 <= threads <= 1024:
             raise ValueError(f"threads is {threads}, expected 0 to 1024")
@@ -41,9 +42,9 @@ class Registry:
             raise ValueError(
                 f"memory_limit is {memory_limit}, expected bytes, or None for no limit"
             )
-        if progress is not None and not callable(progress):
-            raise TypeError(f"progress is a {type(progress).__name__}, expected a function")
-        self._owner = ModelHandle(threads, log, memory_limit or 0, progress)
+        told = progress_bar.chosen(progress)
+        cuda = devices.cuda_index(device)
+        self._owner = ModelHandle(threads, log, memory_limit or 0, told, cuda)
         self._layers: dict[str, Layer] = {}
 
     def __enter__(self: R) -> R:
@@ -162,16 +163,13 @@ class Registry:
         """
         if kind not in abi.LAYER_KINDS:
             raise ValueError(f"kind is {kind!r}, expected one of {', '.join(abi.LAYER_KINDS)}")
-        if weight is not None:
-            weight = tensors.registered(weight, f"the weight of {name}", written_by="fold_weight")
-        if bias is not None:
-            bias = tensors.registered(bias, f"the bias of {name}", written_by=None)
         verb = "fold_pre_quant_scale"
-        if norm is not None:
-            norm = tensors.registered(norm, f"the norm of {name}", written_by=verb)
-        if norm_bias is not None:
-            norm_bias = tensors.registered(norm_bias, f"the norm_bias of {name}", written_by=verb)
-        arrays = {"weight": weight, "bias": bias, "norm_gain": norm, "norm_bias": norm_bias}
+        arrays = {
+            "weight": _borrowed(weight, f"the weight of {name}", "fold_weight"),
+            "bias": _borrowed(bias, f"the bias of {name}", None),
+            "norm_gain": _borrowed(norm, f"the norm of {name}", verb),
+            "norm_bias": _borrowed(norm_bias, f"the norm_bias of {name}", verb),
+        }
         names = {
             "name": name,
             "class_name": class_name,
@@ -190,9 +188,13 @@ class Registry:
         flags = abi.NORM_ADDS_ONE if norm_adds_one else 0
         with self._owner as model:
             code = abi.LAYER_KINDS[kind]
-            handle, kept = _lib.add_layer(model, code, arrays, names, flags, convolution, forward)
+            self._owner.follow(*arrays.values())
+            views = {member: array and array.view for member, array in arrays.items()}
+            handle, kept = _lib.add_layer(model, code, views, names, flags, convolution, forward)
             self._owner.borrow(*arrays.values(), kept)
-        layer = Layer(self._owner, handle, kind, name, weight, bias, producer)
+        layer = Layer(
+            self._owner, handle, kind, name, arrays["weight"], arrays["bias"], producer
+        )
         self._layers[name] = layer
         return layer
 
@@ -236,6 +238,10 @@ class Registry:
                 name = _lib.text_from(abi.mq_quantizer_name, handle)
                 found[name] = Quantizer(self._owner, handle, name)
         return found
+
+
+def _borrowed(array: Array | None, what: str, written_by: str | None) -> Operand | None:
+    return None if array is None else tensors.registered(array, what, written_by=written_by)
 
 
 def _steps(given: Steps, what: str, kind: str, least: int) -> tuple[int, ...]:

@@ -1,0 +1,71 @@
+"""What DLPack does not say about the libraries it connects: streams, gradients, new arrays.
+
+None of them is imported: whoever has an array of a library has imported it.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+#: Roots of the packages whose arrays never change once they are made.
+_IMMUTABLE = {"jax", "jaxlib"}
+
+
+def roots(array: object) -> set[str]:
+    """The top packages of an array's classes, such as {"torch", "builtins"}."""
+    return {kind.__module__.partition(".")[0] for kind in type(array).__mro__}
+
+
+def speaks_dlpack(array: object) -> bool:
+    """Whether it is an array that `__dlpack__` exports."""
+    return hasattr(type(array), "__dlpack__") and hasattr(type(array), "__dlpack_device__")
+
+
+def detached(array: Any) -> Any:
+    """The same memory without a gradient; libraries refuse to export what records one."""
+    return array.detach() if records_gradient(array) and hasattr(array, "detach") else array
+
+
+def records_gradient(array: object) -> bool:
+    """Whether operations on it are recorded for a gradient, as torch does."""
+    return getattr(array, "requires_grad", False) is True
+
+
+def is_immutable(array: object) -> bool:
+    """Whether its library forbids changing it, whatever its export says."""
+    return bool(roots(array) & _IMMUTABLE)
+
+
+def current_stream(array: Any, device: int) -> int:
+    """The CUstream its library works on now; 0 for the default stream."""
+    from_library = roots(array)
+    if "torch" in from_library:
+        return int(sys.modules["torch"].cuda.current_stream(device).cuda_stream)
+    if "cupy" in from_library:
+        return int(sys.modules["cupy"].cuda.get_current_stream().ptr)
+    return 0
+
+
+def empty_like(array: Any) -> Any:
+    """A new, row-major array of the same library, shape, dtype and device; None if it can't be."""
+    from_library = roots(array)
+    if "torch" in from_library:
+        torch = sys.modules["torch"]
+        return torch.empty(tuple(array.shape), dtype=array.dtype, device=array.device)
+    if "cupy" in from_library:
+        with array.device:
+            return sys.modules["cupy"].empty(array.shape, array.dtype)
+    return None
+
+
+def from_numpy(array: Any, like: Any) -> Any:
+    """A numpy array as one of the library of `like`, by the array API standard.
+
+    Raises TypeError when that library does not follow it.
+    """
+    if not hasattr(like, "__array_namespace__"):
+        raise TypeError(
+            f"a new {type(like).__name__} cannot be made: give out, an array of any library"
+        )
+    return like.__array_namespace__().asarray(array)
