@@ -38,7 +38,8 @@ class Packed:
     shape: tuple[int, ...]
     #: numpy's name of its dtype.
     dtype: str
-    #: The attributes it was packed with, every tuple a list.
+    #: The attributes it was packed with: every tuple is a list, what was dynamic but for blocks
+    #: with scales of their own is static.
     attributes: dict[str, Any] | list[dict[str, Any]]
     #: The amax it was packed with, one for each member of a list of attributes, or None.
     amax: tuple[np.ndarray | None, ...]
@@ -79,6 +80,7 @@ def pack(x: Array, attributes: Attributes, amax: npt.ArrayLike | None = None) ->
         TypeError, ConfigError: as `fake_quant`.
     """
     given = tensors.activation(x, "x")
+    attributes = _static(attributes)
     if 0 in given.shape:
         raise ValueError(f"x has the shape {given.shape}: there is nothing to pack")
     with model_for(given) as model:
@@ -102,9 +104,25 @@ def pack(x: Array, attributes: Attributes, amax: npt.ArrayLike | None = None) ->
         found.get("scale_zeros"),
         given.shape,
         given.dtype,
-        json.loads(to_json(attributes)),
+        attributes,
         amaxes,
     )
+
+
+def _static(attributes: Attributes) -> dict[str, Any] | list[dict[str, Any]]:
+    """Attributes under which the array's own amax is kept, for `unpack` to have it."""
+    given = json.loads(to_json(attributes))
+    for member in given if isinstance(given, list) else [given]:
+        if not isinstance(member, dict):
+            continue  # the library refuses it
+        blocks = member.get("block_sizes")
+        has_block_scales = isinstance(blocks, dict) and blocks.get("scale_bits") is not None
+        for settings in (member, blocks):
+            if isinstance(settings, dict) and not has_block_scales:
+                if settings.get("type") == "dynamic":
+                    settings["type"] = "static"
+    found: dict[str, Any] | list[dict[str, Any]] = given
+    return found
 
 
 def unpack(packed: Packed, dtype: npt.DTypeLike | None = None, out: Array | None = None) -> Array:
@@ -114,7 +132,8 @@ def unpack(packed: Packed, dtype: npt.DTypeLike | None = None, out: Array | None
 
     Args:
         packed: what `pack` gave; its arrays may have been stored meanwhile.
-        dtype: float32, float16 or bfloat16, rounded to once; None: that of the packed array.
+        dtype: float32, float16 or bfloat16, rounded to after every member of a list of attributes;
+            None: that of the packed array.
         out: where they go, in host memory, of the shape of the packed array and of `dtype`.
 
     Returns:
