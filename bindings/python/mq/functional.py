@@ -161,9 +161,10 @@ def add_weight(model: int, x: Operand, attributes: Attributes, algorithm: Any) -
     kind = abi.LAYER_KINDS["generic"]
     layer, _ = _lib.add_layer(model, kind, {"weight": x.view}, names, 0, {}, None)
     cfg = json.loads(to_json(attributes))
+    is_on = cfg.get("enable", True) if isinstance(cfg, dict) else True
     only = [
         {"quantizer_name": "*", "enable": False},
-        {"quantizer_name": WEIGHT, "cfg": cfg},
+        {"quantizer_name": WEIGHT, "cfg": cfg, "enable": is_on},
     ]
     config = {"quant_cfg": only, "algorithm": algorithm}
     _lib.call(abi.mq_quantize, model, to_json(config), None)

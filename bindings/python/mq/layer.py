@@ -9,6 +9,8 @@ import numpy as np
 from . import _lib, tensors
 from ._handle import ModelHandle
 from ._lib import interface as abi
+from ._lib import parts
+from .errors import StateError
 from .tensors import Array, Operand
 
 
@@ -43,6 +45,18 @@ class Layer:
 
     def __repr__(self) -> str:
         return f"<mq.Layer {self.name} ({self.kind})>"
+
+    def check_arrays(self) -> None:
+        """Raises StateError unless weight and bias are where they were; a packed weight may go."""
+        if self._bias is not None:
+            self._bias.check_in_place(f"the bias of {self.name}")
+        if self._weight is not None:
+            try:
+                self._weight.check_in_place(f"the weight of {self.name}")
+            except StateError:
+                with self._owner:
+                    if parts.packed_shape(self._handle) is None:
+                        raise
 
     def input(self, x: Array, out: Array | None = None) -> Array:
         """The layer's input on its way into the layer.
@@ -97,7 +111,9 @@ class Layer:
 
         Raises:
             InvalidArgumentError: the layer has no weight.
+            StateError: the registered array was moved, resized or freed.
         """
+        self.check_arrays()
         like = self._weight or tensors.activation(np.empty(0, np.float32), "weight")
         result = tensors.result(out, like)
         self._call(abi.mq_layer_weight, result)

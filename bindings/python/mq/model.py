@@ -74,7 +74,7 @@ class Model(AutoQuantize):
             Whatever `forward_loop` or `progress` raises, unchanged.
         """
         callback = callbacks.forward(forward_loop, self)
-        with self._owner as model:
+        with self._in_place() as model:
             _lib.call_verb(abi.mq_quantize, model, configuration.config_text(config), callback)
         return self
 
@@ -94,7 +94,7 @@ class Model(AutoQuantize):
         Returns and raises as `quantize`; StateError before it.
         """
         callback = callbacks.forward(forward_loop, self)
-        with self._owner as model:
+        with self._in_place() as model:
             _lib.call_verb(abi.mq_calibrate, model, configuration.to_json(algorithm), callback)
         return self
 
@@ -155,7 +155,7 @@ class Model(AutoQuantize):
         Raises:
             StateError: before `quantize`. NumericError: NaN or Inf in a weight.
         """
-        with self._owner as model:
+        with self._in_place() as model:
             count = _lib.size_from(abi.mq_model_quantizer_count, model)
             room = 4096 + 512 * count  # asking for the length would check everything twice
             text = _lib.text_from(abi.mq_check, model, None, capacity=room)
@@ -185,7 +185,7 @@ class Model(AutoQuantize):
             if source is not None and source._bias is not None:
                 what = f"the bias of {source.name}"
                 tensors.check_writable(source._bias, what, "fold_pre_quant_scale")
-        with self._owner as model:
+        with self._in_place() as model:
             return _lib.size_from(abi.mq_fold_pre_quant_scale, model, 0)
 
     def cancel(self) -> None:
@@ -210,7 +210,7 @@ class Model(AutoQuantize):
         Raises:
             StateError: before `quantize`. NumericError: no weight is changed.
         """
-        with self._owner as model:
+        with self._in_place() as model:
             flags = abi.FOLD_KEEP_ATTRIBUTES if keep_attrs else 0
             _lib.call(abi.mq_fold_weight, model, flags)
 
@@ -234,7 +234,7 @@ class Model(AutoQuantize):
             has no packed form. NotFoundError: nothing was packed. Nothing changes then.
         """
         text = None if config is None else configuration.to_json(config)
-        with self._owner as model:
+        with self._in_place() as model:
             flags = _match_flags(allow_no_match)
             return _lib.size_from(abi.mq_compress, model, text, None, flags)
 

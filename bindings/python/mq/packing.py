@@ -117,10 +117,9 @@ def _static(attributes: Attributes) -> dict[str, Any] | list[dict[str, Any]]:
             continue  # the library refuses it
         blocks = member.get("block_sizes")
         has_block_scales = isinstance(blocks, dict) and blocks.get("scale_bits") is not None
-        for settings in (member, blocks):
-            if isinstance(settings, dict) and not has_block_scales:
-                if settings.get("type") == "dynamic":
-                    settings["type"] = "static"
+        for settings in () if has_block_scales else (member, blocks):
+            if isinstance(settings, dict) and settings.get("type") == "dynamic":
+                settings["type"] = "static"
     found: dict[str, Any] | list[dict[str, Any]] = given
     return found
 

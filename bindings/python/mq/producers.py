@@ -8,6 +8,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import numpy as np
+
 #: Roots of the packages whose arrays never change once they are made.
 _IMMUTABLE = {"jax", "jaxlib"}
 
@@ -45,6 +47,13 @@ def current_stream(array: Any, device: int) -> int:
     if "cupy" in from_library:
         return int(sys.modules["cupy"].cuda.get_current_stream().ptr)
     return 0
+
+
+def address(array: Any) -> int | None:
+    """Where its memory is now, if its library lets that be changed; None elsewhere."""
+    if isinstance(array, np.ndarray):
+        return int(array.__array_interface__["data"][0])
+    return int(array.data_ptr()) if "torch" in roots(array) else None
 
 
 def empty_like(array: Any) -> Any:

@@ -46,6 +46,7 @@ class Registry:
         cuda = devices.cuda_index(device)
         self._owner = ModelHandle(threads, log, memory_limit or 0, told, cuda)
         self._layers: dict[str, Layer] = {}
+        self._norms: dict[str, Operand] = {}
 
     def __enter__(self: R) -> R:
         return self
@@ -64,6 +65,7 @@ class Registry:
         """
         self._owner.close()
         self._layers.clear()
+        self._norms.clear()
 
     def add_linear(
         self,
@@ -189,12 +191,14 @@ class Registry:
         with self._owner as model:
             code = abi.LAYER_KINDS[kind]
             self._owner.follow(*arrays.values())
-            views = {member: array and array.view for member, array in arrays.items()}
+            views = {
+                member: None if array is None else array.view for member, array in arrays.items()
+            }
             handle, kept = _lib.add_layer(model, code, views, names, flags, convolution, forward)
             self._owner.borrow(*arrays.values(), kept)
-        layer = Layer(
-            self._owner, handle, kind, name, arrays["weight"], arrays["bias"], producer
-        )
+        weight_in, bias_in = arrays.pop("weight"), arrays.pop("bias")
+        self._norms.update((f"the {what} of {name}", norm) for what, norm in arrays.items() if norm)
+        layer = Layer(self._owner, handle, kind, name, weight_in, bias_in, producer)
         self._layers[name] = layer
         return layer
 
@@ -211,6 +215,14 @@ class Registry:
         with self._owner as model:
             handle = _lib.handle_from(abi.mq_model_add_quantizer, model, name, class_name)
         return Quantizer(self._owner, handle, name)
+
+    def _in_place(self) -> ModelHandle:
+        """The handle for a verb that uses the registered arrays, once they are checked."""
+        for layer in list(self._layers.values()):
+            layer.check_arrays()
+        for what, norm in list(self._norms.items()):
+            norm.check_in_place(what)
+        return self._owner
 
     @property
     def layers(self) -> Mapping[str, Layer]:

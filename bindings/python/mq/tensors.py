@@ -10,6 +10,7 @@ import numpy.typing as npt
 from . import producers
 from ._lib import dlpack
 from ._lib.interface import DTYPES, Tensor
+from .errors import StateError, Status
 
 #: A float32, float16 or bfloat16 (`ml_dtypes.bfloat16`) numpy array, or an array of another library
 #: that speaks DLPack (torch, cupy, jax) on the CPU or a CUDA device. Results are of the same kind.
@@ -17,25 +18,30 @@ Array = Any
 _EXPECTED = "expected float32, float16 or bfloat16"
 
 
+#: What the library gets of an array: the array, an exported tensor, or a view of a copy.
+View = Union[np.ndarray, dlpack.Imported, Tensor]
+
+
 class Operand:
     """An array of the caller's, and the view of it that the library gets."""
 
-    __slots__ = ("_given", "_like", "dtype", "shape", "stream", "view")
+    __slots__ = ("_address", "_given", "_like", "dtype", "shape", "stream", "view")
 
     def __init__(
         self,
         given: Array,
-        view: Union[np.ndarray, dlpack.Imported, Tensor],
+        view: View,
         dtype: str,
         stream: tuple[int, int] | None = None,
         like: Array = None,
     ) -> None:
         self._given = given
         self._like = like
-        #: A checked numpy array, an exported tensor, or a copy of one.
+        #: What the library gets.
         self.view = view
         #: The extents.
         self.shape: tuple[int, ...] = tuple(given.shape)
+        self._address = producers.address(given)
         #: numpy's name of the dtype.
         self.dtype = dtype
         #: The CUDA device, and the stream the array's library works on now; None for host memory.
@@ -47,6 +53,20 @@ class Operand:
         if self._like is None:
             return self._given
         return producers.from_numpy(self._given, self._like)
+
+    def check_in_place(self, what: str) -> None:
+        """Raises StateError when the array was moved, resized or freed since.
+
+        The library would work on memory that is the array's no more. numpy's `resize` refuses that
+        unless it is told not to look; torch does not.
+        """
+        now = producers.address(self._given), tuple(self._given.shape)
+        if now != (self._address, self.shape):
+            raise StateError(
+                Status.MQ_ERR_STATE,
+                f"{what} was moved, resized or freed since it was registered with the shape "
+                f"{self.shape}; make a new model",
+            )
 
     @property
     def read_only(self) -> bool:
@@ -187,11 +207,12 @@ def _new(like: Operand) -> Operand:
 
 
 def dtype_named(name: str) -> np.dtype[Any]:
-    """numpy's dtype of a name in DTYPES; bfloat16 needs the package ml_dtypes."""
+    """The dtype in numpy of a name in DTYPES; bfloat16 needs the package ml_dtypes."""
     if name == "bfloat16":
         import ml_dtypes  # optional, and slow to import
 
-        return np.dtype(ml_dtypes.bfloat16)
+        bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return bfloat16
     return np.dtype(name)
 
 

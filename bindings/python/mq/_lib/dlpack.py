@@ -113,7 +113,7 @@ class Imported:
 
     @property
     def dtype_name(self) -> str:
-        """numpy's name of a dtype that the library has; else DLPack's code, bits and lanes."""
+        """Name in numpy of a dtype that the library has; else DLPack's code, bits and lanes."""
         dtype = self._tensor.dtype
         name = _DTYPE_NAMES.get((dtype.code, dtype.bits)) if dtype.lanes == 1 else None
         return name or f"DLPack code {dtype.code} with {dtype.bits} bits, {dtype.lanes} lanes"

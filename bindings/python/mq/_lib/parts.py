@@ -9,13 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import NotFoundError
+from ..errors import NotFoundError, StateError
 from . import Callback, call
 from . import interface as abi
 
 _NAMES = ("weight", "scale", "double_scale", "scale_zeros")
 #: DLPack's code -> numpy's dtype; FP8 is given as its bits.
-_DTYPES = {0: np.dtype(np.int8), 1: np.dtype(np.uint8), 2: np.dtype(np.float32), 10: np.dtype("u1")}
+_DTYPES: dict[int, np.dtype[Any]] = {
+    0: np.dtype(np.int8),
+    1: np.dtype(np.uint8),
+    2: np.dtype(np.float32),
+    10: np.dtype(np.uint8),
+}
 
 
 def read(layer: int) -> dict[str, np.ndarray]:
@@ -32,6 +37,16 @@ def read(layer: int) -> dict[str, np.ndarray]:
         data = ct.string_at(tensor.data, math.prod(shape) * dtype.itemsize)
         found[name] = np.frombuffer(data, dtype).reshape(shape).copy()
     return found
+
+
+def packed_shape(layer: int) -> tuple[int, ...] | None:
+    """The extents of the codes of a layer's packed weight, or None when it is not packed."""
+    tensor = abi.Tensor()
+    try:
+        call(abi.mq_layer_packed, layer, "weight", tensor)
+    except StateError:
+        return None
+    return tuple(tensor.shape[: tensor.ndim])
 
 
 class Memory:
