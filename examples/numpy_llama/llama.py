@@ -45,7 +45,10 @@ class Llama:
         half = self.head_size // 2
         frequency = config["rope_theta"] ** (-np.arange(half) / half)
         angle = np.arange(self.context)[:, None] * frequency
-        self.cos, self.sin = np.cos(angle, dtype=np.float32), np.sin(angle, dtype=np.float32)
+        self.cos, self.sin = (
+            np.cos(angle, dtype=np.float32),
+            np.sin(angle, dtype=np.float32),
+        )
         self.mask = np.triu(np.full((self.context, self.context), -np.inf, np.float32), 1)
 
     def linears(self):

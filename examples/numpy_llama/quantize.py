@@ -1,19 +1,27 @@
 """Quantizes a Llama that runs in numpy, and prints its perplexity before and after.
 
-    python examples/numpy_llama/quantize.py                          # INT8_DEFAULT_CFG
-    python examples/numpy_llama/quantize.py --config INT4_AWQ_CFG --sequences 100
+python examples/numpy_llama/quantize.py                          # INT8_DEFAULT_CFG
+python examples/numpy_llama/quantize.py --config INT4_AWQ_CFG --sequences 100
 """
 
 import argparse
 from pathlib import Path
 
-import mq
 import numpy as np
+
+import mq
+
 from llama import Llama, perplexity
 
 MODELS = Path(__file__).resolve().parents[1] / "tiny_llama"
 #: Projections that a runtime computes as one product, and so with one scale.
-FUSED = {"q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "gate_proj": "up", "up_proj": "up"}
+FUSED = {
+    "q_proj": "qkv",
+    "k_proj": "qkv",
+    "v_proj": "qkv",
+    "gate_proj": "up",
+    "up_proj": "up",
+}
 
 
 class QuantizedLlama(Llama):

@@ -1,4 +1,4 @@
-"""An array of another library, as far as DLPack goes: numpy's memory behind an export that can lie."""
+"""An array of another library as DLPack shows it: numpy's memory behind an export that can lie."""
 
 import ctypes as ct
 

@@ -184,11 +184,11 @@ def test_an_array_on_another_device_than_the_models_is_refused():
     layer = model.add_linear("a", matrix(4, 8))
     model.quantize("INT8_WEIGHT_ONLY_CFG")
     on_gpu = Foreign(X, device=(2, 0))
-    with pytest.raises(mq.InvalidArgumentError, match="device|CUDA"):
+    with pytest.raises(mq.InvalidArgumentError, match=r"device|CUDA"):
         layer.input(X, out=on_gpu)
     with pytest.raises(TypeError, match="on a CUDA device cannot be made: give out"):
         layer.input(on_gpu)
-    with pytest.raises(mq.MqError, match="device|CUDA"):
+    with pytest.raises(mq.MqError, match=r"device|CUDA"):
         mq.Model().add_linear("b", on_gpu)
     # Its library tells no stream: DLPack's number of the default one.
     assert on_gpu.asked[-1] == {"stream": 1, "max_version": (1, 0)}

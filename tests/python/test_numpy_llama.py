@@ -15,8 +15,7 @@ EXAMPLE = ROOT / "examples" / "numpy_llama"
 MODELS = ROOT / "examples" / "tiny_llama"
 GOLDEN = json.loads((MODELS / "model" / "golden.json").read_text())["variants"]
 EXPECTED = json.loads((MODELS / "model" / "expected.json").read_text())["perplexity"]
-# BLAS threads that wait for each other only slow down what shares the machine.
-ENVIRONMENT = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 
 
 @pytest.fixture(scope="module")
