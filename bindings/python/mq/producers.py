@@ -56,15 +56,15 @@ def address(array: Any) -> int | None:
     return int(array.data_ptr()) if "torch" in roots(array) else None
 
 
-def empty_like(array: Any) -> Any:
-    """A new, row-major array of the same library, shape, dtype and device; None if it can't be."""
+def empty_like(array: Any, shape: tuple[int, ...]) -> Any:
+    """A new, row-major array of the same library, dtype and device; None if it can't be made."""
     from_library = roots(array)
     if "torch" in from_library:
         torch = sys.modules["torch"]
-        return torch.empty(tuple(array.shape), dtype=array.dtype, device=array.device)
+        return torch.empty(shape, dtype=array.dtype, device=array.device)
     if "cupy" in from_library:
         with array.device:
-            return sys.modules["cupy"].empty(array.shape, array.dtype)
+            return sys.modules["cupy"].empty(shape, array.dtype)
     return None
 
 

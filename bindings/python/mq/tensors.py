@@ -192,8 +192,8 @@ def result(out: object | None, like: Operand) -> Operand:
 
 def _new(like: Operand) -> Operand:
     if isinstance(like.view, np.ndarray):
-        return _of_numpy(np.empty(like.view.shape, like.view.dtype))
-    made = producers.empty_like(like._given)
+        return _of_numpy(np.empty(like.shape, like.view.dtype))
+    made = producers.empty_like(like._given, like.shape)
     if made is not None:
         view, stream = _exported(made, "out")
         return Operand(made, view, view.dtype_name, stream)
