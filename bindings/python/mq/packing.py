@@ -14,6 +14,7 @@ from ._lib import interface as abi
 from ._lib import parts
 from .configuration import Attributes, to_json
 from .contexts import model_for
+from .errors import Status, UnsupportedError
 from .functional import add_weight, is_list, members
 from .tensors import Array
 
@@ -66,14 +67,13 @@ def pack(x: Array, attributes: Attributes, amax: npt.ArrayLike | None = None) ->
     May be called from any thread.
 
     Args:
-        x: float32, float16 or bfloat16; copied first if it is not C-contiguous. May be on a GPU;
-            what is packed is in host memory.
+        x: float32, float16 or bfloat16 in host memory; copied first if it is not C-contiguous.
         attributes: as in `fake_quant`, of a format that has a packed form: INT4 in blocks, INT8,
             FP8, NVFP4, MXFP4, MXFP8, NF4, or INT4 followed by FP8.
         amax: as in `fake_quant`; None: taken from `x`, which a list requires.
 
     Raises:
-        UnsupportedError: the format has no packed form.
+        UnsupportedError: the format has no packed form, or `x` is on a GPU.
         InvalidArgumentError: `amax` does not fit `x`, or is given for a list.
         ValueError: `x` has no elements.
         NumericError: NaN or Inf in `x` or `amax`, or negative values under `unsigned`.
@@ -81,6 +81,11 @@ def pack(x: Array, attributes: Attributes, amax: npt.ArrayLike | None = None) ->
     """
     given = tensors.activation(x, "x")
     attributes = _static(attributes)
+    if given.stream is not None:
+        raise UnsupportedError(
+            Status.MQ_ERR_UNSUPPORTED,
+            "x is on a CUDA device, but is packed in host memory by this version; pass a copy there",
+        )
     if 0 in given.shape:
         raise ValueError(f"x has the shape {given.shape}: there is nothing to pack")
     with model_for(given) as model:
