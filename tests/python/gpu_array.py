@@ -37,7 +37,7 @@ def check(code):
 DRIVER = load()
 
 
-class ndarray(Foreign):  # noqa: N801: the name in cupy
+class ndarray(Foreign):  # noqa: N801
     """Memory on device 0, with what cupy's has that mq uses."""
 
     def __init__(self, host):

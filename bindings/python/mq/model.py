@@ -10,9 +10,10 @@ from . import _lib, callbacks, configuration, tensors
 from ._lib import interface as abi
 from .auto_quantize import AutoQuantize
 from .outcome import CheckReport
+from .saving import Saving
 
 
-class Model(AutoQuantize):
+class Model(AutoQuantize, Saving):
     """Names, borrowed arrays and quantizers of a model that the caller holds and runs.
 
     Register the layers, then `quantize`, then run the model again: its taps (`Layer.input`,

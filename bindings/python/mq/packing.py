@@ -84,7 +84,7 @@ def pack(x: Array, attributes: Attributes, amax: npt.ArrayLike | None = None) ->
     if given.stream is not None:
         raise UnsupportedError(
             Status.MQ_ERR_UNSUPPORTED,
-            "x is on a CUDA device, but is packed in host memory by this version; pass a copy there",
+            "x is on a CUDA device, but is packed in host memory by this version; copy it there",
         )
     if 0 in given.shape:
         raise ValueError(f"x has the shape {given.shape}: there is nothing to pack")
