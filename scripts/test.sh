@@ -31,7 +31,8 @@ step "C tests under AddressSanitizer"
 tests/run_asan.sh
 step "Python tests"
 "$python" -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps ./bindings/python
-"$python" -m pytest -q tests/python
+"$python" -X dev -m pytest -q -rs tests/python
+on_emulator "$python" -X dev -m pytest -q tests/python/test_gpu_arrays.py
 step "example engine"
 make --no-print-directory -C examples/tiny_llama test
 step "all passed"

@@ -63,7 +63,7 @@ class Plain:
 
 def _bar(label: str, total: int) -> Any:
     try:
-        from tqdm.auto import tqdm  # optional, and slow to import
+        from tqdm.auto import tqdm  # type: ignore[import-untyped]  # optional, slow to import
     except ImportError:
         return Plain(label, total, sys.stderr)
     return tqdm(total=total, desc=label, file=sys.stderr, leave=True)

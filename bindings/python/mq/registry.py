@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Callable, TypeVar, Union
+from typing import Any, Callable, TypeVar, Union
 
 import numpy as np
 
@@ -259,8 +259,8 @@ def _borrowed(array: Array | None, what: str, written_by: str | None) -> Operand
 def _steps(given: Steps, what: str, kind: str, least: int) -> tuple[int, ...]:
     """A number for each spatial axis of a convolution; none for other layers."""
     axes = int(kind[-2]) if kind.startswith("conv") else 0
-    each = [given] * axes if np.ndim(given) == 0 else list(given)
-    numbers = tuple(map(operator.index, each))
+    each: Any = [given] * axes if np.ndim(given) == 0 else given
+    numbers = tuple(operator.index(number) for number in each)
     if axes == 0 and given != least:
         raise ValueError(f"{what} is {given}, but a {kind} layer has none")
     if len(numbers) != axes or any(not least <= number < 2**32 for number in numbers):

@@ -30,7 +30,9 @@ def host_callback(
         loss[0] = function()
 
     def show(function: Any, _step: int, logits: Any) -> None:
-        kept[:] = [tensor_of(function())]  # C reads it until the next callback
+        shown = tensor_of(function())
+        assert shown is not None  # only None has no view
+        kept[:] = [shown]  # C reads it until the next callback
         ct.memmove(logits, ct.byref(kept[0]), ct.sizeof(abi.Tensor))
 
     def bound(body: Callable[..., None], function: Any) -> Callable[..., None] | None:
