@@ -20,6 +20,11 @@ class ModelHandle:
     one destroys the model. The arrays that the library borrows live here too.
     """
 
+    _context: int | None = None
+    _cuda: int | None = None
+    _stream = 0
+    _bar: ProgressBar | None = None
+
     def __init__(
         self,
         threads: int,
@@ -31,18 +36,13 @@ class ModelHandle:
         self._model: int | None = None
         self._cuda = cuda
         self._bar = progress if isinstance(progress, ProgressBar) else None
-        self._stream = 0
         self._lock = threading.Lock()
         self._calls = 0
         self._borrowed: list[object] = []
         self._context, self._options = _lib.create_context(
             threads, log, memory_limit, progress, cuda
         )
-        try:
-            self._model = _lib.handle_from(abi.mq_model_create, self._context)
-        except BaseException:
-            abi.mq_context_destroy(self._context)
-            raise
+        self._model = _lib.handle_from(abi.mq_model_create, self._context)
 
     def borrow(self, *things: object) -> None:
         """Keeps arrays, and what else the library points to, alive until the model is destroyed."""
@@ -81,10 +81,15 @@ class ModelHandle:
             if self._model is not None:
                 _lib.call(abi.mq_model_destroy, self._model)
                 self._model = None
-                abi.mq_context_destroy(self._context)
+                self._forget_context()
                 self._borrowed.clear()
 
     def __del__(self) -> None:
         if self._model is not None:
             abi.mq_model_destroy(self._model)
-            abi.mq_context_destroy(self._context)
+        self._forget_context()
+
+    def _forget_context(self) -> None:
+        context, self._context = self._context, None
+        if context is not None:
+            abi.mq_context_destroy(context)

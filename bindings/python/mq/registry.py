@@ -27,6 +27,8 @@ LayerForward = Callable[[Array, Array], Array]
 class Registry:
     """Registration, look-up and lifetime of a `Model`."""
 
+    _norms: Mapping[str, Operand] = MappingProxyType({})
+
     def __init__(
         self,
         threads: int = 0,
@@ -46,7 +48,6 @@ class Registry:
         cuda = devices.cuda_index(device)
         self._owner = ModelHandle(threads, log, memory_limit or 0, told, cuda)
         self._layers: dict[str, Layer] = {}
-        self._norms: dict[str, Operand] = {}
 
     def __enter__(self: R) -> R:
         return self
@@ -65,7 +66,7 @@ class Registry:
         """
         self._owner.close()
         self._layers.clear()
-        self._norms.clear()
+        self._norms = {}
 
     def add_linear(
         self,
@@ -197,7 +198,9 @@ class Registry:
             handle, kept = _lib.add_layer(model, code, views, names, flags, convolution, forward)
             self._owner.borrow(*arrays.values(), kept)
         weight_in, bias_in = arrays.pop("weight"), arrays.pop("bias")
-        self._norms.update((f"the {what} of {name}", norm) for what, norm in arrays.items() if norm)
+        norms = {f"the {what} of {name}": norm for what, norm in arrays.items() if norm}
+        if norms:
+            self._norms = {**self._norms, **norms}
         layer = Layer(self._owner, handle, kind, name, weight_in, bias_in, producer)
         self._layers[name] = layer
         return layer

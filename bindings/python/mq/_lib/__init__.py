@@ -289,7 +289,7 @@ def add_layer(
     names: dict[str, str | None],
     flags: int,
     convolution: dict[str, tuple[int, ...]],
-    forward: Callable[[np.ndarray, np.ndarray], np.ndarray] | None,
+    forward: Callable[[np.ndarray, np.ndarray], np.ndarray] | abi.LayerForwardFn | None,
 ) -> tuple[int, object]:
     """Registers a layer; the caller keeps the arrays alive until the model is destroyed.
 
@@ -306,7 +306,9 @@ def add_layer(
         setattr(desc, member, None if view is None else ct.pointer(view))
     for member, numbers in convolution.items():
         getattr(desc, member)[: len(numbers)] = numbers
-    struct = None if forward is None else _layer_forward(str(names["name"]), forward)
+    struct = forward
+    if forward is not None and not isinstance(forward, abi.LayerForwardFn):
+        struct = _layer_forward(str(names["name"]), forward)
     if struct is not None:
         desc.forward = ct.pointer(struct)
     return handle_from(abi.mq_model_add_layer, model, desc), struct
