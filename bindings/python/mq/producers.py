@@ -5,6 +5,7 @@ None of them is imported: whoever has an array of a library has imported it.
 
 from __future__ import annotations
 
+import functools
 import sys
 from typing import Any
 
@@ -16,7 +17,12 @@ _IMMUTABLE = {"jax", "jaxlib"}
 
 def roots(array: object) -> set[str]:
     """The top packages of an array's classes, such as {"torch", "builtins"}."""
-    return {kind.__module__.partition(".")[0] for kind in type(array).__mro__}
+    return _roots(type(array))
+
+
+@functools.lru_cache(maxsize=64)
+def _roots(kind: Any) -> set[str]:
+    return {base.__module__.partition(".")[0] for base in kind.__mro__}
 
 
 def speaks_dlpack(array: object) -> bool:

@@ -25,13 +25,13 @@ View = Union[np.ndarray, dlpack.Imported, Tensor]
 class Operand:
     """An array of the caller's, and the view of it that the library gets."""
 
-    __slots__ = ("_address", "_given", "_like", "dtype", "shape", "stream", "view")
+    __slots__ = ("_address", "_dtype", "_given", "_like", "shape", "stream", "view")
 
     def __init__(
         self,
         given: Array,
         view: View,
-        dtype: str,
+        dtype: str | None = None,
         stream: tuple[int, int] | None = None,
         like: Array = None,
     ) -> None:
@@ -41,9 +41,8 @@ class Operand:
         self.view = view
         #: The extents.
         self.shape: tuple[int, ...] = tuple(given.shape)
-        self._address = producers.address(given)
-        #: numpy's name of the dtype.
-        self.dtype = dtype
+        self._address: int | None = None
+        self._dtype = dtype
         #: The CUDA device, and the stream the array's library works on now; None for host memory.
         self.stream = stream
 
@@ -53,6 +52,15 @@ class Operand:
         if self._like is None:
             return self._given
         return producers.from_numpy(self._given, self._like)
+
+    @property
+    def dtype(self) -> str:
+        """The name of the dtype in numpy."""
+        return self._dtype or str(self._given.dtype.name)
+
+    def stays_in_place(self) -> None:
+        """Remembers where the array is, for `check_in_place`."""
+        self._address = producers.address(self._given)
 
     def check_in_place(self, what: str) -> None:
         """Raises StateError when the array was moved, resized or freed since.
@@ -78,7 +86,7 @@ class Operand:
 
 
 def _of_numpy(checked: np.ndarray) -> Operand:
-    return Operand(checked, checked, checked.dtype.name)
+    return Operand(checked, checked)
 
 
 def _checked_dtype(array: object, what: str) -> np.ndarray:
@@ -147,6 +155,7 @@ def registered(array: object, what: str, *, written_by: str | None) -> Operand:
         operand = Operand(array, view, view.dtype_name, stream)
     if written_by is not None:
         check_writable(operand, what, written_by)
+    operand.stays_in_place()
     return operand
 
 
@@ -203,7 +212,7 @@ def _new(like: Operand) -> Operand:
             "array of a library that can be written to"
         )
     new = np.empty(like.shape, dtype_named(like.dtype))
-    return Operand(new, new, like.dtype, like=like._given)
+    return Operand(new, new, like=like._given)
 
 
 def dtype_named(name: str) -> np.dtype[Any]:
