@@ -17,7 +17,8 @@ _IMMUTABLE = {"jax", "jaxlib"}
 
 def roots(array: object) -> set[str]:
     """The top packages of an array's classes, such as {"torch", "builtins"}."""
-    return _roots(type(array))
+    kind: Any = type(array)
+    return _roots(kind)
 
 
 @functools.lru_cache(maxsize=64)
