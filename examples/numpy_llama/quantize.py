@@ -1,7 +1,7 @@
 """Quantizes a Llama that runs in numpy, and prints its perplexity before and after.
 
-    python examples/numpy_llama/quantize.py                          # INT8_DEFAULT_CFG
-    python examples/numpy_llama/quantize.py --config INT4_AWQ_CFG --sequences 100
+python examples/numpy_llama/quantize.py                          # INT8_DEFAULT_CFG
+python examples/numpy_llama/quantize.py --config INT4_AWQ_CFG --sequences 100
 """
 
 import argparse
