@@ -22,7 +22,9 @@ namespace mq {
 /// A call that failed: its status, and mq's text about it as what().
 class Error : public std::runtime_error {
   public:
+    /// An error with a text of its own.
     Error(mq_status status, const std::string &text) : std::runtime_error(text), status_(status) {}
+    /// Why it failed.
     mq_status status() const noexcept { return status_; }
 
   private:
@@ -69,6 +71,7 @@ class Shape {
   public:
     Shape() = default;
 
+    /// Extents one by one: at most MQ_MAX_RANK.
     template <class... Extents, class = std::enable_if_t<(sizeof...(Extents) > 0) &&
                                                          (std::is_integral_v<Extents> && ...)>>
     Shape(Extents... extents)
@@ -77,6 +80,7 @@ class Shape {
         static_assert(sizeof...(Extents) <= MQ_MAX_RANK, "more dimensions than MQ_MAX_RANK");
     }
 
+    /// Extents of a vector; more than MQ_MAX_RANK throw MQ_ERR_INVALID_ARGUMENT.
     Shape(const std::vector<int64_t> &extents) : rank_(static_cast<int32_t>(extents.size())) {
         if (extents.size() > extents_.size())
             throw Error(MQ_ERR_INVALID_ARGUMENT,
@@ -86,7 +90,9 @@ class Shape {
             extents_[i] = extents[i];
     }
 
+    /// The extents.
     const int64_t *data() const noexcept { return extents_.data(); }
+    /// How many there are.
     int32_t rank() const noexcept { return rank_; }
 
   private:
@@ -114,10 +120,12 @@ class ConstTensorRef {
     /// A tensor described elsewhere, such as a DLTensor; its shape and strides stay borrowed.
     ConstTensorRef(const mq_tensor &tensor) : tensor_(tensor) {}
 
+    /// A view of the same elements, with a shape of its own.
     ConstTensorRef(const ConstTensorRef &other) : tensor_(other.tensor_), shape_(other.shape_) {
         adopt_shape(other);
     }
 
+    /// Views what `other` views.
     ConstTensorRef &operator=(const ConstTensorRef &other) {
         tensor_ = other.tensor_;
         shape_ = other.shape_;
@@ -125,7 +133,9 @@ class ConstTensorRef {
         return *this;
     }
 
+    /// As C sees it; valid as long as this object.
     const mq_tensor *get() const noexcept { return &tensor_; }
+    /// As get().
     operator const mq_tensor *() const noexcept { return &tensor_; }
 
   private:
@@ -142,8 +152,10 @@ class ConstTensorRef {
 /// A tensor that mq may also write to.
 class TensorRef : public ConstTensorRef {
   public:
+    /// `device` says where `data` lives.
     TensorRef(void *data, DType dtype, const Shape &shape, mq_device device = {MQ_DEVICE_CPU, 0})
         : ConstTensorRef(data, dtype, shape, device) {}
+    /// A tensor described elsewhere, as ConstTensorRef takes it.
     TensorRef(const mq_tensor &tensor) : ConstTensorRef(tensor) {}
 };
 
@@ -160,6 +172,7 @@ inline DType half(DType dtype) {
 
 /// float32 elements: `tensor(data, {rows, columns})`.
 inline TensorRef tensor(float *data, const Shape &shape) { return {data, DType::f32, shape}; }
+/// float32 elements that are only read.
 inline ConstTensorRef tensor(const float *data, const Shape &shape) {
     return {data, DType::f32, shape};
 }
@@ -168,6 +181,7 @@ inline ConstTensorRef tensor(const float *data, const Shape &shape) {
 inline TensorRef tensor(uint16_t *data, const Shape &shape, DType dtype) {
     return {data, detail::half(dtype), shape};
 }
+/// float16 or bfloat16 elements that are only read.
 inline ConstTensorRef tensor(const uint16_t *data, const Shape &shape, DType dtype) {
     return {data, detail::half(dtype), shape};
 }
@@ -293,17 +307,21 @@ using if_predicate = std::enable_if_t<std::is_invocable_r_v<bool, Function &, co
 template <class... Args> class Callback {
   public:
     Callback() = default;
+    /// No function.
     Callback(std::nullptr_t) noexcept {}
 
     template <class Function,
               class = std::enable_if_t<!std::is_same_v<std::decay_t<Function>, Callback> &&
                                        std::is_invocable_v<Function &, Args...>>>
+    /// Keeps a copy of `function`, or what it is moved from.
     Callback(Function &&function)
         : call_([f = std::forward<Function>(function)](Args... args) mutable {
               return detail::outcome<decltype(f), Args...>(f, args...);
           }) {}
 
+    /// Whether there is a function.
     explicit operator bool() const noexcept { return static_cast<bool>(call_); }
+    /// Calls it: 0 to go on, else what stops the call that it runs in.
     int32_t operator()(Args... args) const { return call_(args...); }
 
   private:

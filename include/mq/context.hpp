@@ -25,7 +25,7 @@ struct Progress {
     std::string_view phase; ///< "observe", "solve" or "score"
     std::string_view layer; ///< the layer or quantizer that was just solved; empty for none
     uint64_t done;          ///< steps of this phase
-    uint64_t total;
+    uint64_t total;         ///< all steps of this phase
 };
 
 /// Receives progress, on the thread of the verb. What it throws or answers stops the verb.
@@ -33,10 +33,10 @@ using OnProgress = Callback<const Progress &>;
 
 /// How a Context works; the defaults are those of mq_context_options.
 struct ContextOptions {
-    uint32_t num_threads = 0;
-    Log log = nullptr;
-    uint64_t memory_limit_bytes = 0; ///< of statistics and work memory; 0: no limit
-    OnProgress progress = nullptr;
+    uint32_t num_threads = 0;              ///< 0: one for each CPU
+    Log log = nullptr;                     ///< receives warnings and notes
+    uint64_t memory_limit_bytes = 0;       ///< of statistics and work memory; 0: no limit
+    OnProgress progress = nullptr;         ///< told how far verbs are, and may stop them
     mq_device device = {MQ_DEVICE_CPU, 0}; ///< where tensors may live beside host memory
     void *cuda_context = nullptr;          ///< CUcontext, borrowed; NULL: see mq_context_options
     void *cuda_stream = nullptr; ///< CUstream or cudaStream_t, borrowed; NULL: the default one
@@ -50,6 +50,7 @@ class Context {
   public:
     Context() : Context(ContextOptions{}) {}
 
+    /// As mq_context_create().
     explicit Context(ContextOptions options) {
         mq_context_options raw;
         check(mq_context_options_init(&raw, sizeof raw));
@@ -108,6 +109,7 @@ class Context {
         check(mq_fake_quant(get(), x, attributes.c_str(), amax, out));
     }
 
+    /// The handle.
     mq_context *get() const noexcept { return context_.get(); }
 
   private:

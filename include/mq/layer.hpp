@@ -16,6 +16,7 @@ namespace mq {
 class Layer {
   public:
     Layer() = default;
+    /// A handle that mq.h gave.
     explicit Layer(mq_layer *layer) noexcept : layer_(layer) {}
 
     /// The layer's input on its way in: into `out`, which may be `x`.
@@ -50,6 +51,7 @@ class Layer {
         return tensor;
     }
 
+    /// The handle.
     mq_layer *get() const noexcept { return layer_; }
 
   private:

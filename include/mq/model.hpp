@@ -33,10 +33,10 @@ struct CalibrationOptions {
 
 /// What Model::check() found, as mq_check_report and the JSON of mq_check().
 struct CheckReport {
-    uint32_t errors = 0;     ///< problems that make scales wrong
-    uint32_t warnings = 0;   ///< problems that do not
-    uint32_t quantizers = 0; ///< of the model
-    uint32_t enabled = 0;
+    uint32_t errors = 0;                   ///< problems that make scales wrong
+    uint32_t warnings = 0;                 ///< problems that do not
+    uint32_t quantizers = 0;               ///< of the model
+    uint32_t enabled = 0;                  ///< of those
     uint32_t unseen = 0;                   ///< enabled ones of activations that no token reached
     std::optional<uint64_t> fewest_tokens; ///< that one of those saw; none: nothing was calibrated
     std::string json;                      ///< the numbers, every problem and every quantizer
@@ -49,12 +49,14 @@ struct CheckReport {
 /// with MQ_ERR_BUSY. Do not destroy it inside one of its callbacks: nothing happens, and it leaks.
 class Model {
   public:
+    /// An empty model; keeps what it needs of the context.
     explicit Model(const Context &context) {
         mq_model *model = nullptr;
         mq::check(mq_model_create(context.get(), &model));
         model_.reset(model);
     }
 
+    /// Registers a layer and its quantizers, as mq_model_add_layer().
     Layer add_layer(const LayerDesc &desc) {
         mq_layer_desc raw;
         mq::check(mq_layer_desc_init(&raw, sizeof raw));
@@ -80,6 +82,7 @@ class Model {
         return Layer(layer);
     }
 
+    /// Registers a layer by name and weight alone.
     Layer add_layer(const std::string &name, const TensorRef &weight,
                     mq_layer_kind kind = MQ_LAYER_LINEAR) {
         LayerDesc desc;
@@ -89,6 +92,7 @@ class Model {
         return add_layer(desc);
     }
 
+    /// Registers a quantizer of the host's own, as mq_model_add_quantizer().
     Quantizer add_quantizer(const std::string &name, const std::string &class_name = {}) {
         mq_quantizer *quantizer = nullptr;
         mq::check(
@@ -96,12 +100,14 @@ class Model {
         return Quantizer(quantizer);
     }
 
+    /// The layer of that name; none throws MQ_ERR_NOT_FOUND.
     Layer find_layer(const std::string &name) const {
         mq_layer *layer = nullptr;
         mq::check(mq_model_find_layer(get(), name.c_str(), &layer));
         return Layer(layer);
     }
 
+    /// The quantizer of that name; none throws MQ_ERR_NOT_FOUND.
     Quantizer find_quantizer(const std::string &name) const {
         mq_quantizer *quantizer = nullptr;
         mq::check(mq_model_find_quantizer(get(), name.c_str(), &quantizer));
@@ -131,10 +137,12 @@ class Model {
         detail::with_forward(forward, mq_quantize, get(), config.c_str());
     }
 
+    /// Calibrates again without data, as mq_calibrate() without a forward.
     void calibrate(const std::string &algorithm) {
         mq::check(mq_calibrate(get(), algorithm.c_str(), nullptr));
     }
 
+    /// Calibrates again; `forward()` runs the calibration set and calls the taps.
     template <class Forward> void calibrate(const std::string &algorithm, Forward &&forward) {
         detail::with_forward(forward, mq_calibrate, get(), algorithm.c_str());
     }
@@ -215,6 +223,7 @@ class Model {
     /// mq_model_synchronize(). Does nothing on host memory.
     void synchronize() const { mq::check(mq_model_synchronize(get())); }
 
+    /// Writes the fake-quantized weights over the host's, as mq_fold_weight().
     void fold_weight(uint32_t flags = 0) { mq::check(mq_fold_weight(get(), flags)); }
 
     /// Packs weights into memory of mq's; the host may then free its own. `config` as in
@@ -248,30 +257,36 @@ class Model {
     // The verbs below return how many quantizers matched. They choose them by a wildcard, or by
     // `predicate(name)`, which takes a const char *, a std::string or a std::string_view.
 
+    /// Enables quantizers by wildcard.
     size_t enable_quantizer(const std::string &wildcard, uint32_t flags = 0) {
         return detail::matched_by(mq_enable_quantizer, get(), wildcard.c_str(), flags);
     }
 
+    /// Enables the quantizers that a predicate selects.
     template <class Predicate, class = detail::if_predicate<Predicate>>
     size_t enable_quantizer(Predicate &&predicate, uint32_t flags = 0) {
         return detail::with_filter(predicate, mq_enable_quantizer_if, get(), flags);
     }
 
+    /// Disables quantizers by wildcard.
     size_t disable_quantizer(const std::string &wildcard, uint32_t flags = 0) {
         return detail::matched_by(mq_disable_quantizer, get(), wildcard.c_str(), flags);
     }
 
+    /// Disables the quantizers that a predicate selects.
     template <class Predicate, class = detail::if_predicate<Predicate>>
     size_t disable_quantizer(Predicate &&predicate, uint32_t flags = 0) {
         return detail::with_filter(predicate, mq_disable_quantizer_if, get(), flags);
     }
 
+    /// Changes attributes (JSON) by wildcard, as mq_set_quantizer_attributes().
     size_t set_quantizer_attributes(const std::string &wildcard, const std::string &attributes,
                                     uint32_t flags = 0) {
         return detail::matched_by(mq_set_quantizer_attributes, get(), wildcard.c_str(),
                                   attributes.c_str(), flags);
     }
 
+    /// Changes attributes of the quantizers that a predicate selects.
     template <class Predicate, class = detail::if_predicate<Predicate>>
     size_t set_quantizer_attributes(Predicate &&predicate, const std::string &attributes,
                                     uint32_t flags = 0) {
@@ -294,6 +309,7 @@ class Model {
         return matched;
     }
 
+    /// Forgets amax and statistics by wildcard.
     size_t reset_amax(const std::string &wildcard, uint32_t flags = 0) {
         return detail::matched_by(mq_reset_amax, get(), wildcard.c_str(), flags);
     }
@@ -303,6 +319,7 @@ class Model {
         return detail::copied_text(mq_print_quant_summary, get(), format);
     }
 
+    /// The handle.
     mq_model *get() const noexcept { return model_.get(); }
 
   private:

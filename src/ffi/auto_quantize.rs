@@ -56,7 +56,7 @@ pub struct mq_auto_quantize_options {
     /// JSON list of regular expressions whose first captured group is the key of a group of layers that get one
     /// format; they go behind the default rules (q/k/v, gate/up, experts). {"prepend": [...]} puts them before, and
     /// {"replace": [...]} in the place of, the default ones. The first that matches the beginning of a layer's name
-    /// counts; classes (\d, \w) are ASCII's. Layers of one `fused_group` or `expert_group` always get one format. NULL
+    /// counts; classes (`\d`, `\w`) are ASCII's. Layers of one `fused_group` or `expert_group` always get one format. NULL
     /// (default): the default rules.
     pub grouping_rules: *const c_char,
     /// How sensitive the loss is to a format: "gradient" (default; the reference's); "gram" (the squares of what changes
