@@ -97,6 +97,12 @@ gcc "$out/quickstart.o" -o "$out/quickstart" -L"$libdir" -lmq
 "$out/quickstart" | tee "$out/quickstart.txt"
 [[ $(<"$out/quickstart.txt") == "amax 2, 1.5 became 1.49606" ]] || fail "the quickstart printed something else"
 
+step "quickstart of C++"
+g++ -std=c++17 "${warnings[@]}" -Iinclude examples/one_layer.cpp -o "$out/one_layer_cpp" -L"$libdir" -lmq
+"$out/one_layer_cpp" | tee "$out/one_layer_cpp.txt"
+printf 'amax 2, 1.5 became 1.49606\n0.25 became 0.251969\n' | cmp - "$out/one_layer_cpp.txt" ||
+    fail "the quickstart of C++ printed something else"
+
 for pair in "${compilers[@]}"; do
     read -r _ cxx <<<"$pair"
     step "C++ wrapper, $cxx"
