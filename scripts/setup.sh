@@ -3,10 +3,12 @@
 # allowed, else names what is missing in one line. Python tools go into a private environment.
 set -euo pipefail
 venv=${1:-.venv}
+part=${2:-} # `docs`: what only the documentation needs, too
 cd "$(dirname "$0")/.."
 
 declare -A package=([gcc]=gcc [g++]=g++ [clang]=clang [valgrind]=valgrind [nm]=binutils [python3]=python3 [cmake]=cmake
     [ninja]=ninja-build [pkg-config]=pkg-config [abidiff]=abigail-tools)
+[[ $part != docs ]] || package+=([doxygen]=doxygen)
 missing=()
 for tool in "${!package[@]}"; do
     command -v "$tool" >/dev/null || missing+=("${package[$tool]}")
@@ -28,7 +30,7 @@ if ! command -v cargo >/dev/null; then
     exit 1
 fi
 
-# The environment is made anew when what it should hold changes.
+# The environment is made anew when what it should hold changes. (scripts/docs.sh adds its own tools.)
 stamp="$venv/requirements.sha256"
 wanted=$(sha256sum scripts/requirements.txt)
 if [[ ! -f $stamp || $(<"$stamp") != "$wanted" ]]; then

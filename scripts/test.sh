@@ -43,6 +43,10 @@ if "$python" -W ignore -c "import torch, transformers" 2>/dev/null; then
 else
     echo "SKIPPED: $(<tests/torch/count) PyTorch tests (torch is not installed; make test-torch)"
 fi
+step "documentation"
+[[ ${MQ_OFFLINE:-0} == 1 ]] || scripts/setup.sh .venv docs
+scripts/docs.sh
+[[ ${MQ_OFFLINE:-0} == 1 ]] || "$python" -m pytest -q tests/docs
 step "example engine"
 make --no-print-directory -C examples/tiny_llama test
 step "all passed"
