@@ -39,11 +39,15 @@ readelf -d "$out/libmq.so" | sed -n 's/.*Shared library: \[\(.*\)\]/\1/p' >"$out
 if grep -vE '^(lib(c|m|dl|pthread|rt|util|gcc_s)\.so\.[0-9]+|ld-linux-x86-64\.so\.2)$' "$out/needed" >&2; then
     fail "libmq.so needs these beside glibc and libgcc_s"
 fi
+version=$(sed -n 's/^version = "\([0-9]*\.[0-9]*\)\..*/\1/p' Cargo.toml | head -n 1)
+readelf -d "$out/libmq.so" | grep -F "[libmq.so.$version]" >/dev/null || fail "the SONAME is not libmq.so.$version"
+if nm -D --defined-only "$out/libmq.so" | awk '{ print $3 }' | grep -v '^mq_' >&2; then
+    fail "libmq.so exports more than mq_*"
+fi
 strip -s "$out/libmq.so" -o "$out/stripped.so"
 echo "libmq.so: $newest, needs $(tr '\n' ' ' <"$out/needed"); stripped: $(stat -c %s "$out/stripped.so") bytes"
 
 # It works.
-version=$(sed -n 's/^version = "\([0-9]*\.[0-9]*\)\..*/\1/p' Cargo.toml | head -n 1)
 ln -sfn libmq.so "$out/libmq.so.$version"
 gcc -std=c99 -Iinclude examples/one_layer.c -L"$out" -lmq -lm -Wl,-rpath,"$out" -o "$out/one_layer"
 "$out/one_layer"
