@@ -71,6 +71,10 @@ impl Gpu {
         match *self {}
     }
 
+    pub(crate) fn resident_blocks(&self, _pieces: u64) -> u32 {
+        match *self {}
+    }
+
     pub(crate) unsafe fn launch_raw(
         &self,
         _kernel: &'static str,
@@ -99,8 +103,23 @@ impl DeviceBuffer {
         match **gpu {}
     }
 
+    /// So many zero bytes.
+    pub fn zeroed(gpu: &Arc<Gpu>, _bytes: usize) -> Result<Self, GpuError> {
+        match **gpu {}
+    }
+
+    /// A copy of values.
+    pub fn holding<T: Plain>(gpu: &Arc<Gpu>, _values: &[T]) -> Result<Self, GpuError> {
+        match **gpu {}
+    }
+
     /// The address of the first byte.
     pub fn address(&self) -> u64 {
+        match self.0 {}
+    }
+
+    /// Where it lies.
+    pub(crate) fn gpu(&self) -> &Arc<Gpu> {
         match self.0 {}
     }
 
