@@ -136,7 +136,7 @@ class LayerForward:
             y = type(self.module).forward(self.module, x, *rest, **named)
         else:
             y = self.kind.compute(self.module, x, self._weight(record), *rest, **named)
-        return _first(y, record.output.quantize) if record.output.is_active else y
+        return _first(y, record.output.quantize) if record.output.traits.is_active else y
 
     def _weight(self, record: Record) -> torch.Tensor:
         """The weight that the module holds just now, fake-quantized."""
@@ -146,7 +146,7 @@ class LayerForward:
             out = torch.empty(shape, dtype=dtype, device=device)
             native.weight_of(record.handle, out)
             return out
-        if not slot.is_active:
+        if not slot.traits.is_active:
             return weight
 
         def tap(given: torch.Tensor) -> torch.Tensor:
@@ -183,7 +183,7 @@ class LayerForward:
     def _observed_weight(self, record: Record, tries: bool) -> torch.Tensor:
         """The weight in full precision, under what its input is multiplied with."""
         weight, native = self.module.weight, record.native
-        if record.packed is None and not tries and not record.weight.changes_input:
+        if record.packed is None and not tries and not record.weight.traits.changes_input:
             return weight
         if record.packed is not None:
             return self._weight(record)

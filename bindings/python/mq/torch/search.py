@@ -64,7 +64,7 @@ class Host:
         if not isinstance(found, torch.Tensor):
             found = getattr(found, "logits", found)
         seen = tensors.activation(found, "the output of forward_step, or its .logits,")
-        return tensors.view(seen)
+        return tensors.view(seen.cpu())  # the library compares logits in host memory
 
 
 def backward_of(
