@@ -15,7 +15,7 @@ from torch import nn
 import mq
 import mq.torch as mtq
 
-from networks import llama, loop, tokens
+from networks import llama, loop, tokens, vision
 
 
 def mlp():
@@ -184,6 +184,16 @@ def test_nothing_is_left_behind_in_any_order():
     gc.collect()
     part(x)  # holds the rest
     del part
+    gc.collect()
+    assert session() is None
+    assert weight() is None
+
+
+def test_layers_that_torch_computes_for_the_library_are_collected_too():
+    model = vision()
+    mtq.quantize(model, mtq.INT8_WEIGHT_ONLY_CFG)
+    session, weight = weakref.ref(vars(model)["_mq_session"]), weakref.ref(model.up.weight)
+    del model
     gc.collect()
     assert session() is None
     assert weight() is None

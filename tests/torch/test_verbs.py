@@ -69,12 +69,15 @@ def test_tuples_and_numbers_as_keys():
 
 def test_objects_that_dump_themselves():
     class Config:
+        algorithm = "max"
+
         def model_dump(self, exclude_unset):
             assert exclude_unset
-            return {"quant_cfg": {"*weight_quantizer": {"num_bits": 4}}, "algorithm": "max"}
+            return {"quant_cfg": {"*weight_quantizer": {"num_bits": 4}}}
 
-    attributes = mtq.quantizers(quantized(Config()))["0.weight_quantizer"].attributes
-    assert attributes["num_bits"] == 4
+    found = mtq.quantizers(quantized(Config()))["0.weight_quantizer"]
+    assert found.attributes["num_bits"] == 4
+    assert found.amax is not None
 
 
 def test_calibrate_takes_the_maximum_of_both_sets():
