@@ -4,7 +4,7 @@ mod on_gpu;
 mod owned;
 
 use std::ffi::c_void;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::sys;
 use mq::calibrate;
@@ -15,6 +15,13 @@ use mq::model::{Layer, LayerKind, LayerSpec, Model, Scales};
 use mq::tensor::DType;
 use on_gpu::{OnGpu, bits};
 use owned::Owned;
+
+/// Tests here wait for streams by calls of their own, which the driver refuses while another thread captures.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn ok(result: sys::CUresult) {
     assert_eq!(result, sys::CUresult::CUDA_SUCCESS);
@@ -152,6 +159,7 @@ impl One {
 
 #[test]
 fn a_captured_forward_sees_new_inputs_and_new_scales() {
+    let _alone = alone();
     if on_gpu::gpu(std::ptr::null_mut(), None).is_none() {
         return;
     }
@@ -207,6 +215,7 @@ fn a_captured_forward_sees_new_inputs_and_new_scales() {
 /// found anew, come out of the replay, and of the taps after it.
 #[test]
 fn a_captured_requantization_takes_new_weights_and_scales() {
+    let _alone = alone();
     if on_gpu::gpu(std::ptr::null_mut(), None).is_none() {
         return;
     }
@@ -245,6 +254,7 @@ fn a_captured_requantization_takes_new_weights_and_scales() {
 
 #[test]
 fn what_cannot_be_captured_is_refused_and_the_capture_goes_on() {
+    let _alone = alone();
     if on_gpu::gpu(std::ptr::null_mut(), None).is_none() {
         return;
     }
@@ -290,8 +300,44 @@ fn what_cannot_be_captured_is_refused_and_the_capture_goes_on() {
     stream.launch(&graph);
 }
 
+/// A host captures on one thread what it serves with, while another thread calibrates the next model.
+#[test]
+fn another_thread_may_work_while_a_stream_is_captured() {
+    let _alone = alone();
+    if on_gpu::gpu(std::ptr::null_mut(), None).is_none() {
+        return;
+    }
+    let (captured, busy) = (Stream::new(), Stream::new());
+    let gpu = on_gpu::gpu(captured.handle(), None).expect("as before");
+    let other = on_gpu::gpu(busy.handle(), None).expect("as before");
+    let mut one = One::new(&gpu);
+    let first = noise(&[5, 64], DType::BF16, 2);
+    let (x, out) = (OnGpu::copy_of(&gpu, &first), OnGpu::copy_of(&gpu, &first));
+    one.quantize(&config(CONFIGS[0]), &x).expect("quantized");
+    one.layer.input(x.view(), Some(out.view())).expect("a tap");
+    let want = out.bits();
+    out.write(&first);
+    let graph = captured.capture(|| {
+        let beside = std::thread::scope(|scope| {
+            let work = || {
+                let mut two = One::new(&other);
+                let y = OnGpu::copy_of(&other, &noise(&[3, 64], DType::BF16, 5));
+                two.quantize(&config(CONFIGS[1]), &y)?;
+                two.layer.input(y.view(), Some(y.view()))?;
+                two.model.synchronize()
+            };
+            scope.spawn(work).join()
+        });
+        beside.expect("no panic").expect("work on another stream");
+        one.layer.input(x.view(), Some(out.view())).expect("a tap");
+    });
+    captured.launch(&graph);
+    assert_eq!(out.bits(), want);
+}
+
 #[test]
 fn the_current_context_is_left_as_it_was() {
+    let _alone = alone();
     if on_gpu::gpu(std::ptr::null_mut(), None).is_none() {
         return;
     }
@@ -352,6 +398,7 @@ fn the_current_context_is_left_as_it_was() {
 
 #[test]
 fn two_streams_one_after_the_other() {
+    let _alone = alone();
     if on_gpu::gpu(std::ptr::null_mut(), None).is_none() {
         return;
     }
@@ -379,6 +426,7 @@ fn two_streams_one_after_the_other() {
 
 #[test]
 fn a_device_that_is_not_there_is_said() {
+    let _alone = alone();
     if on_gpu::gpu(std::ptr::null_mut(), None).is_none() {
         return;
     }

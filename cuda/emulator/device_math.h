@@ -75,13 +75,16 @@ inline double __longlong_as_double(long long x) { return cuda_on_cpu::bit_cast<d
 inline int __double2hiint(double x) { return static_cast<int>(__double_as_longlong(x) >> 32); }
 inline int __double2loint(double x) { return static_cast<int>(__double_as_longlong(x)); }
 
-inline float __fadd_rn(float a, float b) { return a + b; }
-inline float __fsub_rn(float a, float b) { return a - b; }
-inline float __fmul_rn(float a, float b) { return a * b; }
-inline float __fdiv_rn(float a, float b) { return a / b; }
-inline float __frcp_rn(float a) { return 1.0f / a; }
-inline float __fsqrt_rn(float a) { return sqrtf(a); }
-inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
+// What a GPU's arithmetic makes of every NaN, whatever its sign and payload were.
+inline float mq_gpu_result(float x) { return x == x ? x : __uint_as_float(0x7fffffffu); }
+
+inline float __fadd_rn(float a, float b) { return mq_gpu_result(a + b); }
+inline float __fsub_rn(float a, float b) { return mq_gpu_result(a - b); }
+inline float __fmul_rn(float a, float b) { return mq_gpu_result(a * b); }
+inline float __fdiv_rn(float a, float b) { return mq_gpu_result(a / b); }
+inline float __frcp_rn(float a) { return mq_gpu_result(1.0f / a); }
+inline float __fsqrt_rn(float a) { return mq_gpu_result(sqrtf(a)); }
+inline float __fmaf_rn(float a, float b, float c) { return mq_gpu_result(fmaf(a, b, c)); }
 inline double __dadd_rn(double a, double b) { return a + b; }
 inline double __dsub_rn(double a, double b) { return a - b; }
 inline double __dmul_rn(double a, double b) { return a * b; }

@@ -88,6 +88,10 @@ static CUresult wait_for(CUstream handle, bool is_query) {
         stream->capture->is_invalid = true;
         return kCaptureUnsupported;
     }
+    // An H200 with driver 580 refuses this for any stream.
+    if (CUresult refused = refuse_during_capture()) {
+        return refused;
+    }
     if (stream == stream->context->default_stream) {
         if (CUresult refused = refuse_default_stream(stream->context)) {
             return refused;

@@ -8,6 +8,7 @@
 
 pub mod absmax;
 pub mod bias;
+pub mod block_magnitudes;
 pub mod channel_scale;
 pub mod channel_squares;
 pub mod channel_stats;

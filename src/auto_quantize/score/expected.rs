@@ -81,6 +81,7 @@ impl Expected<'_> {
             .errors
             .get(format)
             .filter(|errors| !errors.is_empty());
+        let gram = self.input.gram.on_host()?;
         let rows = self.machine.map(outputs.div_ceil(ROWS), |task| {
             let first = task * ROWS;
             let count = ROWS.min(outputs - first);
@@ -99,13 +100,7 @@ impl Expected<'_> {
             }
             let mut scratch = vec![0.0f32; quadratic::scratch_len(inputs, count)];
             let mut of_weight = vec![0.0f64; count];
-            quadratic::rows(
-                &self.input.gram,
-                inputs,
-                &deltas,
-                &mut scratch,
-                &mut of_weight,
-            );
+            quadratic::rows(gram, inputs, &deltas, &mut scratch, &mut of_weight);
             let both = of_weight.iter().zip(&of_input);
             both.zip(first..)
                 .map(|((of_weight, of_input), output)| {

@@ -9,6 +9,7 @@ use super::losses::{self, Candidate};
 use super::output_error;
 use super::target::Target;
 use crate::error::{Error, Result};
+use crate::kernels::gram::Gram;
 use crate::kernels::load_rows;
 use crate::kernels::{Machine, fetch, quadratic, scaled_difference};
 use crate::model::{Amax, QuantizationError, Quantizer, SlotState};
@@ -75,8 +76,15 @@ fn whole(
     let highest = highest.values()[0];
     // The Gram matrix is of the input before its factors; so errors are taken back there too.
     let stored = factors.map(|p| stored(p, weight.dtype()));
-    let scaled_gram = stored.map(|p| scaled(&input.gram, target.channels(), &p));
-    let gram = scaled_gram.as_deref().unwrap_or(&input.gram);
+    let scaled_gram = match stored {
+        Some(p) => Some(Gram::from(scaled(
+            input.gram.on_host()?,
+            target.channels(),
+            &p,
+        ))),
+        None => None,
+    };
+    let gram = scaled_gram.as_ref().unwrap_or(&input.gram);
     let candidates: Vec<Candidate> = ratios
         .iter()
         .map(|ratio| Candidate {

@@ -5,8 +5,7 @@ use super::losses::{self, Candidate};
 use super::output_error;
 use super::target::{Reach, Target};
 use crate::error::{Error, Result};
-use crate::kernels::load_rows::{self, Rows};
-use crate::kernels::{Grid, Machine, absmax, fetch};
+use crate::kernels::{Grid, absmax, block_magnitudes};
 use crate::model::QuantizationError;
 use crate::observe::InputSummary;
 use crate::tensor::{DType, TensorView};
@@ -53,10 +52,7 @@ fn search_seen(
         let found = absmax::not_finite(run.machine, weight).unwrap_or((0, largest));
         return Err(crate::model::not_finite(target.slot.name(), weight, found));
     }
-    let mut memory = Vec::new();
-    let near = fetch::to_host(run.machine, weight, &mut memory);
-    let magnitudes = weight_magnitudes(run.machine, &near, target.block());
-    drop(memory);
+    let magnitudes = block_magnitudes::means(run.machine, weight, target.block());
     // A type of little range may not hold what a scale makes of an outlier: then it is no candidate.
     let fits = |scales: &Vec<f32>| {
         let scaled = |(largest, s): (&f32, f32)| dtype.round(largest * dtype.round(s)).is_finite();
@@ -140,58 +136,6 @@ fn scales(activations: &[f32], weights: &[f32], alpha: f32) -> Vec<f32> {
         *s /= centre;
     }
     scales
-}
-
-/// Rows whose sums are added up before they go to the total, on one thread.
-const ROWS: usize = 256;
-
-/// The mean over the rows of `|w| / amax of its block`, in the weight's type as the reference has it.
-fn weight_magnitudes(machine: &Machine, weight: &TensorView, block: usize) -> Vec<f32> {
-    let (rows, channels) = (weight.shape().dims()[0], weight.shape().dims()[1]);
-    let dtype = weight.dtype();
-    let tasks = rows.div_ceil(ROWS);
-    let sums = std::sync::Mutex::new(vec![Vec::new(); tasks]);
-    machine.for_each(tasks, |task| {
-        let (first, mut row) = (task * ROWS, vec![0.0f32; channels]);
-        let mut sum = vec![0.0f64; channels];
-        let Ok(alone) = Machine::new(1, machine.isa()) else {
-            return;
-        };
-        for r in first..(first + ROWS).min(rows) {
-            load_rows::run(
-                &alone,
-                weight,
-                Rows {
-                    first: r,
-                    ..Rows::leading(1, channels)
-                },
-                1.0,
-                &mut row,
-            );
-            for (values, sums) in row.chunks(block).zip(sum.chunks_mut(block)) {
-                let amax = values.iter().fold(0.0f32, |amax, w| amax.max(w.abs()));
-                let amax = dtype.round(amax + dtype.tiny());
-                for (value, sum) in values.iter().zip(sums) {
-                    *sum += f64::from(dtype.round(value.abs() / amax));
-                }
-            }
-        }
-        let mut all = sums
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        all[task] = sum;
-    });
-    let sums = sums
-        .into_inner()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
-    let mut total = vec![0.0f64; channels];
-    for sum in &sums {
-        for (total, value) in total.iter_mut().zip(sum) {
-            *total += value;
-        }
-    }
-    let mean = |sum: &f64| dtype.round((sum / rows as f64) as f32);
-    total.iter().map(mean).collect()
 }
 
 #[cfg(test)]

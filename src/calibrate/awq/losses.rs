@@ -8,6 +8,7 @@ use super::super::algorithm::Run;
 use super::by_rows::{Rows, by_rows, tasks};
 use super::target::{Reach, Target};
 use crate::error::{Error, Result};
+use crate::kernels::gram::Gram;
 use crate::kernels::load_rows;
 use crate::kernels::{Machine, channel_scale, quadratic, scaled_difference};
 use crate::tensor::TensorView;
@@ -73,8 +74,8 @@ pub(super) struct Search<'a> {
     /// The weight as its quantizer sees it.
     pub seen: &'a TensorView,
     pub candidates: &'a [Candidate],
-    /// `[channels, channels]`, valid on and above the diagonal.
-    pub gram: &'a [f32],
+    /// Of the channels.
+    pub gram: &'a Gram,
 }
 
 impl Search<'_> {
@@ -243,6 +244,7 @@ impl Work {
         }
         let m = candidates.len() * count;
         let errors = &mut self.errors[..m.max(count)];
+        let gram = gram.on_host()?;
         quadratic::rows(
             gram,
             channels,

@@ -26,7 +26,7 @@ impl Search<'_> {
         };
         let most = (BAND / channels.max(1) / group).max(1) * group;
         let per_band = most.min(rows);
-        let form = Form::new(gpu, self.gram, channels, per_band)?;
+        let form = Form::new(gpu, self.gram, per_band)?;
         let band = |first: usize| {
             let count = per_band.min(rows - first);
             self.seen.rows(first, count).map_err(Error::Internal)

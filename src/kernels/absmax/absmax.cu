@@ -5,35 +5,68 @@
 #include "../cuda/grid.cuh"
 #include "../cuda/mq.cuh"
 
-// Blocks within rows that are long: a thread block for a tile, which lies in few of them.
+// Vectors that a thread has on the way at once.
+constexpr u32 kOnTheWay = 4;
+
+template <class T>
+__device__ __forceinline__ u32 largest_of_vector(const Vector<T>& values, u32 highest) {
+#pragma unroll
+  for (int k = 0; k < Vector<T>::kCount; ++k) highest = larger(highest, magnitude(values.values[k]));
+  return highest;
+}
+
+// The largest magnitude of what this thread has of some elements.
+template <class T>
+__device__ u32 largest_of_stretch(const T* from, u32 count, u32 highest) {
+  constexpr u32 kCount = Vector<T>::kCount;
+  u32 vectors = is_aligned(from, from) ? count / kCount : 0;
+  for (u32 first = threadIdx.x; first < vectors; first += kOnTheWay * kThreads) {
+    Vector<T> values[kOnTheWay];
+#pragma unroll
+    for (u32 j = 0; j < kOnTheWay; ++j) {
+      u32 v = first + j * kThreads;
+      // The first one again changes nothing.
+      values[j] = load_vector(from + (v < vectors ? v : first) * kCount);
+    }
+#pragma unroll
+    for (u32 j = 0; j < kOnTheWay; ++j) highest = largest_of_vector(values[j], highest);
+  }
+#pragma unroll 1
+  for (u32 i = vectors * kCount + threadIdx.x; i < count; i += kThreads) highest = larger(highest, magnitude(from[i]));
+  return highest;
+}
+
+// Blocks within rows that are long: a thread block for tiles, each of which lies in few of them. Neighbouring tiles go to
+// one thread block, which puts its maximum down when another amax begins.
 template <class T>
 __device__ void absmax_tiles(const T* x, GridParams grid, u64 tiles, u32* amax) {
   __shared__ u32 scratch[kThreads / kWarp];
-  for (u64 index = blockIdx.x; index < tiles; index += gridDim.x) {
+  u64 each = (tiles + gridDim.x - 1) / gridDim.x, index = blockIdx.x * each;
+  u64 end = index + each < tiles ? index + each : tiles;
+  u64 known = ~0ull;
+  u32 highest = 0;
+  auto put_down = [&] {
+    if (known == ~0ull) return;
+    highest = largest_of_block(highest, scratch);
+    if (threadIdx.x == 0) atomicMax(&amax[known], highest);
+  };
+  for (; index < end; ++index) {
     Tile tile(grid, index);
-    const T* from = x + tile.offset;
     u64 position = tile.position(0), last = tile.position(tile.count - 1);
     for (u32 first = 0; position <= last; ++position) {
       // The part of the tile under this amax.
-      u64 end = (position - tile.first_block + 1) * tile.block - tile.into_block;
-      u32 until = end < tile.count ? (u32)end : tile.count;
-      u32 highest = 0, i = first + threadIdx.x;
-      if (is_aligned(from + first, from + first)) {
-        constexpr u32 kCount = Vector<T>::kCount;
-        u32 vectors = (until - first) / kCount;
-        for (u32 v = threadIdx.x; v < vectors; v += kThreads) {
-          Vector<T> loaded = load_vector(from + first + v * kCount);
-          for (u32 k = 0; k < kCount; ++k) highest = larger(highest, magnitude(loaded.values[k]));
-        }
-        i = first + vectors * kCount + threadIdx.x;
+      u64 stop = (position - tile.first_block + 1) * tile.block - tile.into_block;
+      u32 until = stop < tile.count ? (u32)stop : tile.count;
+      if (position != known) {
+        put_down();
+        known = position;
+        highest = 0;
       }
-#pragma unroll 1
-      for (; i < until; i += kThreads) highest = larger(highest, magnitude(from[i]));
-      highest = largest_of_block(highest, scratch);
-      if (threadIdx.x == 0) atomicMax(&amax[position], highest);
+      highest = largest_of_stretch(x + tile.offset + first, until - first, highest);
       first = until;
     }
   }
+  put_down();
 }
 
 // Short blocks within rows: a group of lanes for each.
@@ -71,9 +104,7 @@ __device__ void absmax_vectors(const T* x, const GridParams& grid, u64 vectors, 
     u64 v = round * step + mine;
     u32 highest = 0;
     if (v < vectors) {
-      Vector<T> values = load_vector(x + v * kCount);
-#pragma unroll
-      for (u32 k = 0; k < kCount; ++k) highest = larger(highest, magnitude(values.values[k]));
+      highest = largest_of_vector(load_vector(x + v * kCount), highest);
     }
     highest = largest_of_lanes(highest, lanes);
     if (v < vectors && v % lanes == 0) {
@@ -84,12 +115,14 @@ __device__ void absmax_vectors(const T* x, const GridParams& grid, u64 vectors, 
   }
 }
 
-// An amax for every column: a thread for one, over a chunk of rows.
-template <class T>
-__device__ void absmax_columns(const T* x, GridParams grid, u64 rows, u64 rows_per_chunk, u32* amax) {
-  u64 columns = grid.columns();
-  u64 column = (u64)blockIdx.x * kThreads + threadIdx.x;
-  if (column >= columns) return;
+// An amax for every column, over a chunk of rows: a warp has a vector of columns for each lane, or a column where vectors
+// are not aligned, and takes every eighth row; the eight warps of a thread block are joined at the end.
+template <class T, u32 kColumns>
+__device__ void absmax_columns(const T* x, const GridParams& grid, u64 rows, u64 rows_per_chunk, u32* amax) {
+  constexpr u32 kWarps = kThreads / kWarp, kAhead = kColumns == 1 ? 8 : 4;
+  __shared__ u32 joined[kWarps][kWarp * kColumns];
+  u32 lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  u64 columns = grid.columns(), first = (u64)blockIdx.x * kWarp * kColumns, column = first + lane * kColumns;
   u64 row = (u64)blockIdx.y * rows_per_chunk;
   u64 end = row + rows_per_chunk < rows ? row + rows_per_chunk : rows;
   // Rows that follow one another share their amax until a block ends in the dimension before the last.
@@ -98,11 +131,40 @@ __device__ void absmax_columns(const T* x, GridParams grid, u64 rows, u64 rows_p
     u64 index = row % extent, in_block = block - index % block, in_extent = extent - index;
     u64 until = row + (in_block < in_extent ? in_block : in_extent);
     until = until < end ? until : end;
+    u32 highest[kColumns] = {};
+    for (u64 r = row + warp; column < columns && r < until; r += kAhead * kWarps) {
+      T values[kAhead][kColumns];
+#pragma unroll
+      for (u32 j = 0; j < kAhead; ++j) {
+        // The first one again changes nothing.
+        const T* from = x + (r + j * kWarps < until ? r + j * kWarps : r) * columns + column;
+        if (kColumns == 1) {
+          values[j][0] = *from;
+        } else {
+          Vector<T> loaded = load_vector(from);
+#pragma unroll
+          for (u32 k = 0; k < kColumns; ++k) values[j][k] = loaded.values[k];
+        }
+      }
+#pragma unroll
+      for (u32 j = 0; j < kAhead; ++j) {
+#pragma unroll
+        for (u32 k = 0; k < kColumns; ++k) highest[k] = larger(highest[k], magnitude(values[j][k]));
+      }
+    }
+    // Whoever still reads the rows before.
+    __syncthreads();
+#pragma unroll
+    for (u32 k = 0; k < kColumns; ++k) joined[warp][lane * kColumns + k] = highest[k];
+    __syncthreads();
     u64 position = grid.first_block_of_row(row);
-    u32 highest = 0;
-#pragma unroll 4
-    for (; row < until; ++row) highest = larger(highest, magnitude(x[row * columns + column]));
-    atomicMax(&amax[position + column], highest);
+    for (u32 i = threadIdx.x; i < kWarp * kColumns && first + i < columns; i += kThreads) {
+      u32 all = 0;
+#pragma unroll
+      for (u32 w = 0; w < kWarps; ++w) all = larger(all, joined[w][i]);
+      atomicMax(&amax[position + first + i], all);
+    }
+    row = until;
   }
 }
 
@@ -151,9 +213,14 @@ MQ_REGISTER(check_amax)
   }                                                                                                              \
   MQ_REGISTER(absmax_vectors_##suffix)                                                                           \
   MQ_KERNEL(absmax_columns_##suffix)(const T* x, GridParams grid, u64 rows, u64 rows_per_chunk, u32* amax) {     \
-    absmax_columns<T>(x, grid, rows, rows_per_chunk, amax);                                                      \
+    absmax_columns<T, 1>(x, grid, rows, rows_per_chunk, amax);                                                   \
   }                                                                                                              \
   MQ_REGISTER(absmax_columns_##suffix)                                                                           \
+  MQ_KERNEL(absmax_column_vectors_##suffix)                                                                      \
+  (const T* x, GridParams grid, u64 rows, u64 rows_per_chunk, u32* amax) {                                       \
+    absmax_columns<T, Vector<T>::kCount>(x, grid, rows, rows_per_chunk, amax);                                   \
+  }                                                                                                              \
+  MQ_REGISTER(absmax_column_vectors_##suffix)                                                                    \
   MQ_KERNEL(find_flaws_##suffix)(const T* x, u64 count, u32 wanted, u32* flaws) {                                \
     find_flaws<T>(x, count, wanted, flaws);                                                                      \
   }                                                                                                              \

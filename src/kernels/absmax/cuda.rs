@@ -54,13 +54,21 @@ pub(crate) fn raise(gpu: &Gpu, x: &TensorView, grid: &Grid, amax: u64) {
     }
     match block {
         1 => {
-            let across = columns.div_ceil(256) as u64;
-            let chunks = (u64::from(gpu.blocks_for(u64::MAX)) / across).clamp(1, 65535);
-            let per_chunk = (rows as u64).div_ceil(chunks.min(rows as u64));
+            let lanes = VECTOR / x.dtype().size();
+            let is_whole = columns.is_multiple_of(lanes) && address.is_multiple_of(VECTOR as u64);
+            let (name, lanes) = match is_whole {
+                true => (by_dtype!("absmax_column_vectors", x), lanes),
+                false => (by_dtype!("absmax_columns", x), 1),
+            };
+            let across = columns.div_ceil(32 * lanes) as u64;
+            // Chunks of some rows for each warp, so that the maxima that are joined are few beside the elements.
+            let most = (rows as u64).div_ceil(64).min(65535);
+            let chunks = u64::from(gpu.resident_blocks(u64::MAX)).div_ceil(across);
+            let per_chunk = (rows as u64).div_ceil(chunks.clamp(1, most));
             let chunks = (rows as u64).div_ceil(per_chunk);
             // SAFETY: the kernel of that signature; the grid is that of the tensor, the caller's amax fits it.
             unsafe {
-                launch!(gpu, by_dtype!("absmax_columns", x), (across as u32, chunks as u32);
+                launch!(gpu, name, (across as u32, chunks as u32);
                     address, params, rows as u64, per_chunk, amax);
             }
         }
@@ -78,7 +86,7 @@ pub(crate) fn raise(gpu: &Gpu, x: &TensorView, grid: &Grid, amax: u64) {
             let tiles = tiles(grid);
             // SAFETY: as above.
             unsafe {
-                launch!(gpu, by_dtype!("absmax_tiles", x), (gpu.blocks_for(tiles), 1);
+                launch!(gpu, by_dtype!("absmax_tiles", x), (gpu.resident_blocks(tiles), 1);
                     address, params, tiles, amax);
             }
         }
@@ -94,7 +102,7 @@ pub(crate) fn raise_to_largest(gpu: &Gpu, values: u64, count: usize, largest: u6
     let tiles = tiles(&grid);
     // SAFETY: the kernel of that signature, and as many values as the grid has elements.
     unsafe {
-        launch!(gpu, "absmax_tiles_f32", (gpu.blocks_for(tiles), 1);
+        launch!(gpu, "absmax_tiles_f32", (gpu.resident_blocks(tiles), 1);
             values, GridParams::from(&grid), tiles, largest);
     }
 }

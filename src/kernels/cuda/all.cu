@@ -1,6 +1,7 @@
 // Every kernel of mq, in one unit.
 #include "../absmax/absmax.cu"
 #include "../bias.cu"
+#include "../block_magnitudes/block_magnitudes.cu"
 #include "../channel_scale.cu"
 #include "../channel_squares/channel_squares.cu"
 #include "../channel_stats/channel_stats.cu"

@@ -85,15 +85,18 @@ impl Context {
             unsafe { sys::cuCtxGetCurrent(&mut current) },
             "cuCtxGetCurrent",
         )?;
-        if current == self.raw {
-            return Ok(Current { is_pushed: false });
+        let is_pushed = current != self.raw;
+        if is_pushed {
+            check(
+                // SAFETY: the context lives: retained, or the host's promise.
+                unsafe { sys::cuCtxPushCurrent_v2(self.raw) },
+                "cuCtxPushCurrent",
+            )?;
         }
-        check(
-            // SAFETY: the context lives: retained, or the host's promise.
-            unsafe { sys::cuCtxPushCurrent_v2(self.raw) },
-            "cuCtxPushCurrent",
-        )?;
-        Ok(Current { is_pushed: true })
+        Ok(Current {
+            is_pushed,
+            mode: Some(exchange_mode(RELAXED)),
+        })
     }
 }
 
@@ -111,13 +114,30 @@ pub(super) fn is_default(stream: CUstream) -> bool {
     (stream as usize) <= 2
 }
 
+const RELAXED: sys::CUstreamCaptureMode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+
+/// Sets how this thread's calls are judged while streams are captured; returns what was set before.
+fn exchange_mode(mut mode: sys::CUstreamCaptureMode) -> sys::CUstreamCaptureMode {
+    // SAFETY: a place for the mode. It cannot fail but for a driver that is going down, which the next call tells.
+    let _ = unsafe { sys::cuThreadExchangeStreamCaptureMode(&mut mode) };
+    mode
+}
+
 /// The context was made current; the one before comes back when this is dropped.
+///
+/// Meanwhile this thread's calls neither fail nor break a capture because *another* thread captures a stream of its own, as
+/// an allocation or a wait would by default. What is captured on mq's own stream is asked for before (`refuse_capture`).
 pub(super) struct Current {
     is_pushed: bool,
+    /// The thread's own mode.
+    mode: Option<sys::CUstreamCaptureMode>,
 }
 
 impl Drop for Current {
     fn drop(&mut self) {
+        if let Some(mode) = self.mode {
+            exchange_mode(mode);
+        }
         if self.is_pushed {
             let mut ours = std::ptr::null_mut();
             // SAFETY: pushed on this thread by `enter`.
@@ -132,7 +152,10 @@ fn device_of(context: CUcontext) -> Result<CUdevice, GpuError> {
         unsafe { sys::cuCtxPushCurrent_v2(context) },
         "cuda_context is no context of this process",
     )?;
-    let _back = Current { is_pushed: true };
+    let _back = Current {
+        is_pushed: true,
+        mode: None,
+    };
     let mut device = 0;
     check(
         // SAFETY: a place for the number.

@@ -27,86 +27,112 @@ __device__ __forceinline__ float with_sign_of(float magnitude, float x) {
   return float_of((bits_of(magnitude) & 0x7fffffffu) | (bits_of(x) & 0x80000000u));
 }
 
-// |x| <= 448 to the nearest E4M3 value; NaN stays NaN.
-__device__ __forceinline__ float round_e4m3(float x) {
-  float y = with_sign_of(round_mantissa<3>(bits_of(x) & 0x7fffffffu, -6), x);
-  return is_nan(x) ? x : y;
+// Arithmetic of a GPU makes every NaN the same, positive one. So where a NaN ends as a number, its sign is that of the
+// element as it was loaded, which a CPU carries along.
+
+// A magnitude to the nearest E4M3 value, saturating; a comparison lets a NaN through.
+__device__ __forceinline__ float round_e4m3(float magnitude) {
+  magnitude = magnitude > kE4m3Max ? kE4m3Max : magnitude;
+  return round_mantissa<3>(bits_of(magnitude), -6);
 }
 
-// What a block multiplies with, and what brings its values back.
+// What a block multiplies with, what brings its values back, and the reciprocal that divisions by that begin with.
 struct Scale {
   float multiplier;
   float back;
+  float inverse;
+
+  // Whether `divided` may be used: far from where the steps of a division overflow or vanish. A NaN is not.
+  __device__ __forceinline__ bool is_ordinary() const {
+    u32 exponent = bits_of(back) >> 23;
+    return exponent >= 27u && exponent <= 227u;
+  }
 };
+
+// A scale that nothing is divided by.
+__device__ __forceinline__ Scale multiplying(float multiplier, float back) { return {multiplier, back, 0.0f}; }
+
+__device__ __forceinline__ Scale dividing(float multiplier, float back) {
+  return {multiplier, back, __fdiv_rn(1.0f, back)};
+}
+
+// A magnitude over `back`, correctly rounded: two corrections of the product with the correctly rounded reciprocal
+// (Markstein, "IA-64 and Elementary Functions", 2000). A quotient that overflows on the way is infinite or NaN.
+__device__ __forceinline__ float divided(float magnitude, const Scale& scale) {
+  float q = __fmul_rn(magnitude, scale.inverse);
+  q = __fmaf_rn(__fmaf_rn(-scale.back, q, magnitude), scale.inverse, q);
+  return __fmaf_rn(__fmaf_rn(-scale.back, q, magnitude), scale.inverse, q);
+}
+
+// The same by any scale.
+template <bool kOrdinary>
+__device__ __forceinline__ float quotient(float magnitude, const Scale& scale) {
+  return kOrdinary ? divided(magnitude, scale) : __fdiv_rn(magnitude, scale.back);
+}
 
 __device__ __forceinline__ Scale e4m3_scale(float amax) {
   amax = amax <= kAmaxEpsilon ? 1.0f : amax;
   float s = __fmul_rn(__fdiv_rn(1.0f, amax), kE4m3Max);
-  return {s, __fdiv_rn(1.0f, s)};
+  return multiplying(s, __fdiv_rn(1.0f, s));
 }
 
-// x times a multiplier, rounded to E4M3, saturating; comparisons let a NaN through.
+// x times a multiplier, rounded to E4M3, saturating.
 __device__ __forceinline__ float e4m3_scaled(float x, float multiplier) {
-  float v = __fmul_rn(x, multiplier);
-  v = v < -kE4m3Max ? -kE4m3Max : v;
-  v = v > kE4m3Max ? kE4m3Max : v;
-  return round_e4m3(v);
+  return with_sign_of(round_e4m3(__fmul_rn(fabsf(x), multiplier)), x);
 }
 
-// Elements with E exponent and M mantissa bits; saturating, NaN becomes the largest.
+// Elements with E exponent and M mantissa bits; a magnitude is rounded, saturating, NaN becomes the largest.
 template <int E, int M>
 struct Minifloat {
   static constexpr int kMinExponent = 1 - ((1 << (E - 1)) - 1);
   float max;
-  __device__ __forceinline__ float round(float x) const {
-    float y = round_mantissa<M>(bits_of(x) & 0x7fffffffu, kMinExponent);
-    // Not `y > max`: a NaN must end as the largest value too.
-    y = y < max ? y : max;
-    return float_of(bits_of(y) | (bits_of(x) & 0x80000000u));
+  __device__ __forceinline__ float round(float magnitude) const {
+    // Of a NaN and a number, the number is the smaller one.
+    return fminf(round_mantissa<M>(bits_of(magnitude), kMinExponent), max);
   }
 };
 
 struct MxInt8 {
   float max;
-  __device__ __forceinline__ float round(float x) const {
-    float q = rintf(fabsf(x));
-    q = q < max ? q : max;
-    return with_sign_of(q, x);
-  }
+  __device__ __forceinline__ float round(float magnitude) const { return fminf(rintf(magnitude), max); }
 };
 
-__device__ __forceinline__ float round_e2m1(float x) { return Minifloat<2, 1>{kE2m1Max}.round(x); }
+__device__ __forceinline__ float round_e2m1(float magnitude) { return Minifloat<2, 1>{kE2m1Max}.round(magnitude); }
 
-// ---- Roundings: `scale(amax)` once for a block, `apply(x, scale)` for every element. kFindsScale: blocks find their
-// scales by themselves, and leave NaN out of their amax.
+// ---- Roundings: `scale(amax)` once for a block, `apply<kOrdinary>(x, scale)` for every element, where kOrdinary says
+// that the scale is. kDivides: it matters. kFindsScale: blocks find their scales by themselves, and leave NaN out of
+// their amax.
 
 struct IntRounding {
-  static constexpr bool kFindsScale = false;
+  static constexpr bool kFindsScale = false, kDivides = true;
   float max, min;
   __device__ __forceinline__ Scale scale(float amax) const {
-    if (amax <= kAmaxEpsilon) return {0.0f, 1.0f};
+    if (amax <= kAmaxEpsilon) return {0.0f, 1.0f, 1.0f};
     float s = __fdiv_rn(max, amax);
-    return {s, s};
+    return dividing(s, s);
   }
-  __device__ __forceinline__ float apply(float x, Scale s) const {
+  template <bool kOrdinary>
+  __device__ __forceinline__ float apply(float x, const Scale& s) const {
     float q = rintf(__fmul_rn(x, s.multiplier));
+    // Comparisons let a NaN through.
     q = q < min ? min : q;
     q = q > max ? max : q;
-    return __fdiv_rn(q, s.back);
+    return with_sign_of(quotient<kOrdinary>(fabsf(q), s), q);
   }
 };
 
 struct E4m3Rounding {
-  static constexpr bool kFindsScale = false;
+  static constexpr bool kFindsScale = false, kDivides = false;
   __device__ __forceinline__ Scale scale(float amax) const { return e4m3_scale(amax); }
-  __device__ __forceinline__ float apply(float x, Scale s) const {
+  template <bool kOrdinary>
+  __device__ __forceinline__ float apply(float x, const Scale& s) const {
     return __fmul_rn(e4m3_scaled(x, s.multiplier), s.back);
   }
 };
 
 template <class Element>
 struct MxRounding {
-  static constexpr bool kFindsScale = true;
+  static constexpr bool kFindsScale = true, kDivides = false;
   Element element;
   __device__ __forceinline__ Scale scale(float amax) const {
     constexpr float kLargest = 3.40282347e+38f;
@@ -117,41 +143,49 @@ struct MxRounding {
     // Up, unless it is a power of two already, or at the end of the range.
     bool up = mantissa > 0 && exponent != 0xfe && !(exponent == 0 && mantissa <= 0x400000u);
     int k = amax > 0.0f ? exponent - 127 + (up ? 1 : 0) : 0;
-    return {power_of_two(-k), power_of_two(k)};
+    return multiplying(power_of_two(-k), power_of_two(k));
   }
-  __device__ __forceinline__ float apply(float x, Scale s) const {
-    return __fmul_rn(element.round(__fmul_rn(x, s.multiplier)), s.back);
+  template <bool kOrdinary>
+  __device__ __forceinline__ float apply(float x, const Scale& s) const {
+    return with_sign_of(__fmul_rn(element.round(__fmul_rn(fabsf(x), s.multiplier)), s.back), x);
   }
 };
 
-// x as E2M1 under a scale and back; a scale of zero makes everything zero.
-__device__ __forceinline__ float nvfp4_fake_quant(float x, float scale) {
-  float y = __fmul_rn(round_e2m1(__fdiv_rn(x, scale)), scale);
-  return scale > 0.0f ? y : with_sign_of(0.0f, x);
+// The magnitude of x as E2M1 under a scale and back; a scale of zero, which is not ordinary, makes everything zero.
+template <bool kOrdinary>
+__device__ __forceinline__ float nvfp4_magnitude(float x, const Scale& s) {
+  float y = __fmul_rn(round_e2m1(quotient<kOrdinary>(fabsf(x), s)), s.back);
+  return kOrdinary || s.back > 0.0f ? y : 0.0f;
 }
 
 struct Nvfp4Rounding {
-  static constexpr bool kFindsScale = true;
+  static constexpr bool kFindsScale = true, kDivides = true;
   float global_scale;
   __device__ __forceinline__ Scale scale(float amax) const {
     float ratio = __fdiv_rn(amax, __fmul_rn(kE2m1Max, global_scale));
     // Not `ratio > 448`: a NaN must not become a scale.
     ratio = ratio < kE4m3Max ? ratio : kE4m3Max;
-    return {0.0f, __fmul_rn(round_e4m3(ratio), global_scale)};
+    return dividing(0.0f, __fmul_rn(round_e4m3(ratio), global_scale));
   }
-  __device__ __forceinline__ float apply(float x, Scale s) const { return nvfp4_fake_quant(x, s.back); }
+  template <bool kOrdinary>
+  __device__ __forceinline__ float apply(float x, const Scale& s) const {
+    return with_sign_of(nvfp4_magnitude<kOrdinary>(x, s), x);
+  }
 };
 
 struct Nvfp4StaticRounding {
-  static constexpr bool kFindsScale = false;
+  static constexpr bool kFindsScale = false, kDivides = true;
   // That of the amax of the scales.
   Scale of_scales;
   __device__ __forceinline__ Scale scale(float amax) const {
     float v = e4m3_scaled(__fdiv_rn(amax, kE2m1Max), of_scales.multiplier);
     v = __fmul_rn(v, of_scales.back);
-    return {0.0f, is_finite(v) ? v : 1.0f};
+    return dividing(0.0f, is_finite(v) ? v : 1.0f);
   }
-  __device__ __forceinline__ float apply(float x, Scale s) const { return nvfp4_fake_quant(x, s.back); }
+  template <bool kOrdinary>
+  __device__ __forceinline__ float apply(float x, const Scale& s) const {
+    return with_sign_of(nvfp4_magnitude<kOrdinary>(x, s), x);
+  }
 };
 
 // ---- What the host says of a format.

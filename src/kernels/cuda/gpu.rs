@@ -18,6 +18,9 @@ pub(crate) const THREADS: u32 = 256;
 /// Blocks that a multiprocessor is given at most when a kernel walks over its work by itself.
 const BLOCKS_PER_MULTIPROCESSOR: u64 = 32;
 
+/// Blocks of [`THREADS`] that a multiprocessor works on at once.
+const RESIDENT_BLOCKS: u64 = 8;
+
 /// What a GPU is opened with.
 pub struct GpuSettings {
     /// Index of the device.
@@ -270,6 +273,11 @@ impl Gpu {
             1,
             u64::from(self.multiprocessors) * BLOCKS_PER_MULTIPROCESSOR,
         ) as u32
+    }
+
+    /// The same, but no more than are at work at once: for kernels with something to do at the end of each.
+    pub(crate) fn resident_blocks(&self, pieces: u64) -> u32 {
+        pieces.clamp(1, u64::from(self.multiprocessors) * RESIDENT_BLOCKS) as u32
     }
 
     /// Puts a kernel on the stream; a failure is kept. [`launch!`] calls it.

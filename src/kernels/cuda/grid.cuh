@@ -80,15 +80,31 @@ struct Tile {
   u64 into_block;
   u64 block;
 
+  // What is usual goes without divisions of 64 bits, each of which costs as much as rounding many elements.
   __device__ Tile(const GridParams& grid, u64 index) {
-    u64 columns = grid.columns(), per_row = (columns + kTile - 1) / kTile;
-    u64 row = index / per_row, start = index % per_row * kTile;
+    u64 columns = grid.columns(), row = 0, start = 0;
+    if (grid.rank == 1) {
+      start = index * kTile;
+    } else if (columns <= kTile) {
+      row = index;
+    } else {
+      u64 per_row = (columns + kTile - 1) / kTile;
+      row = index / per_row;
+      start = index % per_row * kTile;
+    }
     offset = row * columns + start;
     count = (u32)(columns - start < kTile ? columns - start : kTile);
     block = grid.column_block();
-    first_block = grid.first_block_of_row(row) + start / block;
-    into_block = start % block;
+    first_block = grid.rank == 1 ? 0 : grid.first_block_of_row(row);
+    into_block = start;
+    if (start >= block) {
+      first_block += start / block;
+      into_block = start % block;
+    }
   }
+
+  // Whether all of its elements have one amax.
+  __device__ __forceinline__ bool is_uniform() const { return into_block + count <= block; }
 
   // Position of the amax of the tile's element `i`. Within a tile 32 bits are enough, unless a block is larger
   // than it: then there are at most two.

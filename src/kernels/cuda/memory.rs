@@ -37,9 +37,28 @@ impl DeviceBuffer {
         })
     }
 
+    /// So many zero bytes.
+    pub fn zeroed(gpu: &Arc<Gpu>, bytes: usize) -> Result<Self, GpuError> {
+        let buffer = Self::new(gpu, bytes)?;
+        buffer.fill(0)?;
+        Ok(buffer)
+    }
+
+    /// A copy of values.
+    pub fn holding<T: Plain>(gpu: &Arc<Gpu>, values: &[T]) -> Result<Self, GpuError> {
+        let buffer = Self::new(gpu, size_of_val(values))?;
+        buffer.write(values)?;
+        Ok(buffer)
+    }
+
     /// The address of the first byte; 0 when there are none.
     pub fn address(&self) -> u64 {
         self.address
+    }
+
+    /// Where it lies.
+    pub(crate) fn gpu(&self) -> &Arc<Gpu> {
+        &self.gpu
     }
 
     /// Number of bytes.

@@ -133,6 +133,47 @@ __device__ __forceinline__ void store_vector(T* at, const Vector<T>& vector) {
   *reinterpret_cast<Vector<T>*>(at) = vector;
 }
 
+// Two numbers rounded to nearest, ties to even, in one word: the first one in its lower half.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+__device__ __forceinline__ u32 store_pair(float low, float high, Bfloat) {
+  u32 pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
+
+__device__ __forceinline__ u32 store_pair(float low, float high, Half) {
+  u32 pair;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
+#else
+template <class T>
+__device__ __forceinline__ u32 store_pair(float low, float high, T) {
+  return (u32)store<T>(high).bits << 16 | store<T>(low).bits;
+}
+#endif
+
+struct alignas(16) Words {
+  u32 values[4];
+};
+
+// The elements of a vector, as float32 until here.
+template <class T>
+__device__ __forceinline__ void store_rounded(T* at, const float* values) {
+#ifdef MQ_EMULATOR
+  mq_check_aligned(at, 16);
+#endif
+  Words words;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) words.values[i] = store_pair(values[2 * i], values[2 * i + 1], T{});
+  *reinterpret_cast<Words*>(at) = words;
+}
+
+template <>
+__device__ __forceinline__ void store_rounded<float>(float* at, const float* values) {
+  store_vector(at, Vector<float>{{values[0], values[1], values[2], values[3]}});
+}
+
 // Whether both addresses allow 16-byte accesses.
 __device__ __forceinline__ bool is_aligned(const void* a, const void* b) {
   return ((reinterpret_cast<u64>(a) | reinterpret_cast<u64>(b)) & 15u) == 0;

@@ -39,7 +39,7 @@ pub(super) const FORMATS: [Format; 14] = [
 ];
 
 /// Values at which something changes: zeros, ties, subnormals, limits, infinities, NaN.
-const EDGES: [f32; 28] = [
+const EDGES: [f32; 29] = [
     0.0,
     -0.0,
     1.0,
@@ -68,6 +68,7 @@ const EDGES: [f32; 28] = [
     f32::INFINITY,
     f32::NEG_INFINITY,
     f32::NAN,
+    -f32::NAN,
 ];
 
 /// Memory for a tensor of any dtype, with a canary before and after it.

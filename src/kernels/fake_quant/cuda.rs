@@ -13,6 +13,9 @@ use crate::tensor::TensorView;
 /// Blocks within rows up to this length have a warp, longer ones a thread block.
 const SHORT: usize = 1024;
 
+/// Longer ones still are too much for one thread block: their amax is found first, by many.
+const LONGEST: usize = 32 << 10;
+
 /// Where the amax values of a quantizer lie in device memory. An address of 0: nowhere.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Resident {
@@ -49,7 +52,7 @@ pub(crate) fn run_resident(
     }
     match at.amax {
         0 => dynamic(gpu, x, out, grid, format, params, at),
-        amax => given(gpu, x, out, grid, format, params, amax),
+        amax => given(gpu, x, out, grid, format, params, amax, 0),
     }
 }
 
@@ -60,10 +63,15 @@ pub(crate) fn needs_scratch(grid: &Grid, format: Format) -> bool {
         Format::Mx(_) | Format::Nvfp4 { .. } => false,
         // They usually have an amax: there is no kernel that finds it.
         Format::Nvfp4Static { .. } => true,
-        Format::Int(_) | Format::E4m3 => !grid.blocks_stay_in_rows() || grid.row().1 == 1,
+        Format::Int(_) | Format::E4m3 => {
+            let block = grid.row().1;
+            !grid.blocks_stay_in_rows() || block == 1 || block > LONGEST
+        }
     }
 }
 
+/// An amax that is no scale sets bit 0 at `flaws`, unless that is 0.
+#[allow(clippy::too_many_arguments)]
 fn given(
     gpu: &Gpu,
     x: &TensorView,
@@ -72,6 +80,7 @@ fn given(
     format: Format,
     params: FormatParams,
     amax: u64,
+    flaws: u64,
 ) {
     let name = match format {
         Format::Int(_) => by_dtype!("fake_quant_given_int", x),
@@ -85,7 +94,7 @@ fn given(
     // SAFETY: the kernel of that signature; both tensors have the grid's elements, and amax a value for each block.
     unsafe {
         launch!(gpu, name, (gpu.blocks_for(tiles), 1);
-            x.address(), out.address(), GridParams::from(grid), tiles, amax, params);
+            x.address(), out.address(), GridParams::from(grid), tiles, amax, params, flaws);
     }
 }
 
@@ -102,10 +111,7 @@ fn dynamic(
     if needs_scratch(grid, format) {
         assert!(at.scratch != 0, "room for the amax of blocks");
         absmax::raise(gpu, x, grid, at.scratch);
-        if at.flaws != 0 {
-            absmax::check_amax(gpu, at.scratch, grid.num_blocks(), at.flaws);
-        }
-        given(gpu, x, out, grid, format, params, at.scratch);
+        given(gpu, x, out, grid, format, params, at.scratch, at.flaws);
         return;
     }
     let blocks = (rows * columns.div_ceil(block)) as u64;

@@ -15,7 +15,7 @@ __device__ void squared_error(Elements x, const GridParams& grid, u64 tiles, con
     Tile tile(grid, index);
     Sums own = {0.0, 0.0};
     u64 known = ~0ull;
-    Scale scale = {0.0f, 0.0f};
+    Scale scale = {};
 #pragma unroll 1
     for (u32 i = threadIdx.x; i < tile.count; i += kThreads) {
       u64 position = tile.position(i);
@@ -24,7 +24,7 @@ __device__ void squared_error(Elements x, const GridParams& grid, u64 tiles, con
         known = position;
       }
       float value = x[tile.offset + i];
-      float change = __fsub_rn(rounding.apply(value, scale), value);
+      float change = __fsub_rn(rounding.template apply<false>(value, scale), value);
       own.error += (double)__fmul_rn(change, change);
       own.energy += (double)__fmul_rn(value, value);
     }

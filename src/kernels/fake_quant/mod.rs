@@ -19,6 +19,7 @@ mod search_cuda;
 
 pub use error::{MAX_REL_ERR, squared_error, squared_error_dynamic};
 pub use search::{Best, Candidates, search, search_workspace_bytes};
+pub use search_cuda::Prepared;
 
 use super::absmax;
 use super::element::{Element, with_element};

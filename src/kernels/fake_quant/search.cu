@@ -38,9 +38,9 @@ struct Candidates {
   u32 likely;
 
   template <class R>
-  __device__ __forceinline__ Trial trial(R rounding, u64 block, u32 candidate) const {
+  __device__ __forceinline__ Scale scale(const R& rounding, u64 block, u32 candidate) const {
     float value = values[candidate < count ? candidate : count - 1];
-    return trial_of(rounding, amax != nullptr ? __fmul_rn(amax[block], value) : value);
+    return rounding.scale(amax != nullptr ? __fmul_rn(amax[block], value) : value);
   }
 };
 
@@ -76,7 +76,7 @@ __device__ __forceinline__ u32 next_stretch(u32 left) {
 
 // The sum over some sixteens, for the candidate of a pair of threads.
 template <bool kOrdinary, class R>
-__device__ __forceinline__ float sum_of_stretch(const float* held, u32 count, R rounding, const Trial& trial) {
+__device__ __forceinline__ float sum_of_stretch(const float* held, u32 count, const R& rounding, const Scale& scale) {
   held += (threadIdx.x & 1u) * (kSixteen / 2);
   float lanes[kSixteen / 2];
 #pragma unroll
@@ -84,7 +84,7 @@ __device__ __forceinline__ float sum_of_stretch(const float* held, u32 count, R 
   for (u32 i = 0; i < count; i += kSixteen) {
 #pragma unroll
     for (u32 k = 0; k < kSixteen / 2; ++k) {
-      lanes[k] = __fadd_rn(lanes[k], squared<kOrdinary>(rounding, held[i + k], trial));
+      lanes[k] = __fadd_rn(lanes[k], squared<kOrdinary>(rounding, held[i + k], scale));
     }
   }
 #pragma unroll
@@ -96,10 +96,10 @@ __device__ __forceinline__ float sum_of_stretch(const float* held, u32 count, R 
 }
 
 template <class R>
-__device__ __forceinline__ float stretch(const float* held, u32 count, R rounding, const Trial& trial) {
+__device__ __forceinline__ float stretch(const float* held, u32 count, const R& rounding, const Scale& scale) {
   // One way for all lanes, for they exchange.
-  return __all_sync(kAllLanes, trial.is_ordinary()) ? sum_of_stretch<true>(held, count, rounding, trial)
-                                                    : sum_of_stretch<false>(held, count, rounding, trial);
+  return __all_sync(kAllLanes, scale.is_ordinary()) ? sum_of_stretch<true>(held, count, rounding, scale)
+                                                    : sum_of_stretch<false>(held, count, rounding, scale);
 }
 
 // ---- Blocks that a warp holds.
@@ -107,14 +107,14 @@ template <class R>
 __device__ void search_blocks(Elements x, const GridParams& grid, u64 blocks, const Candidates& candidates,
                               const FormatParams& params, double* errors, u32* chosen) {
   __shared__ float all_held[kWarps][kHeld];
-  __shared__ Trial kept[kKept];
+  __shared__ Scale kept[kKept];
   __shared__ u32 all_queued[kWarps][kSixteen + kWarp];
   R rounding;
   make(params, rounding);
   const u32 count = candidates.count;
   const bool is_kept = candidates.amax == nullptr && count <= kKept;
   if (is_kept) {
-    for (u32 i = threadIdx.x; i < count; i += kThreads) kept[i] = candidates.trial(rounding, 0, i);
+    for (u32 i = threadIdx.x; i < count; i += kThreads) kept[i] = candidates.scale(rounding, 0, i);
   }
   __syncthreads();
   const u32 lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
@@ -135,17 +135,17 @@ __device__ void search_blocks(Elements x, const GridParams& grid, u64 blocks, co
     float peak = float_of(highest >> 1 | highest << 31);
     __syncwarp();
 
-    auto trial_at = [&](u32 candidate) {
-      return is_kept ? kept[candidate < count ? candidate : count - 1] : candidates.trial(rounding, block, candidate);
+    auto scale_at = [&](u32 candidate) {
+      return is_kept ? kept[candidate < count ? candidate : count - 1] : candidates.scale(rounding, block, candidate);
     };
     Best best = {infinity(), kNone};
     // Tries one candidate for each pair of threads.
     auto attempt = [&](u32 candidate) {
-      Trial trial = trial_at(candidate);
+      Scale scale = scale_at(candidate);
       double error = 0.0;
       for (u32 done = 0; done < length;) {
         u32 part = next_stretch(length - done);
-        error += (double)stretch(held + done, part, rounding, trial);
+        error += (double)stretch(held + done, part, rounding, scale);
         done += part;
       }
       // What is infinite or NaN is never chosen.
@@ -168,9 +168,9 @@ __device__ void search_blocks(Elements x, const GridParams& grid, u64 blocks, co
     u32 waiting = 0;
     for (u32 first = 0; first < count; first += kWarp) {
       u32 candidate = first + lane;
-      Trial trial = trial_at(candidate);
-      float least = __all_sync(kAllLanes, trial.is_ordinary()) ? squared<true>(rounding, peak, trial)
-                                                               : squared<false>(rounding, peak, trial);
+      Scale scale = scale_at(candidate);
+      float least = __all_sync(kAllLanes, scale.is_ordinary()) ? squared<true>(rounding, peak, scale)
+                                                               : squared<false>(rounding, peak, scale);
       // Not `<=`: what is NaN must not be left out here, but by its sum.
       bool is_out = (double)least > best.error || ((double)least == best.error && candidate > best.candidate);
       bool is_open = candidate < count && candidate - window >= kSixteen && !is_out;
@@ -219,11 +219,11 @@ __device__ void search_stretches(Elements x, const GridParams& grid, u64 work, u
     float* to = sums + ((block * parts + part) * (stretches + kTail) + slot) * candidates.count;
     for (u32 first = 0; first < candidates.count; first += kSixteen) {
       u32 candidate = first + lane / 2;
-      Trial trial = candidates.trial(rounding, block, candidate);
+      Scale scale = candidates.scale(rounding, block, candidate);
       u64 at = candidate;
       for (u32 done = 0; done < length; at += candidates.count) {
         u32 next = next_stretch(length - done);
-        float sum = stretch(held + done, next, rounding, trial);
+        float sum = stretch(held + done, next, rounding, scale);
         if (candidate < candidates.count && lane % 2 == 0) to[at] = sum;
         done += next;
       }

@@ -50,12 +50,10 @@ pub(super) fn run(
         Candidates::Multiples { amax, factors } => (amax, factors, search::likely_factor(factors)),
         Candidates::Values(values) => (&[][..], values, 0),
     };
-    let on_gpu = |numbers: &[f32]| -> Result<DeviceBuffer, GpuError> {
-        let buffer = DeviceBuffer::new(gpu, size_of_val(numbers))?;
-        buffer.write(numbers)?;
-        Ok(buffer)
-    };
-    let (amax, values_there) = (on_gpu(amax)?, on_gpu(values)?);
+    let (amax, values_there) = (
+        DeviceBuffer::holding(gpu, amax)?,
+        DeviceBuffer::holding(gpu, values)?,
+    );
     let params = Params {
         amax: amax.address(),
         values: values_there.address(),
@@ -64,19 +62,7 @@ pub(super) fn run(
     };
     let found = Found::new(gpu, blocks)?;
     if grid.longest_block() <= HELD {
-        let name = match format {
-            Format::Int(_) => "search_blocks_int",
-            Format::E4m3 => "search_blocks_e4m3",
-            Format::Nvfp4Static { .. } => "search_blocks_nvfp4_static",
-            Format::Mx(_) | Format::Nvfp4 { .. } => panic!("{format:?} finds its own scales"),
-        };
-        let count = blocks as u64;
-        // SAFETY: the kernel of that signature; the grid is that of the tensor, and there is room for every block.
-        unsafe {
-            launch!(gpu, name, (gpu.blocks_for(count.div_ceil(WARPS)), 1);
-                Elements::from(x), GridParams::from(grid), count, params, FormatParams::of(format),
-                found.errors.address(), found.chosen.address());
-        }
+        short(gpu, x, grid, params, format, &found);
         return found.read(blocks);
     }
     let long = Long::new(gpu, x, grid, format, params.count)?;
@@ -95,6 +81,76 @@ pub(super) fn run(
         }
     }
     Ok(best)
+}
+
+/// The search in blocks that a warp holds: puts work on the stream, and waits for nothing.
+fn short(gpu: &Gpu, x: &TensorView, grid: &Grid, params: Params, format: Format, found: &Found) {
+    let name = match format {
+        Format::Int(_) => "search_blocks_int",
+        Format::E4m3 => "search_blocks_e4m3",
+        Format::Nvfp4Static { .. } => "search_blocks_nvfp4_static",
+        Format::Mx(_) | Format::Nvfp4 { .. } => panic!("{format:?} finds its own scales"),
+    };
+    let count = grid.num_blocks() as u64;
+    // SAFETY: the kernel of that signature; the grid is that of the tensor, and there is room for every block.
+    unsafe {
+        launch!(gpu, name, (gpu.blocks_for(count.div_ceil(WARPS)), 1);
+            Elements::from(x), GridParams::from(grid), count, params, FormatParams::of(format),
+            found.errors.address(), found.chosen.address());
+    }
+}
+
+/// The search over given amax values in blocks of up to 512 elements, everything in device memory: what a benchmark
+/// measures without the copy of the results.
+pub struct Prepared<'a> {
+    gpu: &'a Gpu,
+    x: TensorView,
+    grid: &'a Grid,
+    format: Format,
+    params: Params,
+    found: Found,
+    _values: DeviceBuffer,
+}
+
+impl<'a> Prepared<'a> {
+    /// Copies the values to the GPU that `x` lies on, and makes room for the results.
+    pub fn new(
+        gpu: &'a Arc<Gpu>,
+        x: TensorView,
+        grid: &'a Grid,
+        values: &[f32],
+        format: Format,
+    ) -> Result<Self, GpuError> {
+        assert!(grid.longest_block() <= HELD, "longer blocks go in parts");
+        let there = DeviceBuffer::holding(gpu, values)?;
+        let params = Params {
+            amax: 0,
+            values: there.address(),
+            count: values.len() as u32,
+            likely: 0,
+        };
+        Ok(Self {
+            gpu,
+            x,
+            grid,
+            format,
+            params,
+            found: Found::new(gpu, grid.num_blocks())?,
+            _values: there,
+        })
+    }
+
+    /// Puts the search on the stream.
+    pub fn run(&self) {
+        short(
+            self.gpu,
+            &self.x,
+            self.grid,
+            self.params,
+            self.format,
+            &self.found,
+        );
+    }
 }
 
 /// Where kernels write what they found.

@@ -5,6 +5,7 @@
 //! between CPUs with and without fused multiply-add (see `gemm`).
 
 pub(crate) mod cuda;
+mod matrix;
 mod mirror;
 mod scalar;
 mod tile;
@@ -16,6 +17,7 @@ use std::ops::Range;
 
 use super::gemm::{self, K_CHUNK};
 use super::machine::Machine;
+pub use matrix::Gram;
 use tile::{APART, TILE, Target, Tile};
 
 /// Rows that [`accumulate`] copies at a time. Every so many rows the matrix is read and written once.

@@ -82,7 +82,7 @@ struct MxE4m3Coding {
   MxE4m3 rounding;
   __device__ __forceinline__ Scale scale(float amax) const { return rounding.scale(amax); }
   __device__ __forceinline__ u32 code(float x, Scale s) const {
-    return e4m3_code(rounding.element.round(__fmul_rn(x, s.multiplier)));
+    return e4m3_code(with_sign_of(rounding.element.round(__fmul_rn(fabsf(x), s.multiplier)), x));
   }
 };
 
@@ -91,7 +91,7 @@ struct MxE2m1Coding {
   MxE2m1 rounding;
   __device__ __forceinline__ Scale scale(float amax) const { return rounding.scale(amax); }
   __device__ __forceinline__ u32 code(float x, Scale s) const {
-    return e2m1_code(rounding.element.round(__fmul_rn(x, s.multiplier)));
+    return e2m1_code(with_sign_of(rounding.element.round(__fmul_rn(fabsf(x), s.multiplier)), x));
   }
 };
 
@@ -102,14 +102,13 @@ struct Nvfp4Coding {
   R rounding;
   __device__ __forceinline__ Scale scale(float amax) const { return rounding.scale(amax); }
   __device__ __forceinline__ u32 code(float x, Scale s) const {
-    float y = round_e2m1(__fdiv_rn(x, s.back));
-    return e2m1_code(s.back > 0.0f ? y : with_sign_of(0.0f, x));
+    return e2m1_code(with_sign_of(round_e2m1(s.back > 0.0f ? __fdiv_rn(fabsf(x), s.back) : 0.0f), x));
   }
 };
 
 struct Nf4Coding {
   static constexpr bool kNibbles = true, kHighFirst = true;
-  __device__ __forceinline__ Scale scale(float amax) const { return {amax, 0.0f}; }
+  __device__ __forceinline__ Scale scale(float amax) const { return multiplying(amax, 0.0f); }
   __device__ __forceinline__ u32 code(float x, Scale s) const { return nf4_code(x, s.multiplier); }
 };
 
@@ -176,7 +175,7 @@ __device__ void encode(const T* x, const GridParams& grid, u64 count, const floa
   u64 step = (u64)gridDim.x * kThreads * kRun;
   for (u64 first = ((u64)blockIdx.x * kThreads + threadIdx.x) * kRun; first < count; first += step) {
     Neighbours block(grid);
-    Scale scale = {0.0f, 0.0f};
+    Scale scale = {};
     u32 before = 0;
     for (u32 k = 0; k < kRun && first + k < count; ++k) {
       if (block.move_to(first + k)) scale = coding.scale(amax[block.known]);

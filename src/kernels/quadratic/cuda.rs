@@ -1,21 +1,27 @@
-//! Errors of a weight under a Gram matrix on the GPU. *Reducing*: float32 products summed in the order of the columns,
-//! the rest in float64 by a tree that the sizes decide: the same bytes every run, within [`super::max_rel_err`] of the
-//! sum in float64.
+//! Errors of a weight under a Gram matrix on the GPU. *Reducing*: float32 products summed in the order of the columns, in
+//! the chunks of the CPU; their products with δ in float32 over four neighbours (4 roundings), the rest in float64 by a
+//! tree that the sizes decide. The same bytes every run, within [`super::max_rel_err`] and 4 roundings of the sum in
+//! float64.
 
 use std::sync::Arc;
 
 use crate::kernels::cuda::{DeviceBuffer, Gpu, GpuError, by_dtype, launch};
+use crate::kernels::gram::Gram;
 use crate::tensor::TensorView;
 
-/// Rows and columns of a tile, `kSide` of the kernel.
-const SIDE: usize = 64;
+/// Rows and columns of a tile, `kQuadraticSide` of the kernel.
+const SIDE: usize = 128;
+
+/// Rows and columns that a block of threads turns round, `kTurned`.
+const TURNED: usize = 64;
 
 /// A Gram matrix on the GPU, and room for the errors under it.
 pub(crate) struct Form {
     gpu: Arc<Gpu>,
-    gram: DeviceBuffer,
+    /// Its upper triangle, doubled above the diagonal.
+    upper: DeviceBuffer,
     n: usize,
-    /// `[rows, n]`.
+    /// `[n, rows]`.
     deltas: DeviceBuffer,
     inverse: DeviceBuffer,
     /// Of tiles, and behind them the total.
@@ -24,26 +30,32 @@ pub(crate) struct Form {
 }
 
 impl Form {
-    /// Copies a matrix there, of which the entries on and above the diagonal are read, with room for so many rows at a
-    /// time.
-    pub fn new(gpu: &Arc<Gpu>, gram: &[f32], n: usize, rows: usize) -> Result<Self, GpuError> {
-        assert_eq!(gram.len(), n * n, "gram");
+    /// Takes a matrix of which the entries on and above the diagonal are read, with room for so many rows at a time.
+    pub fn new(gpu: &Arc<Gpu>, gram: &Gram, rows: usize) -> Result<Self, GpuError> {
+        let n = gram.n();
         let floats = |count: usize| DeviceBuffer::new(gpu, count * size_of::<f32>());
         let tiles = rows.div_ceil(SIDE) * n.div_ceil(SIDE);
         let form = Self {
             gpu: Arc::clone(gpu),
-            gram: floats(n * n)?,
+            upper: floats(n * n)?,
             n,
             deltas: floats(rows * n)?,
             inverse: floats(n)?,
             sums: DeviceBuffer::new(gpu, (tiles + 1) * size_of::<f64>())?,
             rows,
         };
-        form.gram.write(gram)?;
+        let to = form.upper.address();
+        let from = match gram.on(gpu) {
+            Some(address) => address,
+            None => {
+                form.upper.write(gram.on_host()?)?;
+                to
+            }
+        };
         let blocks = gpu.blocks_for(((n * n) as u64).div_ceil(2048));
         if n > 0 {
-            // SAFETY: the kernel of that signature; the matrix is n by n.
-            unsafe { launch!(gpu, "mirror", (blocks, 1); form.gram.address(), n as u64) };
+            // SAFETY: the kernel of that signature; both matrices are n by n.
+            unsafe { launch!(gpu, "doubled_upper", (blocks, 1); from, n as u64, to) };
         }
         Ok(form)
     }
@@ -74,14 +86,14 @@ impl Form {
         let rows = count / n;
         let changed = q.map_or(0, TensorView::address);
         let inverse = if scaled { self.inverse.address() } else { 0 };
-        let blocks = self.gpu.blocks_for((count as u64).div_ceil(2048));
+        let turned = rows.div_ceil(TURNED) * n.div_ceil(TURNED);
         let tiles = rows.div_ceil(SIDE) * n.div_ceil(SIDE);
         // SAFETY: the kernels of those signatures; the operands have the elements (asserted), the buffers the room.
         unsafe {
-            launch!(self.gpu, by_dtype!("scaled_difference", w), (blocks, 1);
-                changed, inverse, w.address(), count as u64, n as u64, self.deltas.address());
+            launch!(self.gpu, by_dtype!("scaled_difference", w), (turned as u32, 1);
+                changed, inverse, w.address(), rows as u64, n as u64, self.deltas.address());
             launch!(self.gpu, "quadratic_tiles", (tiles as u32, 1);
-                self.deltas.address(), self.gram.address(), rows as u64, n as u64, self.sums.address());
+                self.deltas.address(), self.upper.address(), rows as u64, n as u64, self.sums.address());
             launch!(self.gpu, "sum_of_tiles", (1, 1);
                 self.sums.address(), tiles as u64, self.total());
         }
@@ -118,7 +130,7 @@ mod tests {
             return;
         };
         let gpu = machine.gpu().expect("a GPU");
-        for (rows, n) in [(1, 1), (3, 17), (64, 64), (70, 130)] {
+        for (rows, n) in [(1, 1), (3, 17), (64, 64), (70, 130), (130, 300)] {
             let activations = noise(2 * n * n, 9);
             let mut gram = vec![0.0f32; n * n];
             for i in 0..n {
@@ -143,7 +155,7 @@ mod tests {
                 OnGpu::copy_of(&machine, &view, 8)
             };
             let (w, q) = (there(&mut w), there(&mut q));
-            let form = Form::new(gpu, &gram, n, rows).expect("memory");
+            let form = Form::new(gpu, &Gram::from(gram), rows).expect("memory");
             form.set_inverse(&inverse).expect("a copy");
             for (changed, want) in [(Some(&q.view()), of_change), (None, of_weight)] {
                 let measure = || {

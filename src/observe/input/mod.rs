@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::gate::tokens;
 use crate::error::{Error, Result};
+use crate::kernels::cuda::DeviceBuffer;
+use crate::kernels::gram::Gram;
 use crate::kernels::load_rows::{self, Rows};
 use crate::kernels::{Machine, absmax, channel_stats, gram};
 use crate::model::not_finite;
@@ -104,7 +106,10 @@ struct Running {
     /// Rows that wait for the Gram matrix, each divided by the square root of its batch's tokens.
     stage: Vec<f32>,
     staged: usize,
+    /// Empty until the first row: taps on a GPU do not need it.
     gram: Vec<f32>,
+    /// What a GPU has summed up, and nothing else has been seen: `gram` is empty then.
+    gram_there: Option<DeviceBuffer>,
     /// Rows that wait for the blocks.
     block_stage: Vec<f32>,
     blocks: Vec<f32>,
@@ -127,7 +132,7 @@ pub struct InputSummary {
     pub mean_abs: Vec<f32>,
     /// `[channels, channels]`, sum over batches of xᵀx / tokens, valid on and above the diagonal; empty if
     /// not asked for.
-    pub gram: Vec<f32>,
+    pub gram: Gram,
     /// `[blocks, block, block]`, the same of the sampled tokens; empty if not asked for.
     pub blocks: Vec<f32>,
 }
@@ -148,16 +153,12 @@ impl InputSummary {
 impl InputStatistics {
     /// Nothing seen yet. Errors when there is no memory for it.
     pub fn new(name: &str, channels: usize, needs: InputNeeds) -> Result<Self> {
-        let gram = if needs.gram { channels * channels } else { 0 };
-        let stage = if needs.gram { STAGE_ROWS * channels } else { 0 };
         let blocks = needs.blocks.map_or(0, |blocks| blocks.len(channels));
         let block_stage = needs.blocks.map_or(0, |_| BLOCK_ROWS * channels);
         let running = Running {
             channel_max: zeros(channels)?,
             batch_sums: vec![0.0; channels],
             means: vec![0.0; channels],
-            stage: zeros(stage)?,
-            gram: zeros(gram)?,
             block_stage: zeros(block_stage)?,
             blocks: zeros(blocks)?,
             ..Running::default()
@@ -213,7 +214,7 @@ impl InputStatistics {
             }
         }
         if self.needs.gram {
-            running.add_to_gram(machine, x, count, self.channels);
+            running.add_to_gram(machine, x, count, self.channels)?;
         }
         if let Some(blocks) = self.needs.blocks {
             running.add_to_blocks(machine, x, count, self.channels, blocks);
@@ -253,7 +254,13 @@ impl InputStatistics {
                 true => running.means.iter().map(mean).collect(),
                 false => Vec::new(),
             },
-            gram: running.gram,
+            gram: match (running.gram_there, self.needs.gram) {
+                (Some(there), _) => Gram::on_device(self.channels, there),
+                (None, true) if running.gram.is_empty() => {
+                    vec![0.0; self.channels * self.channels].into()
+                }
+                (None, _) => running.gram.into(),
+            },
             blocks: running.blocks,
         }
     }
@@ -273,7 +280,17 @@ impl Running {
 
     /// The loss of a layer is the mean over a batch, and batches count alike: a row weighs one over the
     /// tokens of its batch, so it goes in divided by the root of that.
-    fn add_to_gram(&mut self, machine: &Machine, x: &TensorView, count: usize, channels: usize) {
+    fn add_to_gram(
+        &mut self,
+        machine: &Machine,
+        x: &TensorView,
+        count: usize,
+        channels: usize,
+    ) -> Result<()> {
+        self.want_gram(channels)?;
+        if self.stage.is_empty() {
+            self.stage = zeros(STAGE_ROWS * channels)?;
+        }
         let factor = 1.0 / (count as f32).sqrt();
         let mut first = 0;
         while first < count {
@@ -291,6 +308,18 @@ impl Running {
                 self.flush(machine, channels);
             }
         }
+        Ok(())
+    }
+
+    /// Brings the Gram matrix into host memory, or begins it there.
+    fn want_gram(&mut self, channels: usize) -> Result<()> {
+        if self.gram.is_empty() {
+            self.gram = zeros(channels * channels)?;
+            if let Some(there) = self.gram_there.take() {
+                there.read(&mut self.gram)?;
+            }
+        }
+        Ok(())
     }
 
     fn flush(&mut self, machine: &Machine, channels: usize) {

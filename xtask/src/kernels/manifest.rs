@@ -78,6 +78,7 @@ fn kernels(built: &Built, marks: &Marks) -> Result<Value, String> {
         };
         let facts = json!({
             "class": if marks.is_reducing(name) { "reducing" } else { "exact" },
+            "fused": marks.is_fused(name),
             "may_spill": marks.may_spill(name),
             "fma": total.fma,
             "ftz": total.ftz,

@@ -1,7 +1,8 @@
 //! The sources of the kernels, their hashes, and the marks in them.
 //!
 //! A mark is a line of its own, anywhere in a source, by custom above the kernel:
-//! `// mq: reducing NAME...` (may fuse products into sums) or `// mq: may_spill NAME...` (not hot).
+//! `// mq: reducing NAME...` (may fuse products into sums), `// mq: fused NAME...` (exact; its fused steps are those of
+//! divisions that are rounded correctly) or `// mq: may_spill NAME...` (not hot).
 //! A name is that of an entry point; a `*` at its end stands for any rest. What is not marked is exact and hot.
 
 use sha2::{Digest, Sha256};
@@ -24,7 +25,7 @@ pub struct Source {
 #[derive(Debug, Default)]
 pub struct Marks(BTreeMap<&'static str, Vec<String>>);
 
-const KINDS: [&str; 2] = ["reducing", "may_spill"];
+const KINDS: [&str; 3] = ["reducing", "fused", "may_spill"];
 
 /// Every `.cu` and `.cuh` file under `src/kernels`, in the order of their paths.
 pub fn all(root: &Path) -> Result<Vec<Source>, String> {
@@ -85,7 +86,7 @@ impl Marks {
         let word = words.next().unwrap_or_default();
         let Some(kind) = KINDS.into_iter().find(|kind| *kind == word) else {
             return Err(format!(
-                "{place}: \"// mq: {word}\" is no mark; use \"// mq: reducing NAME...\" or \"// mq: may_spill NAME...\""
+                "{place}: \"// mq: {word}\" is no mark; use \"// mq: reducing NAME...\", \"// mq: fused NAME...\" or \"// mq: may_spill NAME...\""
             ));
         };
         let names: Vec<String> = words.map(str::to_owned).collect();
@@ -101,6 +102,11 @@ impl Marks {
     /// Whether an entry point may round otherwise than the CPU.
     pub fn is_reducing(&self, entry: &str) -> bool {
         self.has("reducing", entry)
+    }
+
+    /// Whether an entry point is exact with fused steps.
+    pub fn is_fused(&self, entry: &str) -> bool {
+        self.has("fused", entry)
     }
 
     /// Whether an entry point is not hot.
