@@ -164,9 +164,8 @@ class LayerForward:
         self, record: Record, phase: Phase, x: Any, rest: list[Any], named: dict[str, Any]
     ) -> Any:
         tries = phase is Phase.TRYING
-        scores = phase is Phase.SCORING and torch.is_grad_enabled() and self.kind.has_input
-        scores = scores and self.kind.compute is not None
-        if scores and not x.requires_grad:
+        scores = self.session.is_scoring and self.kind.has_input and self.kind.compute is not None
+        if scores and torch.is_grad_enabled() and not x.requires_grad:
             x = x.detach().requires_grad_()  # parameters are frozen: gradients begin here
         if self.kind.has_input:
             x = record.input.tap(x) if tries else record.input.observe(x)
@@ -177,7 +176,7 @@ class LayerForward:
                 self.module, x, self._observed_weight(record, tries), *rest, **named
             )
         if scores:
-            self.session.await_gradient(self, record, y)
+            self.session.await_gradient(record, y)
         return _first(y, record.output.tap if tries else record.output.observe)
 
     def _observed_weight(self, record: Record, tries: bool) -> torch.Tensor:

@@ -53,6 +53,8 @@ class Session:
         self._lock = threading.RLock()
         self._verb = threading.Lock()
         self.phase = Phase.READY
+        #: Whether the forward pass that runs is that of a step of scoring.
+        self.is_scoring = False
         #: The outputs of a scoring step whose gradients have not come yet.
         self._awaited: dict[object, tuple[Record, torch.Tensor]] = {}
 
@@ -233,7 +235,6 @@ class Session:
                 yield native
             finally:
                 self.phase = Phase.READY
-                self._awaited.clear()
                 self.refresh()
         finally:
             self._verb.release()
@@ -257,7 +258,18 @@ class Session:
 
     # Scoring.
 
-    def await_gradient(self, part: LayerForward, record: Record, y: torch.Tensor) -> None:
+    @contextlib.contextmanager
+    def step(self) -> Iterator[None]:
+        """A step of scoring: a forward pass and its gradients."""
+        self.is_scoring = True
+        try:
+            yield
+            self._settle_gradients()
+        finally:
+            self.is_scoring = False
+            self._awaited.clear()
+
+    def await_gradient(self, record: Record, y: torch.Tensor) -> None:
         """Hands the gradient of an output on to the search when it comes."""
         native, key = record.native, object()
         self._awaited[key] = (record, y.detach())
@@ -266,13 +278,13 @@ class Session:
             if self._awaited.pop(key, None) is not None:
                 native.gradient(record.handle, tensors.activation(gradient, "a gradient"))
 
-        y.register_hook(hook)
+        if y.requires_grad:
+            y.register_hook(hook)
 
-    def settle_gradients(self) -> None:
+    def _settle_gradients(self) -> None:
         """Outputs that the loss does not depend on have a gradient of zero."""
         for record, y in reversed(list(self._awaited.values())):
             record.native.gradient(record.handle, torch.zeros_like(y).contiguous())
-        self._awaited.clear()
 
 
 def _all_slots(records: dict[str, Record], attention_slots: dict[str, list[Slot]]) -> list[Slot]:
