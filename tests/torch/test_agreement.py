@@ -73,8 +73,13 @@ def test_gradients_are_the_references(index):
     model, compute, batches = quantized(name, preset)
     found = gradients(model, compute, batches[0])
     assert sorted(found) == sorted(expected)
+    # Some are zero but for rounding, such as that of a bias in front of a norm.
+    zero = 1e-5 * max(values["norm"] for values in expected.values())
     for key, values in expected.items():
-        assert_close(found[key], values, f"the gradient of {key}", 1e-3)
+        if values["norm"] < zero:
+            assert found[key]["norm"] < zero, key
+        else:
+            assert_close(found[key], values, f"the gradient of {key}", 1e-3)
 
 
 @pytest.mark.parametrize("index", range(len(SEARCHES)))

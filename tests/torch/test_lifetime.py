@@ -4,6 +4,7 @@ import copy
 import gc
 import io
 import pickle
+import sys
 import threading
 import weakref
 
@@ -14,7 +15,7 @@ from torch import nn
 import mq
 import mq.torch as mtq
 
-from networks import llama, loop, tokens
+from networks import llama, loop, tokens, vision
 
 
 def mlp():
@@ -188,6 +189,16 @@ def test_nothing_is_left_behind_in_any_order():
     assert weight() is None
 
 
+def test_layers_that_torch_computes_for_the_library_are_collected_too():
+    model = vision()
+    mtq.quantize(model, mtq.INT8_WEIGHT_ONLY_CFG)
+    session, weight = weakref.ref(vars(model)["_mq_session"]), weakref.ref(model.up.weight)
+    del model
+    gc.collect()
+    assert session() is None
+    assert weight() is None
+
+
 def test_unquantized_again():
     model, x = quantized()
     assert mtq.unquantize(model) is model
@@ -238,15 +249,19 @@ def test_forwards_during_a_rebinding():
     expected, wrong = model(x), []
 
     def run(index):
-        for _ in range(30):
-            if index == 0:
-                values = model[0].weight.data.clone()
-                model[0].weight.data = values
+        for _ in range(60):
+            if index == 0:  # not `.data = `: torch itself may be reading the tensor
+                model[0].weight = nn.Parameter(model[0].weight.detach().clone())
                 mtq.quantizers(model)
             elif not torch.equal(model(x), expected):
                 wrong.append(index)
 
-    _in_threads(run, range(3))
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        _in_threads(run, range(3))
+    finally:
+        sys.setswitchinterval(interval)
     assert wrong == []
 
 

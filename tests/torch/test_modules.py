@@ -1,5 +1,7 @@
 """Which modules are quantized, under which names, and in which unusual places."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -49,6 +51,35 @@ def test_every_class_gets_its_quantizers():
     assert "embedding.weight_quantizer" in enabled
     assert "embedding.input_quantizer" not in enabled
     assert not any(name.endswith("output_quantizer") for name in enabled)
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "more"),
+    [
+        (nn.Linear(6, 4, bias=False), (2, 3, 6), {}),
+        (nn.Conv1d(4, 6, 3, stride=2, padding=2, dilation=2, groups=2), (2, 4, 9), {}),
+        (nn.Conv2d(4, 6, (3, 2), padding="same", padding_mode="reflect"), (2, 4, 7, 7), {}),
+        (nn.Conv3d(2, 4, 2, bias=False), (1, 2, 4, 4, 4), {}),
+        (nn.ConvTranspose1d(4, 6, 3, stride=2, groups=2), (2, 4, 5), {"output_size": (12,)}),
+        (nn.ConvTranspose2d(4, 2, 3, stride=3, padding=1), (1, 4, 3, 3), {}),
+        (nn.ConvTranspose3d(2, 2, 2, dilation=2, output_padding=1), (1, 2, 3, 3, 3), {}),
+        (nn.Embedding(10, 6, padding_idx=0), None, {}),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
+)
+def test_modules_compute_what_they_do_with_a_quantized_weight(module, shape, more):
+    x = torch.tensor([[0, 3, 9]]) if shape is None else torch.randn(shape)
+    plain = module(x, **more)
+    model = copy.deepcopy(module)
+    config = {"quant_cfg": {"*": {"enable": False}, "*weight_quantizer": {"num_bits": 4}}}
+    mtq.quantize(model, {**config, "algorithm": "max"})
+    quantized = model(x, **more)
+    assert torch.equal(model(input=x, **more), quantized)
+    assert not torch.equal(quantized, plain)
+    mtq.fold_weight(model)
+    expected = copy.deepcopy(module)
+    expected.load_state_dict(model.state_dict())
+    assert torch.equal(expected(x, **more), quantized)
 
 
 def test_classes_are_scopes_of_a_configuration():

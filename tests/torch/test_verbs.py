@@ -69,12 +69,15 @@ def test_tuples_and_numbers_as_keys():
 
 def test_objects_that_dump_themselves():
     class Config:
+        algorithm = "max"
+
         def model_dump(self, exclude_unset):
             assert exclude_unset
-            return {"quant_cfg": {"*weight_quantizer": {"num_bits": 4}}, "algorithm": "max"}
+            return {"quant_cfg": {"*weight_quantizer": {"num_bits": 4}}}
 
-    attributes = mtq.quantizers(quantized(Config()))["0.weight_quantizer"].attributes
-    assert attributes["num_bits"] == 4
+    found = mtq.quantizers(quantized(Config()))["0.weight_quantizer"]
+    assert found.attributes["num_bits"] == 4
+    assert found.amax is not None
 
 
 def test_calibrate_takes_the_maximum_of_both_sets():
@@ -146,6 +149,31 @@ def test_gradients_end_above_the_amax_when_asked_to():
     mtq.quantize(model, {**config, "algorithm": "max"}, lambda m: m(torch.full((1, 4), 1.0)))
     model(x).sum().backward()
     assert x.grad.tolist() == [[1.0, 1.0, 0.0, 0.0]]
+
+
+def test_under_inference_mode_and_autocast():
+    model = mlp()
+
+    def forward_loop(m):
+        with torch.inference_mode():
+            m(X.clone())
+
+    mtq.quantize(model, mtq.INT4_AWQ_CFG, forward_loop)
+    expected = model(X)
+    with torch.inference_mode():
+        assert torch.equal(model(X), expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model(X)
+    assert output.dtype == torch.bfloat16
+    assert torch.allclose(output.float(), expected, atol=0.1)
+
+
+def test_tensors_of_subclasses_are_tensors():
+    class Image(torch.Tensor):
+        pass
+
+    model = quantized()
+    assert torch.equal(model(X.as_subclass(Image)).as_subclass(torch.Tensor), model(X))
 
 
 def test_attributes_change_in_part():
@@ -318,6 +346,23 @@ def test_an_output_that_the_loss_ignores_has_no_weight():
     scores = {key: of["scores"] for key, of in state["candidate_stats"].items()}
     assert scores["ignored.quant_recipe"][0] == 0
     assert scores["used.quant_recipe"][0] > 0
+
+
+def test_parts_that_get_no_gradients_have_no_weight_either():
+    class Frozen(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.tower, self.head = nn.Linear(32, 8), nn.Linear(8, 8)
+
+        def forward(self, x):
+            with torch.no_grad():
+                x = self.tower(x)
+            return self.head(x)
+
+    _, state = search(Frozen())
+    scores = {key: of["scores"] for key, of in state["candidate_stats"].items()}
+    assert scores["tower.quant_recipe"][0] == 0
+    assert scores["head.quant_recipe"][0] > 0
 
 
 def test_a_search_that_fails_leaves_the_model():

@@ -28,7 +28,9 @@ def plain(config: Any) -> Any:
     Raises TypeError for functions, which a configuration of the library cannot hold.
     """
     if hasattr(config, "model_dump"):
-        config = config.model_dump(exclude_unset=True)
+        # Of the fields that were not given, only that of the algorithm has a default that counts.
+        counts = {"algorithm": config.algorithm} if hasattr(config, "algorithm") else {}
+        config = {**counts, **config.model_dump(exclude_unset=True)}
     if isinstance(config, Mapping):
         for key in config:
             if callable(key):

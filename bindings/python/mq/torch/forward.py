@@ -136,7 +136,7 @@ class LayerForward:
             y = type(self.module).forward(self.module, x, *rest, **named)
         else:
             y = self.kind.compute(self.module, x, self._weight(record), *rest, **named)
-        return _first(y, record.output.quantize) if record.output.is_active else y
+        return _first(y, record.output.quantize) if record.output.traits.is_active else y
 
     def _weight(self, record: Record) -> torch.Tensor:
         """The weight that the module holds just now, fake-quantized."""
@@ -146,7 +146,7 @@ class LayerForward:
             out = torch.empty(shape, dtype=dtype, device=device)
             native.weight_of(record.handle, out)
             return out
-        if not slot.is_active:
+        if not slot.traits.is_active:
             return weight
 
         def tap(given: torch.Tensor) -> torch.Tensor:
@@ -164,9 +164,8 @@ class LayerForward:
         self, record: Record, phase: Phase, x: Any, rest: list[Any], named: dict[str, Any]
     ) -> Any:
         tries = phase is Phase.TRYING
-        scores = phase is Phase.SCORING and torch.is_grad_enabled() and self.kind.has_input
-        scores = scores and self.kind.compute is not None
-        if scores and not x.requires_grad:
+        scores = self.session.is_scoring and self.kind.has_input and self.kind.compute is not None
+        if scores and torch.is_grad_enabled() and not x.requires_grad:
             x = x.detach().requires_grad_()  # parameters are frozen: gradients begin here
         if self.kind.has_input:
             x = record.input.tap(x) if tries else record.input.observe(x)
@@ -177,13 +176,13 @@ class LayerForward:
                 self.module, x, self._observed_weight(record, tries), *rest, **named
             )
         if scores:
-            self.session.await_gradient(self, record, y)
+            self.session.await_gradient(record, y)
         return _first(y, record.output.tap if tries else record.output.observe)
 
     def _observed_weight(self, record: Record, tries: bool) -> torch.Tensor:
         """The weight in full precision, under what its input is multiplied with."""
         weight, native = self.module.weight, record.native
-        if record.packed is None and not tries and not record.weight.changes_input:
+        if record.packed is None and not tries and not record.weight.traits.changes_input:
             return weight
         if record.packed is not None:
             return self._weight(record)

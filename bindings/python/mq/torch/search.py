@@ -54,9 +54,8 @@ class Host:
             self._output = self._forward_step(self._session.root, self._batches.batch)
 
     def _score(self) -> float:
-        with torch.enable_grad():
+        with torch.enable_grad(), self._session.step():
             loss = self._backward(self._batches.batch)
-        self._session.settle_gradients()
         return float(loss.detach()) if isinstance(loss, torch.Tensor) else float(loss or 0.0)
 
     def _logits(self) -> Any:
@@ -64,7 +63,7 @@ class Host:
         if not isinstance(found, torch.Tensor):
             found = getattr(found, "logits", found)
         seen = tensors.activation(found, "the output of forward_step, or its .logits,")
-        return tensors.view(seen)
+        return tensors.view(seen.cpu())  # the library compares logits in host memory
 
 
 def backward_of(

@@ -53,6 +53,8 @@ class Session:
         self._lock = threading.RLock()
         self._verb = threading.Lock()
         self.phase = Phase.READY
+        #: Whether the forward pass that runs is that of a step of scoring.
+        self.is_scoring = False
         #: The outputs of a scoring step whose gradients have not come yet.
         self._awaited: dict[object, tuple[Record, torch.Tensor]] = {}
 
@@ -99,11 +101,14 @@ class Session:
     @property
     def native(self) -> Native:
         """The library's model."""
+        self._ensure_bound()
+        return self._native
+
+    def _ensure_bound(self) -> None:
         if self._native is None:
             with self._lock:
                 if self._native is None:
                     self._bind(self._kept)
-        return self._native
 
     def _bind(self, kept: dict[str, Any] | None) -> None:
         """Makes the library's model of the modules as they are."""
@@ -118,9 +123,11 @@ class Session:
         }
         if kept is not None:
             state.restore(native, kept)
-        self._native, self._records, self._attention_slots = native, records, slots
-        self._kept = None
-        self.refresh()
+        for slot in _all_slots(records, slots):
+            slot.refresh()
+        # Only now, for forward passes on other threads go on with the old ones until here.
+        self._records, self._attention_slots = records, slots
+        self._native, self._kept = native, None
 
     def load(self, kept: dict[str, Any]) -> None:
         """Makes it with quantizers that `export` told of."""
@@ -160,17 +167,13 @@ class Session:
     def _all_records(self) -> list[tuple[str, Record]]:
         return list(self._records.items())
 
-    def _slots(self) -> Iterator[Slot]:
-        native = self.native
-        assert native is not None
-        for record in self._records.values():
-            yield from record.slots
-        for slots in self._attention_slots.values():
-            yield from slots
+    def _slots(self) -> list[Slot]:
+        self._ensure_bound()
+        return _all_slots(self._records, self._attention_slots)
 
     def record(self, part: LayerForward) -> Record:
         """A module as the library knows it, whose weight is the one that the module holds now."""
-        assert self.native is not None
+        self._ensure_bound()
         record = self._records[part.name]
         if record.registered is None:
             return record
@@ -184,7 +187,7 @@ class Session:
 
     def attention_slots(self, name: str) -> list[Slot]:
         """The quantizers of an attention module."""
-        assert self.native is not None
+        self._ensure_bound()
         return self._attention_slots[name]
 
     def refresh(self) -> None:
@@ -232,7 +235,6 @@ class Session:
                 yield native
             finally:
                 self.phase = Phase.READY
-                self._awaited.clear()
                 self.refresh()
         finally:
             self._verb.release()
@@ -256,7 +258,18 @@ class Session:
 
     # Scoring.
 
-    def await_gradient(self, part: LayerForward, record: Record, y: torch.Tensor) -> None:
+    @contextlib.contextmanager
+    def step(self) -> Iterator[None]:
+        """A step of scoring: a forward pass and its gradients."""
+        self.is_scoring = True
+        try:
+            yield
+            self._settle_gradients()
+        finally:
+            self.is_scoring = False
+            self._awaited.clear()
+
+    def await_gradient(self, record: Record, y: torch.Tensor) -> None:
         """Hands the gradient of an output on to the search when it comes."""
         native, key = record.native, object()
         self._awaited[key] = (record, y.detach())
@@ -265,13 +278,19 @@ class Session:
             if self._awaited.pop(key, None) is not None:
                 native.gradient(record.handle, tensors.activation(gradient, "a gradient"))
 
-        y.register_hook(hook)
+        if y.requires_grad:
+            y.register_hook(hook)
 
-    def settle_gradients(self) -> None:
+    def _settle_gradients(self) -> None:
         """Outputs that the loss does not depend on have a gradient of zero."""
         for record, y in reversed(list(self._awaited.values())):
             record.native.gradient(record.handle, torch.zeros_like(y).contiguous())
-        self._awaited.clear()
+
+
+def _all_slots(records: dict[str, Record], attention_slots: dict[str, list[Slot]]) -> list[Slot]:
+    """Every quantizer, in the order of registration."""
+    of_modules = [slot for record in records.values() for slot in record.slots]
+    return of_modules + [slot for slots in attention_slots.values() for slot in slots]
 
 
 def session_of(model: nn.Module) -> Session | None:

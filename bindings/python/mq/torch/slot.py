@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
 import torch
 
@@ -10,47 +10,57 @@ from . import tensors
 from .native import Native
 
 
-class Slot:
-    """One quantizer, as what passes it needs to know it; read anew after every verb."""
+class Traits(NamedTuple):
+    """What a quantizer does, as far as what passes it must be treated accordingly."""
 
-    def __init__(self, native: Native, name: str, function: Any, handle: int) -> None:
-        self.name = name
-        self._native = native
-        self._function = function
-        self._handle = handle
-        self.enabled = False
-        #: What is multiplied in front of the rounding, `[channels]`, or None.
-        self.scale: torch.Tensor | None = None
-        #: Whether a rotation stays in what comes out, so that its gradient would need one too.
-        self.rotates = False
-        self._rotates_at_all = False
-        #: The largest magnitudes where gradients end, or None: they pass everywhere.
-        self.limit: torch.Tensor | None = None
+    enabled: bool = False
+    #: What is multiplied in front of the rounding, `[channels]`, or None.
+    scale: torch.Tensor | None = None
+    #: Whether a rotation stays in what comes out, so that its gradient would need one too.
+    rotates: bool = False
+    #: Whether it rotates at all.
+    turns: bool = False
+    #: The largest magnitudes where gradients end, or None: they pass everywhere.
+    limit: torch.Tensor | None = None
 
     @property
     def changes_input(self) -> bool:
         """Whether a disabled or observing quantizer still changes what passes it."""
-        return self.scale is not None or self._rotates_at_all
+        return self.scale is not None or self.turns
 
     @property
     def is_active(self) -> bool:
         """Whether what passes it comes out changed."""
         return self.enabled or self.changes_input
 
+
+class Slot:
+    """One quantizer: its tap, and its traits, which are read anew after every verb."""
+
+    def __init__(self, native: Native, name: str, function: Any, handle: int) -> None:
+        self.name = name
+        self._native = native
+        self._function = function
+        self._handle = handle
+        #: Replaced as a whole: forward passes on other threads see the old or the new ones.
+        self.traits = Traits()
+
     def refresh(self) -> None:
         """Reads what a verb may have changed."""
         quantizer = self._native.quantizer(self.name)
-        self.enabled = quantizer.enabled
-        given = quantizer.attributes
+        given, scale = quantizer.attributes, quantizer.pre_quant_scale
         members = given if isinstance(given, list) else [given]
-        scale = quantizer.pre_quant_scale
-        self.scale = None if scale is None else torch.from_numpy(scale)
         rotation = [_rotation(attributes.get("rotate")) for attributes in members]
-        self._rotates_at_all = any(mode is not None for mode in rotation)
-        self.rotates = "rotate" in rotation
-        self.limit = None
-        if self.enabled and not all(attributes["pass_through_bwd"] for attributes in members):
-            self.limit = self._limit(isinstance(given, list))
+        enabled, limit = quantizer.enabled, None
+        if enabled and not all(attributes["pass_through_bwd"] for attributes in members):
+            limit = self._limit(isinstance(given, list))
+        self.traits = Traits(
+            enabled=enabled,
+            scale=None if scale is None else torch.from_numpy(scale),
+            rotates="rotate" in rotation,
+            turns=any(mode is not None for mode in rotation),
+            limit=limit,
+        )
 
     def _limit(self, is_sequential: bool) -> torch.Tensor | None:
         name = f"{self.name}.0" if is_sequential else self.name
@@ -59,10 +69,10 @@ class Slot:
 
     def observe(self, x: torch.Tensor) -> torch.Tensor:
         """Passes `x` while a verb collects statistics; the graph goes on behind it."""
-        if not self.is_active and not tensors.is_float(x):
+        if not self.traits.is_active and not tensors.is_float(x):
             return x  # indices, or float64, which nobody asks to quantize
         seen = tensors.activation(x, f"what passes {self.name}")
-        if not self.changes_input:
+        if not self.traits.changes_input:
             self._native.pass_through(self._function, self._handle, seen, None)
             return x
         return FakeQuant.apply(x, self, self.tap)
@@ -76,7 +86,7 @@ class Slot:
 
     def quantize(self, x: torch.Tensor) -> torch.Tensor:
         """Fake-quantizes a tensor; gradients pass straight through."""
-        return FakeQuant.apply(x, self, self.tap) if self.is_active else x
+        return FakeQuant.apply(x, self, self.tap) if self.traits.is_active else x
 
 
 def _rotation(given: Any) -> str | None:
@@ -101,11 +111,13 @@ class FakeQuant(torch.autograd.Function):
         tap: Callable[[torch.Tensor], torch.Tensor],
     ) -> torch.Tensor:
         """`tap` is called with the tensor; `slot` says how the gradient passes."""
-        ctx.slot_name, ctx.rotates = slot.name, slot.rotates
-        ctx.scale = None if slot.scale is None else slot.scale.to(x.device, x.dtype)
-        inside = None
-        if ctx.needs_input_grad[0] and slot.limit is not None:
-            inside = _inside(x, ctx.scale, slot)
+        traits = slot.traits
+        ctx.slot_name, ctx.rotates = slot.name, traits.rotates
+        ctx.scale = inside = None
+        if ctx.needs_input_grad[0] and traits.scale is not None:
+            ctx.scale = traits.scale.to(x.device, x.dtype)
+        if ctx.needs_input_grad[0] and traits.limit is not None:
+            inside = _inside(x, ctx.scale, traits.limit, slot.name)
         ctx.save_for_backward(*(() if inside is None else (inside,)))
         return tap(x)
 
@@ -122,16 +134,18 @@ class FakeQuant(torch.autograd.Function):
         return gradient if ctx.scale is None else gradient * ctx.scale, None, None
 
 
-def _inside(x: torch.Tensor, scale: torch.Tensor | None, slot: Slot) -> torch.Tensor:
+def _inside(
+    x: torch.Tensor, scale: torch.Tensor | None, amax: torch.Tensor, name: str
+) -> torch.Tensor:
     """Where magnitudes are at most the amax."""
     seen = (x if scale is None else x * scale).abs()
-    limit = slot.limit.to(x.device, x.dtype)
+    limit = amax.to(x.device, x.dtype)
     paired = zip(limit.shape, seen.shape)
     if limit.dim() in (0, seen.dim()) and all(few in (1, many) for few, many in paired):
         return seen <= limit
     if limit.dim() == 2 and limit.shape[1] == 1 and seen.numel() % limit.shape[0] == 0:
         return (seen.reshape(limit.shape[0], -1) <= limit).view_as(x)
     raise NotImplementedError(
-        f"{slot.name} has pass_through_bwd false and an amax of shape {tuple(limit.shape)}, which "
+        f"{name} has pass_through_bwd false and an amax of shape {tuple(limit.shape)}, which "
         "has no gradient mask; leave pass_through_bwd true"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from .._lib import memory
 from .._lib.interface import Tensor as View
@@ -18,9 +19,9 @@ def is_float(x: object) -> bool:
 
 def check(tensor: torch.Tensor, what: str) -> None:
     """Refuses a tensor whose memory the library cannot work on."""
-    if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+    if is_traceable_wrapper_subclass(tensor):
         raise TypeError(
-            f"{what} is a {type(tensor).__name__}, expected a plain tensor; "
+            f"{what} is a {type(tensor).__name__}, which has no memory of its own; "
             "quantize before the model is sharded or packed"
         )
     if tensor.dtype not in _NAMES:
@@ -53,7 +54,7 @@ def activation(tensor: torch.Tensor, what: str) -> torch.Tensor:
     if not isinstance(tensor, torch.Tensor):
         raise TypeError(f"{what} is a {type(tensor).__name__}, expected a tensor")
     check(tensor, what)
-    return tensor.detach().contiguous()
+    return tensor.detach().as_subclass(torch.Tensor).contiguous()
 
 
 def borrowed(given: View) -> torch.Tensor:

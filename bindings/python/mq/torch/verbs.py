@@ -318,7 +318,9 @@ def fold_weight(model: nn.Module, keep_attrs: bool = False) -> None:
     """
     session = _quantized(model)
     with session.verb() as native:
-        folds = [(part, record) for part, record in session.layers() if record.weight.is_active]
+        folds = [
+            (part, record) for part, record in session.layers() if record.weight.traits.is_active
+        ]
         native.fold_weight(keep_attrs)
         for part, record in folds:
             if record.packed is None:
