@@ -15,9 +15,9 @@
 
 **What is quantized.** Modules of exactly these classes: nn.Linear, nn.Conv1d to 3d,
 nn.ConvTranspose1d to 3d and nn.Embedding (input, weight, output), nn.LayerNorm, `nn.BatchNorm*`,
-`nn.InstanceNorm*`, nn.LeakyReLU and the pools (input, output); and what the attention of Hugging Face
-models multiplies (`q_bmm_quantizer`, `k_bmm_quantizer`, `v_bmm_quantizer`). Quantizers have the
-reference's names, `<module>.weight_quantizer`, and the presets their meaning. `quantizers(model)`
+`nn.InstanceNorm*`, nn.LeakyReLU and the pools (input, output); and what the attention of Hugging
+Face models multiplies (`q_bmm_quantizer`, `k_bmm_quantizer`, `v_bmm_quantizer`). Quantizers have
+the reference's names, `<module>.weight_quantizer`, and the presets their meaning. `quantizers(model)`
 tells what each holds.
 
 **How.** Every module keeps its class, its parameters and the keys of its `state_dict`; its
