@@ -17,8 +17,8 @@
 nn.ConvTranspose1d to 3d and nn.Embedding (input, weight, output), nn.LayerNorm, `nn.BatchNorm*`,
 `nn.InstanceNorm*`, nn.LeakyReLU and the pools (input, output); and what the attention of Hugging
 Face models multiplies (`q_bmm_quantizer`, `k_bmm_quantizer`, `v_bmm_quantizer`). Quantizers have
-the reference's names, `<module>.weight_quantizer`, and the presets their meaning. `quantizers(model)`
-tells what each holds.
+the reference's names, `<module>.weight_quantizer`, and the presets their meaning.
+`quantizers(model)` tells what each holds.
 
 **How.** Every module keeps its class, its parameters and the keys of its `state_dict`; its
 `forward` is replaced by one with quantizers, which works on torch's own memory (float32, float16,
