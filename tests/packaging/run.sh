@@ -84,6 +84,7 @@ refused() { # TEXT VERSION [ARGUMENT...]
     grep -F "$text" "$out/cmake.log" >/dev/null || { cat "$out/cmake.log" >&2 && fail "mq $*: expected '$text'"; }
 }
 found ""
+found "$major"
 found "$version;EXACT"
 found "$major.$minor...<$major.$((minor + 1))"
 found "$major.$minor" "-DMQ_COMPONENTS=COMPONENTS;static"
