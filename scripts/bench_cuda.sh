@@ -10,7 +10,9 @@ nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
 cargo bench --locked --bench cuda
 python=${MQ_BENCH_PYTHON:-python3}
 if "$python" -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null; then
-    PYTHONPATH=bindings/python MQ_LIBRARY=target/release/libmq.so "$python" benches/cuda_compare.py target/bench/cuda_compare.json
+    export PYTHONPATH=bindings/python MQ_LIBRARY=target/release/libmq.so
+    "$python" benches/cuda_compare.py target/bench/cuda_compare.json
+    "$python" benches/cuda_awq.py target/bench/cuda_awq.json
 else
     echo "NOT COMPARED: $python has no PyTorch with CUDA (MQ_BENCH_PYTHON names another)"
 fi

@@ -33,6 +33,8 @@ torch_python=${MQ_TORCH_PYTHON:-target/torch/venv/bin/python}
     exit 1
 }
 "$torch_python" -W ignore -m pytest -q tests/torch_cuda
+PYTHONPATH=bindings/python MQ_LIBRARY=$PWD/target/release/libmq.so \
+    "$torch_python" -X dev -m pytest -q tests/python/test_gpu_arrays.py
 
 step "compute-sanitizer"
 if [[ ${MQ_WITHOUT_SANITIZER:-0} == 1 ]]; then

@@ -78,10 +78,8 @@ pub fn shift(
     assert_eq!(grid.count(), x.count(), "grid of another shape");
     assert_eq!(bias.len(), grid.num_blocks(), "bias values");
     if let Some(gpu) = machine.gpu_of(x) {
-        let done = DeviceBuffer::new(gpu, size_of_val(bias)).and_then(|values| {
-            values.write(bias)?;
+        let done = DeviceBuffer::holding(gpu, bias).map(|values| {
             shift_resident(gpu, x, out, grid, values.address(), sign);
-            Ok(())
         });
         return gpu.note(done);
     }

@@ -18,10 +18,8 @@ pub fn run(machine: &Machine, x: &TensorView, scale: &[f32], out: &TensorView) {
         return;
     }
     if let Some(gpu) = machine.gpu_of(x) {
-        let done = DeviceBuffer::new(gpu, size_of_val(scale)).and_then(|factors| {
-            factors.write(scale)?;
+        let done = DeviceBuffer::holding(gpu, scale).map(|factors| {
             run_resident(gpu, x, out, factors.address());
-            Ok(())
         });
         return gpu.note(done);
     }

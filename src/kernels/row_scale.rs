@@ -66,10 +66,8 @@ pub fn gain(machine: &Machine, gain: &TensorView, scale: &[f32], adds_one: bool)
 
 /// Calls `launch` with the address of the factors in device memory; a failure is kept.
 fn with_factors(gpu: &Arc<Gpu>, factors: &[f32], launch: impl FnOnce(u64)) {
-    let done = DeviceBuffer::new(gpu, size_of_val(factors)).and_then(|buffer| {
-        buffer.write(factors)?;
+    let done = DeviceBuffer::holding(gpu, factors).map(|buffer| {
         launch(buffer.address());
-        Ok(())
     });
     gpu.note(done);
 }

@@ -268,9 +268,10 @@ impl Slot {
         machine
             .check_place(&x)
             .map_err(|error| error.of(&self.name))?;
-        if let Some(out) = &out {
+        // In place there is nothing more to ask the driver.
+        if let Some(out) = out.filter(|out| out.address() != x.address()) {
             machine
-                .check_place(out)
+                .check_place(&out)
                 .map_err(|error| error.of(&self.name))?;
         }
         self.work(machine, member, x, out)?;

@@ -46,14 +46,11 @@ struct OnGpu {
 
 impl OnGpu {
     fn new(gpu: &Arc<Gpu>, shape: &[usize], blocks: usize) -> Result<Self> {
-        let seen = Self {
+        Ok(Self {
             shape: shape.to_vec(),
-            maxima: DeviceBuffer::new(gpu, blocks * size_of::<f32>())?,
-            flaws: DeviceBuffer::new(gpu, size_of::<u32>())?,
-        };
-        seen.maxima.fill(0)?;
-        seen.flaws.fill(0)?;
-        Ok(seen)
+            maxima: DeviceBuffer::zeroed(gpu, blocks * size_of::<f32>())?,
+            flaws: DeviceBuffer::zeroed(gpu, size_of::<u32>())?,
+        })
     }
 }
 

@@ -109,8 +109,7 @@ pub(crate) fn raise_to_largest(gpu: &Gpu, values: u64, count: usize, largest: u6
 
 /// The largest magnitudes in host memory: waits for the stream. Zeros when it fails, which the GPU keeps.
 pub(super) fn run(gpu: &Arc<Gpu>, x: &TensorView, grid: &Grid, amax: &mut [f32]) {
-    let found = DeviceBuffer::new(gpu, size_of_val(amax)).and_then(|values| {
-        values.fill(0)?;
+    let found = DeviceBuffer::zeroed(gpu, size_of_val(amax)).and_then(|values| {
         raise(gpu, x, grid, values.address());
         values.read(amax)
     });
@@ -142,8 +141,7 @@ pub(crate) fn check_amax(gpu: &Gpu, amax: u64, count: usize, flaws: u64) {
 /// Whether an element is below zero: waits for the stream.
 pub(super) fn any_negative(gpu: &Arc<Gpu>, x: &TensorView) -> bool {
     let mut found = [0u32];
-    let searched = DeviceBuffer::new(gpu, 4).and_then(|flaws| {
-        flaws.fill(0)?;
+    let searched = DeviceBuffer::zeroed(gpu, 4).and_then(|flaws| {
         find_flaws(gpu, x, NEGATIVE, flaws.address());
         flaws.read(&mut found)
     });

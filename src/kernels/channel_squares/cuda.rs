@@ -42,10 +42,8 @@ fn find(
     let in_work = (WORKING / channels).clamp(16, 1024);
     let bands = channels.div_ceil(THREADS as usize) as u32;
     let factors = b.and_then(|(_, factors)| factors).unwrap_or_default();
-    let multiplied = DeviceBuffer::new(gpu, size_of_val(factors))?;
-    multiplied.write(factors)?;
-    let totals = DeviceBuffer::new(gpu, size_of_val(squares))?;
-    totals.fill(0)?;
+    let multiplied = DeviceBuffer::holding(gpu, factors)?;
+    let totals = DeviceBuffer::zeroed(gpu, size_of_val(squares))?;
     let partial = DeviceBuffer::new(gpu, in_work * channels * size_of::<f64>())?;
     for first in (0..rows).step_by(in_work * CHUNK) {
         let here = (in_work * CHUNK).min(rows - first);

@@ -77,8 +77,7 @@ pub(super) fn run(
 ) {
     let find = || -> Result<(), GpuError> {
         let wanted = |is_wanted: bool, bytes: usize| {
-            let buffer = DeviceBuffer::new(gpu, if is_wanted { bytes } else { 0 })?;
-            buffer.fill(0).map(|()| buffer)
+            DeviceBuffer::zeroed(gpu, if is_wanted { bytes } else { 0 })
         };
         let highest = wanted(amax.is_some(), channels * size_of::<f32>())?;
         let totals = wanted(sums.is_some(), channels * size_of::<f64>())?;

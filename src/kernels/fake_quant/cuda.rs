@@ -197,14 +197,12 @@ pub(super) fn run(
     amax: &[f32],
     format: Format,
 ) {
-    let done = DeviceBuffer::new(gpu, size_of_val(amax)).and_then(|values| {
-        values.write(amax)?;
+    let done = DeviceBuffer::holding(gpu, amax).map(|values| {
         let at = Resident {
             amax: values.address(),
             ..Resident::default()
         };
         run_resident(gpu, x, out, grid, format, at);
-        Ok(())
     });
     gpu.note(done);
 }
@@ -222,9 +220,10 @@ pub(super) fn run_dynamic(
             true => grid.num_blocks() * size_of::<f32>(),
             false => 0,
         };
-        let (scratch, flaws) = (DeviceBuffer::new(gpu, scratch)?, DeviceBuffer::new(gpu, 4)?);
-        scratch.fill(0)?;
-        flaws.fill(0)?;
+        let (scratch, flaws) = (
+            DeviceBuffer::zeroed(gpu, scratch)?,
+            DeviceBuffer::zeroed(gpu, 4)?,
+        );
         let at = Resident {
             scratch: scratch.address(),
             flaws: flaws.address(),

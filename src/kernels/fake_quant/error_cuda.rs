@@ -19,8 +19,7 @@ pub(super) fn run(
     amax: &[f32],
     format: Format,
 ) -> Result<(f64, f64), GpuError> {
-    let values = DeviceBuffer::new(gpu, size_of_val(amax))?;
-    values.write(amax)?;
+    let values = DeviceBuffer::holding(gpu, amax)?;
     under(gpu, x, grid, &values, format)
 }
 
@@ -34,8 +33,7 @@ pub(super) fn run_dynamic(
     grid: &Grid,
     format: Format,
 ) -> Result<(f64, f64), GpuError> {
-    let values = DeviceBuffer::new(gpu, grid.num_blocks() * size_of::<f32>())?;
-    values.fill(0)?;
+    let values = DeviceBuffer::zeroed(gpu, grid.num_blocks() * size_of::<f32>())?;
     absmax::raise(gpu, x, grid, values.address());
     under(gpu, x, grid, &values, format)
 }

@@ -83,8 +83,7 @@ pub(crate) fn collect(
 pub(super) fn run(gpu: &Arc<Gpu>, x: &TensorView, last_edge: f32, counts: &mut [u64]) -> u64 {
     let mut found = vec![0u64; counts.len() + 1];
     let count = |found: &mut [u64]| -> Result<(), GpuError> {
-        let there = DeviceBuffer::new(gpu, size_of_val(found))?;
-        there.fill(0)?;
+        let there = DeviceBuffer::zeroed(gpu, size_of_val(found))?;
         let (n, bins) = (x.count() as u64, counts.len() as u32);
         // SAFETY: the kernel of that signature; there is a count for each bin and one more.
         unsafe {

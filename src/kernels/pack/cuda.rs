@@ -88,8 +88,7 @@ pub(super) fn decode(
     scaling: Scaling<'_>,
     out: &TensorView,
 ) -> Result<(), GpuError> {
-    let there = DeviceBuffer::new(gpu, codes.len())?;
-    there.write(codes)?;
+    let there = DeviceBuffer::holding(gpu, codes)?;
     let scales = on_gpu(gpu, &each(scaling))?;
     decode_resident(gpu, there.address(), grid, elements, scales.address(), out);
     Ok(())
@@ -124,9 +123,7 @@ fn each(scaling: Scaling<'_>) -> Vec<f32> {
 }
 
 fn on_gpu(gpu: &Arc<Gpu>, values: &[f32]) -> Result<DeviceBuffer, GpuError> {
-    let buffer = DeviceBuffer::new(gpu, size_of_val(values))?;
-    buffer.write(values)?;
-    Ok(buffer)
+    DeviceBuffer::holding(gpu, values)
 }
 
 fn params(coding: Coding) -> FormatParams {
