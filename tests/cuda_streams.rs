@@ -4,7 +4,6 @@ mod on_gpu;
 mod owned;
 mod streams;
 
-use std::ffi::c_void;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::sys;
