@@ -20,7 +20,8 @@ cuda/emulator/build.sh
 cuda/emulator/run_tests.sh
 on_emulator() { LD_LIBRARY_PATH="$PWD/target/emulator" MQ_REQUIRE_CUDA=1 "$@"; }
 on_emulator cargo test --locked --lib kernels:: -- --nocapture
-on_emulator cargo test --locked --test golden --test 'cuda_*'
+on_emulator cargo test --locked --test golden -- --nocapture # prints how many cases, and where
+on_emulator cargo test --locked --test 'cuda_*' --test requantize
 # Whether the benchmark runs; its times mean nothing here.
 MQ_BENCH_BYTES=65536 MQ_BENCH_ROUNDS=1 MQ_BENCH_SWEEP_ROWS=4 on_emulator cargo test --locked --bench cuda
 # Every launch three times, in other orders of threads: a missing barrier shows.
