@@ -99,8 +99,8 @@ class Native(Model):
     ) -> int:
         """Registers a layer and returns its handle; the memory of the weight is kept alive."""
         view = None if weight is None else tensors.view(weight)
-        arrays = {"weight": view}
-        names = {"name": name, "class_name": class_name}
+        arrays: dict[str, Any] = {"weight": view}
+        names: dict[str, str | None] = {"name": name, "class_name": class_name}
         struct = None
         if forward is not None:
             compute = forward
