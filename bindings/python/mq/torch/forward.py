@@ -129,11 +129,10 @@ class LayerForward:
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         """The module's forward, with quantizers."""
         x, *rest = arguments if arguments else (named.pop("input"),)
-        session = self.session
-        record = session.record(self)
-        if session.phase is Phase.READY:
+        record, phase = self.session.record(self), self.session.phase
+        if phase is Phase.READY:
             return self._quantized(record, x, rest, named)
-        return self._observed(record, session.phase, x, rest, named)
+        return self._observed(record, phase, x, rest, named)
 
     def _quantized(self, record: Record, x: Any, rest: list[Any], named: dict[str, Any]) -> Any:
         if self.kind.has_input:
@@ -160,8 +159,13 @@ class LayerForward:
             out = torch.empty_like(seen)
             if record.is_folded:
                 native.weight_of(record.handle, out)
-            else:
+                return out
+            try:
                 native.requantized(record.handle, seen, out)
+            except StateError:
+                if self.session.phase is Phase.READY:
+                    raise
+                native.weight_of(record.handle, out)  # a calibration has begun on another thread
             return out
 
         return FakeQuant.apply(weight, slot, tap)
