@@ -8,8 +8,8 @@ cargo fmt --all --check
 cargo clippy --workspace --all-targets --locked -- -D warnings
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
 git ls-files '*.c' '*.h' '*.cpp' '*.hpp' '*.cc' ':!include/mq.h' | xargs "$bin/clang-format" --dry-run -Werror
-"$bin/ruff" check bindings/python tests/python tests/torch tests/torch_cuda examples/torch benches
-"$bin/ruff" format --check bindings/python tests/python tests/torch tests/torch_cuda examples/torch benches
+"$bin/ruff" check bindings/python tests/python tests/torch tests/torch_cuda benches examples
+"$bin/ruff" format --check bindings/python tests/python tests/torch tests/torch_cuda benches examples
 
 # cargo-deny is built once; its own cache is target/tools.
 deny="$PWD/target/tools/bin/cargo-deny"

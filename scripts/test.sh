@@ -31,10 +31,11 @@ step "C tests under AddressSanitizer"
 tests/run_asan.sh
 step "Python tests"
 "$python" -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps ./bindings/python
-"$python" -m pytest -q tests/python
+"$python" -X dev -m pytest -q -rs tests/python
+on_emulator "$python" -X dev -m pytest -q tests/python/test_gpu_arrays.py
 step "PyTorch tests"
 if "$python" -W ignore -c "import torch, transformers" 2>/dev/null; then
-    "$python" -m pytest -q tests/torch
+    "$python" -m pytest -q -rs tests/torch
 else
     echo "SKIPPED: $(<tests/torch/count) PyTorch tests (torch is not installed; make test-torch)"
 fi

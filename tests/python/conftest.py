@@ -8,6 +8,9 @@ import os
 import sys
 from pathlib import Path
 
+# Threads of BLAS that wait for each other slow down whatever shares the machine.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parents[2]
 NAME = {"darwin": "libmq.dylib", "win32": "mq.dll"}.get(sys.platform, "libmq.so")
 

@@ -9,7 +9,6 @@ The flow:
     model.fold_weight()  # writes the quantized values into `weight`
 """
 
-from ._fake_quant import fake_quant
 from ._version import __version__
 from .configuration import preset, presets
 from .errors import (
@@ -27,9 +26,11 @@ from .errors import (
     Status,
     UnsupportedError,
 )
+from .functional import amax, fake_quant, histogram_amax
 from .layer import Layer
 from .model import Model
 from .outcome import CheckReport, Progress
+from .packing import Packed, pack, unpack
 from .quantizer import Quantizer
 
 __all__ = [
@@ -46,13 +47,18 @@ __all__ = [
     "NotFoundError",
     "NumericError",
     "OutOfMemoryError",
+    "Packed",
     "Progress",
     "Quantizer",
     "StateError",
     "Status",
     "UnsupportedError",
     "__version__",
+    "amax",
     "fake_quant",
+    "histogram_amax",
+    "pack",
     "preset",
     "presets",
+    "unpack",
 ]

@@ -124,8 +124,8 @@ class AutoQuantize(Registry):
         host = search_host.host(
             data_loader, forward_step, loss_func, backward, forward_backward_step, logits
         )
-        with self._owner as model:
-            _lib.call(abi.mq_auto_quantize, model, options, host, search_host.cost(cost))
+        with self._in_place() as model:
+            _lib.call_verb(abi.mq_auto_quantize, model, options, host, search_host.cost(cost))
         return self.auto_quantize_state()
 
     def auto_quantize_solve(
@@ -147,7 +147,7 @@ class AutoQuantize(Registry):
             StateError: without a search, or when weights are folded or compressed.
         """
         text = configuration.to_json(constraints)
-        with self._owner as model:
+        with self._in_place() as model:
             if not dry_run:
                 _lib.call(abi.mq_auto_quantize_solve, model, text, 0, None, 0, None)
             told = _lib.text_from(abi.mq_auto_quantize_solve, model, text, abi.SOLVE_DRY_RUN)

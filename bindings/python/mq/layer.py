@@ -9,7 +9,9 @@ import numpy as np
 from . import _lib, tensors
 from ._handle import ModelHandle
 from ._lib import interface as abi
-from .tensors import Array
+from ._lib import parts
+from .errors import StateError
+from .tensors import Array, Operand
 
 
 class Layer:
@@ -27,8 +29,8 @@ class Layer:
         handle: int,
         kind: str,
         name: str,
-        weight: np.ndarray | None,
-        bias: np.ndarray | None,
+        weight: Operand | None,
+        bias: Operand | None,
         producer: str | None,
     ) -> None:
         self._owner = owner
@@ -43,6 +45,18 @@ class Layer:
 
     def __repr__(self) -> str:
         return f"<mq.Layer {self.name} ({self.kind})>"
+
+    def check_arrays(self) -> None:
+        """Raises StateError unless weight and bias are where they were; a packed weight may go."""
+        if self._bias is not None:
+            self._bias.check_in_place(f"the bias of {self.name}")
+        if self._weight is not None:
+            try:
+                self._weight.check_in_place(f"the weight of {self.name}")
+            except StateError:
+                with self._owner:
+                    if parts.packed_shape(self._handle) is None:
+                        raise
 
     def input(self, x: Array, out: Array | None = None) -> Array:
         """The layer's input on its way into the layer.
@@ -84,9 +98,7 @@ class Layer:
             The search that is running fails with any of them too.
             Whatever the layer's `forward` raises, unchanged.
         """
-        g = tensors.activation(g, "g")
-        with self._owner:
-            _lib.call(abi.mq_layer_grad, self._handle, g)
+        self._call(abi.mq_layer_grad, tensors.activation(g, "g"))
 
     def weight(self, out: Array | None = None) -> Array:
         """The weight as the quantized layer uses it: fake-quantized once quantized.
@@ -99,12 +111,13 @@ class Layer:
 
         Raises:
             InvalidArgumentError: the layer has no weight.
+            StateError: the registered array was moved, resized or freed.
         """
-        like = np.empty(0, np.float32) if self._weight is None else self._weight
-        out = tensors.result(out, like)
-        with self._owner:
-            _lib.call(abi.mq_layer_weight, self._handle, out)
-        return out
+        self.check_arrays()
+        like = self._weight or tensors.activation(np.empty(0, np.float32), "weight")
+        result = tensors.result(out, like)
+        self._call(abi.mq_layer_weight, result)
+        return result.array
 
     def requantize_into(
         self, weight: Array, out: Array | None = None, scales: str = "keep"
@@ -132,11 +145,10 @@ class Layer:
         """
         if scales not in abi.SCALES:
             raise ValueError(f"scales is {scales!r}, expected one of {', '.join(abi.SCALES)}")
-        out = tensors.result(out, weight)
-        weight = tensors.activation(weight, "weight")
-        with self._owner:
-            _lib.call(abi.mq_requantize_into, self._handle, weight, out, abi.SCALES[scales])
-        return out
+        new = tensors.activation(weight, "weight")
+        result = tensors.result(out, new)
+        self._call(abi.mq_requantize_into, new, result, abi.SCALES[scales])
+        return result.array
 
     def forward(self, x: Array) -> Array:
         """The whole linear layer: `output(input(x) @ weight().T + bias)`, computed in float32.
@@ -151,18 +163,32 @@ class Layer:
 
         Raises:
             NotImplementedError: the layer is not a linear one.
+            TypeError: its arrays or `x` are not numpy's.
         """
         if self.kind != "linear":
             raise NotImplementedError(f"{self.name} is a {self.kind} layer; call its taps instead")
+        bias = None if self._bias is None else self._bias.array
+        for array in (x, self._weight and self._weight.array, bias):
+            if array is not None and not isinstance(array, np.ndarray):
+                raise TypeError(
+                    f"forward computes with numpy, but {self.name} has a {type(array).__name__}; "
+                    "call its taps around your own product"
+                )
         y = self.input(x).astype(np.float32) @ self.weight().astype(np.float32).T
-        if self._bias is not None:
-            y += self._bias.astype(np.float32)
+        if bias is not None:
+            y += bias.astype(np.float32)
         y = y.astype(x.dtype)
         return self.output(y, y)
 
     def _tap(self, function: Any, x: Array, out: Array | None) -> Array:
-        x = tensors.activation(x, "x")
-        out = tensors.result(out, x)
+        given = tensors.activation(x, "x")
+        result = tensors.result(out, given)
+        self._call(function, given, result)
+        return result.array
+
+    def _call(self, function: Any, *arguments: Operand | int) -> None:
+        operands = [value for value in arguments if isinstance(value, Operand)]
+        views = [value.view if isinstance(value, Operand) else value for value in arguments]
         with self._owner:
-            _lib.call(function, self._handle, x, out)
-        return out
+            self._owner.follow(*operands)
+            _lib.call(function, self._handle, *views)

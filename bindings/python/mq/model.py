@@ -10,9 +10,10 @@ from . import _lib, callbacks, configuration, tensors
 from ._lib import interface as abi
 from .auto_quantize import AutoQuantize
 from .outcome import CheckReport
+from .saving import Saving
 
 
-class Model(AutoQuantize):
+class Model(AutoQuantize, Saving):
     """Names, borrowed arrays and quantizers of a model that the caller holds and runs.
 
     Register the layers, then `quantize`, then run the model again: its taps (`Layer.input`,
@@ -31,10 +32,17 @@ class Model(AutoQuantize):
             beside the caller's arrays and the scales it results in; None: no limit. Where one pass
             of the forward loop would need more, there are several (see `plan`), which must bring
             the same data; the results are the same.
-        progress: called with a `Progress`, on the thread of the verb, when a pass of the forward
-            loop begins or ends, when a layer is solved, and when a step is scored. A true value
-            stops the verb, which raises MqError (MQ_ERR_CALLBACK); so does an exception, which the
-            verb raises unchanged.
+        progress: a function, called with a `Progress`, on the thread of the verb, when a pass of
+            the forward loop begins or ends, when a layer is solved, and when a step is scored. A
+            true value stops the verb, which raises MqError (MQ_ERR_CALLBACK); so does an exception,
+            which the verb raises unchanged. True: a progress bar on stderr, of the package tqdm if
+            it is installed. False: nothing. None: the bar if stderr is a terminal.
+        device: the CUDA device that arrays may be on, beside host memory: "cuda", "cuda:1", an
+            index, or a `torch.device`. Work on it is put on the stream that the library of the
+            array works on at the time of the call; use one stream at a time. Default: none.
+
+    Ctrl-C stops `quantize`, `calibrate` and `auto_quantize` like an exception in a callback: at the
+    next one, which comes at least after every layer.
     """
 
     def quantize(
@@ -67,8 +75,8 @@ class Model(AutoQuantize):
             Whatever `forward_loop` or `progress` raises, unchanged.
         """
         callback = callbacks.forward(forward_loop, self)
-        with self._owner as model:
-            _lib.call(abi.mq_quantize, model, configuration.config_text(config), callback)
+        with self._in_place() as model:
+            _lib.call_verb(abi.mq_quantize, model, configuration.config_text(config), callback)
         return self
 
     def calibrate(
@@ -87,8 +95,8 @@ class Model(AutoQuantize):
         Returns and raises as `quantize`; StateError before it.
         """
         callback = callbacks.forward(forward_loop, self)
-        with self._owner as model:
-            _lib.call(abi.mq_calibrate, model, configuration.to_json(algorithm), callback)
+        with self._in_place() as model:
+            _lib.call_verb(abi.mq_calibrate, model, configuration.to_json(algorithm), callback)
         return self
 
     def set_calibration(
@@ -148,7 +156,7 @@ class Model(AutoQuantize):
         Raises:
             StateError: before `quantize`. NumericError: NaN or Inf in a weight.
         """
-        with self._owner as model:
+        with self._in_place() as model:
             count = _lib.size_from(abi.mq_model_quantizer_count, model)
             room = 4096 + 512 * count  # asking for the length would check everything twice
             text = _lib.text_from(abi.mq_check, model, None, capacity=room)
@@ -178,7 +186,7 @@ class Model(AutoQuantize):
             if source is not None and source._bias is not None:
                 what = f"the bias of {source.name}"
                 tensors.check_writable(source._bias, what, "fold_pre_quant_scale")
-        with self._owner as model:
+        with self._in_place() as model:
             return _lib.size_from(abi.mq_fold_pre_quant_scale, model, 0)
 
     def cancel(self) -> None:
@@ -203,7 +211,7 @@ class Model(AutoQuantize):
         Raises:
             StateError: before `quantize`. NumericError: no weight is changed.
         """
-        with self._owner as model:
+        with self._in_place() as model:
             flags = abi.FOLD_KEEP_ATTRIBUTES if keep_attrs else 0
             _lib.call(abi.mq_fold_weight, model, flags)
 
@@ -227,7 +235,7 @@ class Model(AutoQuantize):
             has no packed form. NotFoundError: nothing was packed. Nothing changes then.
         """
         text = None if config is None else configuration.to_json(config)
-        with self._owner as model:
+        with self._in_place() as model:
             flags = _match_flags(allow_no_match)
             return _lib.size_from(abi.mq_compress, model, text, None, flags)
 

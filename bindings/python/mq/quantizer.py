@@ -46,11 +46,12 @@ class Quantizer:
             NumericError: NaN or Inf while calibrating, or negative values under `unsigned`.
             StateError: the amax does not fit `x`.
         """
-        x = tensors.activation(x, "x")
-        out = tensors.result(out, x)
+        given = tensors.activation(x, "x")
+        result = tensors.result(out, given)
         with self._owner:
-            _lib.call(abi.mq_quantizer_forward, self._handle, x, out)
-        return out
+            self._owner.follow(given, result)
+            _lib.call(abi.mq_quantizer_forward, self._handle, given.view, result.view)
+        return result.array
 
     @property
     def enabled(self) -> bool:

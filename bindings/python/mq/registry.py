@@ -5,17 +5,17 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Callable, TypeVar, Union
+from typing import Any, Callable, TypeVar, Union
 
 import numpy as np
 
-from . import _lib, tensors
+from . import _lib, progress_bar, tensors
+from . import device as devices
 from ._handle import ModelHandle
 from ._lib import interface as abi
 from .layer import Layer
-from .outcome import Progress
 from .quantizer import Quantizer
-from .tensors import Array
+from .tensors import Array, Operand
 
 R = TypeVar("R", bound="Registry")
 #: One number for all spatial axes of a convolution, or one for each.
@@ -27,13 +27,16 @@ LayerForward = Callable[[Array, Array], Array]
 class Registry:
     """Registration, look-up and lifetime of a `Model`."""
 
+    _norms: Mapping[str, Operand] = MappingProxyType({})
+
     def __init__(
         self,
         threads: int = 0,
         log: Callable[[int, str], object] | None = None,
         *,
         memory_limit: int | None = None,
-        progress: Callable[[Progress], object] | None = None,
+        progress: progress_bar.Choice = None,
+        device: devices.Device = None,
     ) -> None:
         if not 0 <= threads <= 1024:
             raise ValueError(f"threads is {threads}, expected 0 to 1024")
@@ -41,9 +44,9 @@ class Registry:
             raise ValueError(
                 f"memory_limit is {memory_limit}, expected bytes, or None for no limit"
             )
-        if progress is not None and not callable(progress):
-            raise TypeError(f"progress is a {type(progress).__name__}, expected a function")
-        self._owner = ModelHandle(threads, log, memory_limit or 0, progress)
+        told = progress_bar.chosen(progress)
+        cuda = devices.cuda_index(device)
+        self._owner = ModelHandle(threads, log, memory_limit or 0, told, cuda)
         self._layers: dict[str, Layer] = {}
 
     def __enter__(self: R) -> R:
@@ -63,6 +66,7 @@ class Registry:
         """
         self._owner.close()
         self._layers.clear()
+        self._norms = {}
 
     def add_linear(
         self,
@@ -162,16 +166,13 @@ class Registry:
         """
         if kind not in abi.LAYER_KINDS:
             raise ValueError(f"kind is {kind!r}, expected one of {', '.join(abi.LAYER_KINDS)}")
-        if weight is not None:
-            weight = tensors.registered(weight, f"the weight of {name}", written_by="fold_weight")
-        if bias is not None:
-            bias = tensors.registered(bias, f"the bias of {name}", written_by=None)
         verb = "fold_pre_quant_scale"
-        if norm is not None:
-            norm = tensors.registered(norm, f"the norm of {name}", written_by=verb)
-        if norm_bias is not None:
-            norm_bias = tensors.registered(norm_bias, f"the norm_bias of {name}", written_by=verb)
-        arrays = {"weight": weight, "bias": bias, "norm_gain": norm, "norm_bias": norm_bias}
+        arrays = {
+            "weight": _borrowed(weight, f"the weight of {name}", "fold_weight"),
+            "bias": _borrowed(bias, f"the bias of {name}", None),
+            "norm_gain": _borrowed(norm, f"the norm of {name}", verb),
+            "norm_bias": _borrowed(norm_bias, f"the norm_bias of {name}", verb),
+        }
         names = {
             "name": name,
             "class_name": class_name,
@@ -190,9 +191,17 @@ class Registry:
         flags = abi.NORM_ADDS_ONE if norm_adds_one else 0
         with self._owner as model:
             code = abi.LAYER_KINDS[kind]
-            handle, kept = _lib.add_layer(model, code, arrays, names, flags, convolution, forward)
+            self._owner.follow(*arrays.values())
+            views = {
+                member: None if array is None else array.view for member, array in arrays.items()
+            }
+            handle, kept = _lib.add_layer(model, code, views, names, flags, convolution, forward)
             self._owner.borrow(*arrays.values(), kept)
-        layer = Layer(self._owner, handle, kind, name, weight, bias, producer)
+        weight_in, bias_in = arrays.pop("weight"), arrays.pop("bias")
+        norms = {f"the {what} of {name}": norm for what, norm in arrays.items() if norm}
+        if norms:
+            self._norms = {**self._norms, **norms}
+        layer = Layer(self._owner, handle, kind, name, weight_in, bias_in, producer)
         self._layers[name] = layer
         return layer
 
@@ -209,6 +218,14 @@ class Registry:
         with self._owner as model:
             handle = _lib.handle_from(abi.mq_model_add_quantizer, model, name, class_name)
         return Quantizer(self._owner, handle, name)
+
+    def _in_place(self) -> ModelHandle:
+        """The handle for a verb that uses the registered arrays, once they are checked."""
+        for layer in list(self._layers.values()):
+            layer.check_arrays()
+        for what, norm in list(self._norms.items()):
+            norm.check_in_place(what)
+        return self._owner
 
     @property
     def layers(self) -> Mapping[str, Layer]:
@@ -238,11 +255,15 @@ class Registry:
         return found
 
 
+def _borrowed(array: Array | None, what: str, written_by: str | None) -> Operand | None:
+    return None if array is None else tensors.registered(array, what, written_by=written_by)
+
+
 def _steps(given: Steps, what: str, kind: str, least: int) -> tuple[int, ...]:
     """A number for each spatial axis of a convolution; none for other layers."""
     axes = int(kind[-2]) if kind.startswith("conv") else 0
-    each = [given] * axes if np.ndim(given) == 0 else list(given)
-    numbers = tuple(map(operator.index, each))
+    each: Any = [given] * axes if np.ndim(given) == 0 else given
+    numbers = tuple(operator.index(number) for number in each)
     if axes == 0 and given != least:
         raise ValueError(f"{what} is {given}, but a {kind} layer has none")
     if len(numbers) != axes or any(not least <= number < 2**32 for number in numbers):

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, Callable
 
-import numpy as np
-
 from . import _lib, tensors
 from ._lib import search
 
@@ -89,10 +87,10 @@ def host(
         outputs[0] = None  # not two at a time
         outputs[0] = forward(batches.batch)
 
-    def shown() -> np.ndarray:
+    def shown() -> _lib.View:
         found = outputs[0] if logits is None else logits(outputs[0], batches.batch)
         what = "the output of forward_step" if logits is None else "what logits returned"
-        return tensors.activation(found, what)
+        return tensors.activation(found, what).view
 
     def of_output(function: Callable[[Any, Any], Any] | None) -> Callable[[], Any] | None:
         return None if function is None else lambda: function(outputs[0], batches.batch)

@@ -16,6 +16,14 @@ impl Slot {
         out: &TensorView,
     ) -> Result<()> {
         if let Some(packed) = self.packed() {
+            if out.device() != weight.device() {
+                return Err(Error::InvalidArgument(format!(
+                    "`{}`: out is on {}, expected {} as the packed weight",
+                    self.name,
+                    out.device(),
+                    weight.device()
+                )));
+            }
             return packed.unpack(self.shared.context().machine(), &self.name, out);
         }
         weight

@@ -1,7 +1,7 @@
 """Calls libmq with Python values, and turns its statuses into exceptions.
 
 No module outside this folder touches ctypes. Arguments are `int` (handles, sizes), `str`, checked
-numpy arrays (`tensors`), `Callback` and None.
+numpy arrays and exported tensors (`tensors`), `Callback` and None.
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ import ctypes as ct
 import logging
 import math
 import threading
-from typing import Any, Callable
+from typing import Any, Callable, Union
 
 import numpy as np
 
 from ..errors import error_for
 from ..outcome import Progress
 from . import interface as abi
+from . import interrupts
+from .dlpack import Imported
 
 #: What a callback that outlives a call (progress, the forward of a layer) raised, on its way to the
 #: call on the same thread that it ran in.
@@ -27,13 +29,14 @@ _DTYPE_NAMES = {codes: name for name, codes in abi.DTYPES.items()}
 def _guarded(body: Callable[..., object], errors: list[BaseException]) -> Callable[..., int]:
     def guarded(_user_data: object, *arguments: Any) -> int:
         try:
+            interrupts.deliver()
             body(*arguments)
             return 0
         except BaseException as error:
             errors.append(error)
             return 1
 
-    return guarded
+    return interrupts.entry(guarded)
 
 
 class Callback:
@@ -85,10 +88,16 @@ def encoded(text: str | None) -> bytes | None:
     return None if text is None else text.encode()
 
 
-def tensor_of(array: np.ndarray | abi.Tensor | None) -> abi.Tensor | None:
-    """Views an array that `tensors` has checked; the view keeps it alive. A view stays itself."""
+#: What `tensors` gives for an array of the caller's.
+View = Union[np.ndarray, Imported, abi.Tensor]
+
+
+def tensor_of(array: View | None) -> abi.Tensor | None:
+    """Views an array that `tensors` has checked; the view keeps it alive."""
     if array is None or isinstance(array, abi.Tensor):
         return array
+    if isinstance(array, Imported):
+        return array.view()
     code, bits = abi.DTYPES[array.dtype.name]
     shape = (ct.c_int64 * array.ndim)(*array.shape)
     device, dtype = abi.Device(abi.DEVICE_CPU, 0), abi.DType(code, bits, 1)
@@ -100,7 +109,7 @@ def tensor_of(array: np.ndarray | abi.Tensor | None) -> abi.Tensor | None:
 def _argument(value: Any) -> Any:
     if isinstance(value, str):
         return encoded(value)
-    if isinstance(value, np.ndarray):
+    if isinstance(value, (np.ndarray, Imported)):
         return tensor_of(value)
     return value.struct if isinstance(value, Callback) else value
 
@@ -116,6 +125,12 @@ def call(function: Any, *arguments: Any) -> None:
         if raised is not None:
             raise raised
         raise error_for(status, abi.mq_last_error_message().decode(errors="replace"))
+
+
+def call_verb(function: Any, *arguments: Any) -> None:
+    """Calls a verb that takes long, as `call`; Ctrl-C stops it at its next callback."""
+    with interrupts.Interruptible():
+        call(function, *arguments)
 
 
 def _out(kind: Any, function: Any, *arguments: Any) -> Any:
@@ -179,16 +194,22 @@ def create_context(
     log: Callable[[int, str], object] | None = None,
     memory_limit: int = 0,
     progress: Callable[[Progress], object] | None = None,
+    cuda: int | None = None,
+    stream: int = 0,
 ) -> tuple[int, object]:
     """A context, and what must stay alive until it and its models are destroyed.
 
+    `cuda` is the index of a device, `stream` a CUstream of it, 0 the default stream.
     `log(level, text)` gets a level of the logging module; what it raises goes to
-    `sys.unraisablehook`. What `progress` raises stops the verb; `call` re-raises it.
+    `sys.unraisablehook`. What `progress` raises stops the verb; `call` re-raises it. Without it
+    there is a callback nevertheless, for Python to run signal handlers in.
     """
     options = abi.ContextOptions()
     call(abi.mq_context_options_init, options, ct.sizeof(options))
     options.num_threads = threads
     options.memory_limit_bytes = memory_limit
+    if cuda is not None:
+        options.device, options.cuda_stream = abi.Device(abi.DEVICE_CUDA, cuda), stream or None
     if log is not None:
         function = log
 
@@ -197,22 +218,24 @@ def create_context(
             function(severity, text.decode(errors="replace"))
 
         options.log = abi.LogFn(None, abi.LOG(write), abi.RELEASE())
-    if progress is not None:
-        options.progress = _progress(progress)
+    options.progress = _progress(progress)
     return handle_from(abi.mq_context_create, options), options
 
 
-def _progress(progress: Callable[[Progress], object]) -> abi.ProgressFn:
+def _progress(progress: Callable[[Progress], object] | None) -> abi.ProgressFn:
     def report(_user_data: object, told: Any) -> int:
-        step = told.contents
-        phase, layer = step.phase.decode(), step.layer.decode()
         try:
+            interrupts.deliver()
+            if progress is None:
+                return 0
+            step = told.contents
+            phase, layer = step.phase.decode(), step.layer.decode()
             return int(bool(progress(Progress(phase, layer, step.done, step.total))))
         except BaseException as error:
             _raised.error = error
             return 1
 
-    return abi.ProgressFn(None, abi.PROGRESS(report), abi.RELEASE())
+    return abi.ProgressFn(None, abi.PROGRESS(interrupts.entry(report)), abi.RELEASE())
 
 
 def set_calibration_options(model: int, min_tokens: int, resume_file: str | None) -> None:
@@ -225,6 +248,8 @@ def set_calibration_options(model: int, min_tokens: int, resume_file: str | None
 
 def array_of(tensor: abi.Tensor) -> np.ndarray:
     """The elements of a tensor of C's, in its memory: gone when the callback returns."""
+    if tensor.device.device_type != abi.DEVICE_CPU:
+        raise NotImplementedError("a forward in Python gets arrays in host memory, not on a GPU")
     shape = tuple(tensor.shape[: tensor.ndim])
     name = _DTYPE_NAMES[tensor.dtype.code, tensor.dtype.bits]
     count = math.prod(shape)
@@ -240,6 +265,7 @@ def _layer_forward(
 ) -> abi.LayerForwardFn:
     def run(_user_data: object, x: Any, weight: Any, y: Any) -> int:
         try:  # the host must not keep C's memory
+            interrupts.deliver()
             found = compute(array_of(x[0]).copy(), array_of(weight[0]).copy())
             out = array_of(y[0])
             if np.shape(found) != out.shape:
@@ -253,13 +279,13 @@ def _layer_forward(
             _raised.error = error
             return 1
 
-    return abi.LayerForwardFn(None, abi.LAYER_FORWARD(run), abi.RELEASE())
+    return abi.LayerForwardFn(None, abi.LAYER_FORWARD(interrupts.entry(run)), abi.RELEASE())
 
 
 def add_layer(
     model: int,
     kind: int,
-    arrays: dict[str, np.ndarray | None],
+    arrays: dict[str, View | None],
     names: dict[str, str | None],
     flags: int,
     convolution: dict[str, tuple[int, ...]],

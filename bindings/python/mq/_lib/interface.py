@@ -251,7 +251,10 @@ _LIBRARY = _load()
 
 
 def _declare(name: str, *argtypes: Any, restype: Any = ct.c_int32) -> Any:
-    function = getattr(_LIBRARY, name)
+    try:
+        function = getattr(_LIBRARY, name)
+    except AttributeError:
+        raise ImportError(f"{_LIBRARY._name} is no libmq: it has no function {name}") from None
     function.argtypes, function.restype = argtypes, restype
     return function
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import ctypes as ct
 from typing import Any, Callable
 
-import numpy as np
-
-from . import Callback, call, encoded, tensor_of
+from . import Callback, View, call, encoded, tensor_of
 from . import interface as abi
 
 
@@ -17,7 +15,7 @@ def host_callback(
     loss: Callable[[], float] | None,
     backward: Callable[[], object] | None,
     forward_backward_step: Callable[[], float] | None,
-    logits: Callable[[], np.ndarray] | None,
+    logits: Callable[[], View] | None,
 ) -> Callback:
     """Functions of the current batch, which `data(step)` sets, for mq_auto_quantize_fn."""
     kept: list[abi.Tensor] = []
@@ -32,7 +30,9 @@ def host_callback(
         loss[0] = function()
 
     def show(function: Any, _step: int, logits: Any) -> None:
-        kept[:] = [tensor_of(function())]  # C reads it until the next callback
+        shown = tensor_of(function())
+        assert shown is not None  # only None has no view
+        kept[:] = [shown]  # C reads it until the next callback
         ct.memmove(logits, ct.byref(kept[0]), ct.sizeof(abi.Tensor))
 
     def bound(body: Callable[..., None], function: Any) -> Callable[..., None] | None:

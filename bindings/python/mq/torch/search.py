@@ -120,7 +120,7 @@ def run(
     root = session.root
     with session.verb(phase) as native, evaluating(root), _frozen(root):
         with native._owner as model:
-            _lib.call(abi.mq_auto_quantize, model, options, host, None)
+            _lib.call_verb(abi.mq_auto_quantize, model, options, host, None)
         return native.auto_quantize_state()
 
 

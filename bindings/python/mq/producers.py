@@ -1,0 +1,87 @@
+"""What DLPack does not say about the libraries it connects: streams, gradients, new arrays.
+
+None of them is imported: whoever has an array of a library has imported it.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import Any
+
+import numpy as np
+
+#: Roots of the packages whose arrays never change once they are made.
+_IMMUTABLE = {"jax", "jaxlib"}
+
+
+def roots(array: object) -> set[str]:
+    """The top packages of an array's classes, such as {"torch", "builtins"}."""
+    kind: Any = type(array)
+    return _roots(kind)
+
+
+@functools.lru_cache(maxsize=64)
+def _roots(kind: Any) -> set[str]:
+    return {base.__module__.partition(".")[0] for base in kind.__mro__}
+
+
+def speaks_dlpack(array: object) -> bool:
+    """Whether it is an array that `__dlpack__` exports."""
+    return hasattr(type(array), "__dlpack__") and hasattr(type(array), "__dlpack_device__")
+
+
+def detached(array: Any) -> Any:
+    """The same memory without a gradient; libraries refuse to export what records one."""
+    return array.detach() if records_gradient(array) and hasattr(array, "detach") else array
+
+
+def records_gradient(array: object) -> bool:
+    """Whether operations on it are recorded for a gradient, as torch does."""
+    return getattr(array, "requires_grad", False) is True
+
+
+def is_immutable(array: object) -> bool:
+    """Whether its library forbids changing it, whatever its export says."""
+    return bool(roots(array) & _IMMUTABLE)
+
+
+def current_stream(array: Any, device: int) -> int:
+    """The CUstream its library works on now; 0 for the default stream."""
+    from_library = roots(array)
+    if "torch" in from_library:
+        return int(sys.modules["torch"].cuda.current_stream(device).cuda_stream)
+    if "cupy" in from_library:
+        return int(sys.modules["cupy"].cuda.get_current_stream().ptr)
+    return 0
+
+
+def address(array: Any) -> int | None:
+    """Where its memory is now, if its library lets that be changed; None elsewhere."""
+    if isinstance(array, np.ndarray):
+        return int(array.__array_interface__["data"][0])
+    return int(array.data_ptr()) if "torch" in roots(array) else None
+
+
+def empty_like(array: Any, shape: tuple[int, ...]) -> Any:
+    """A new, row-major array of the same library, dtype and device; None if it can't be made."""
+    from_library = roots(array)
+    if "torch" in from_library:
+        torch = sys.modules["torch"]
+        return torch.empty(shape, dtype=array.dtype, device=array.device)
+    if "cupy" in from_library:
+        with array.device:
+            return sys.modules["cupy"].empty(shape, array.dtype)
+    return None
+
+
+def from_numpy(array: Any, like: Any) -> Any:
+    """A numpy array as one of the library of `like`, by the array API standard.
+
+    Raises TypeError when that library does not follow it.
+    """
+    if not hasattr(like, "__array_namespace__"):
+        raise TypeError(
+            f"a new {type(like).__name__} cannot be made: give out, an array of any library"
+        )
+    return like.__array_namespace__().asarray(array)

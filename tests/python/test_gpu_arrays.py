@@ -1,0 +1,128 @@
+"""Arrays in device memory through DLPack: on a GPU, or on the emulator of cuda/emulator."""
+
+import functools
+import sys
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import mq
+
+import gpu_array
+from foreign import Foreign
+from golden import assert_same_bits
+from network import INT8, matrix
+
+pytestmark = pytest.mark.skipif(gpu_array.DRIVER is None, reason="no CUDA driver or device")
+X = matrix(16, 64)
+ATTRIBUTES = {"num_bits": 8, "axis": 0}
+
+
+@pytest.fixture(autouse=True)
+def cupy(monkeypatch):
+    module = gpu_array.Cupy()
+    monkeypatch.setitem(sys.modules, "cupy", module)
+    return module
+
+
+def on_gpu(array):
+    return gpu_array.ndarray(array)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_one_array(dtype):
+    host = X.astype(dtype)
+    x = on_gpu(host)
+    want = mq.fake_quant(host, ATTRIBUTES)
+    got = mq.fake_quant(x, ATTRIBUTES)
+    assert isinstance(got, gpu_array.ndarray)
+    assert_same_bits(got.get(), want)
+    assert mq.fake_quant(x, ATTRIBUTES, out=x) is x
+    assert_same_bits(x.get(), want)
+    assert x.asked[0] == {"stream": 1, "max_version": (1, 0)}
+
+
+def test_amax_and_histogram_but_not_packing():
+    x = on_gpu(X)
+    assert_same_bits(mq.amax(x, ATTRIBUTES), mq.amax(X, ATTRIBUTES))
+    assert mq.histogram_amax([x, x]) == mq.histogram_amax([X, X])
+    with pytest.raises(mq.UnsupportedError, match="packed in host memory"):
+        mq.pack(x, ATTRIBUTES)
+    with pytest.raises(mq.InvalidArgumentError, match="out is on CUDA device 0, expected"):
+        mq.unpack(mq.pack(X, ATTRIBUTES), out=x)
+
+
+def observe(layer, batches):
+    for x in batches:
+        layer.input(x)
+
+
+@pytest.mark.parametrize("config", ["INT8_DEFAULT_CFG", "INT4_AWQ_CFG"])
+def test_a_model_is_that_of_host_memory(config):
+    batches = [matrix(32, 64, seed) for seed in range(3)]
+    host, device = mq.Model(threads=2), mq.Model(device="cuda:0")
+    weight = matrix(32, 64, 9)
+    borrowed = on_gpu(weight)
+    layers = host.add_linear("a", weight), device.add_linear("a", borrowed)
+    for model, layer, data in zip(
+        (host, device), layers, (batches, [on_gpu(batch) for batch in batches])
+    ):
+        model.quantize(config, functools.partial(observe, layer, data))
+    want = layers[0].weight()
+    got = layers[1].weight().get()
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+    x = layers[1].input(on_gpu(batches[0])).get()
+    np.testing.assert_allclose(x, layers[0].input(batches[0]), rtol=1e-5, atol=1e-6)
+    device.fold_weight()
+    assert_same_bits(borrowed.get(), got)
+    del model, layer, layers
+    device.close()
+    assert not borrowed.exports
+
+
+def test_work_goes_where_the_library_of_the_array_works(cupy):
+    model = mq.Model(device=0)
+    tap = model.add_quantizer("q")
+    cfg = {"quantizer_name": "q", "cfg": {"num_bits": 8}}
+    x = on_gpu(X)
+    streams = [0, gpu_array.new_stream(), gpu_array.new_stream()]
+    model.quantize({"quant_cfg": [cfg], "algorithm": "max"}, lambda: tap.forward(x))
+    want = mq.fake_quant(X, {"num_bits": 8})
+    for stream in [*streams, *streams]:
+        cupy.ptr = stream
+        before = len(x.asked)
+        assert_same_bits(tap.forward(x).get(), want)
+        assert_same_bits(mq.fake_quant(x, {"num_bits": 8}).get(), want)
+        assert [asked["stream"] for asked in x.asked[before:]] == [stream or 1] * 2
+
+
+def test_a_model_of_host_memory_refuses_device_memory():
+    with pytest.raises(mq.MqError, match=r"CUDA|device"):
+        mq.Model().add_linear("a", on_gpu(X))
+    model = mq.Model(device="cuda")
+    layer = model.add_linear("a", X.copy())  # the context takes both
+    model.quantize(INT8, lambda: layer.input(X))
+    with pytest.raises(mq.InvalidArgumentError, match=r"device|CUDA"):
+        layer.input(X, out=on_gpu(X))
+
+
+def test_layouts_that_cannot_be_copied_here_are_refused():
+    x = on_gpu(X.T)
+    with pytest.raises(ValueError, match="x is not C-contiguous"):
+        mq.fake_quant(x, ATTRIBUTES)
+
+
+def test_a_device_that_is_not_there_is_refused():
+    with pytest.raises(mq.MqError):
+        mq.Model(device=77)
+
+
+def test_a_library_that_cannot_be_written_to_needs_out(cupy):
+    x = on_gpu(X)
+    alien = Foreign(X, device=(2, 0), data=x.pointer)
+    with pytest.raises(TypeError, match="give out"):
+        mq.fake_quant(alien, ATTRIBUTES)
+    out = on_gpu(X)
+    assert mq.fake_quant(alien, ATTRIBUTES, out=out) is out
+    assert_same_bits(out.get(), mq.fake_quant(X, ATTRIBUTES))
