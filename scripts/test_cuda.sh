@@ -11,7 +11,7 @@ step() { printf '\n== %s\n' "$*"; }
 step "the GPU"
 nvidia-smi --query-gpu=name,compute_cap,driver_version,memory.total --format=csv
 step "kernels, golden vectors, models, streams and graphs"
-cargo test --locked --lib kernels::
+cargo test --locked --lib
 cargo test --locked --test golden --test 'cuda_*'
 step "the C ABI on the GPU"
 out=target/abi-cuda
