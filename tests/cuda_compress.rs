@@ -267,6 +267,34 @@ fn when_device_memory_runs_out_nothing_is_packed() {
     assert_eq!(live.load(SeqCst), 0, "everything was given back");
 }
 
+/// What a weight was fake-quantized with goes, the parts come, and what unpacking needs beside them.
+#[test]
+fn what_is_not_needed_any_more_is_given_back() {
+    let Some(pool) = on_gpu::gpu(null_mut(), None) else {
+        return;
+    };
+    let live = Arc::new(AtomicI64::new(0));
+    let int4 = json!({"num_bits": 4, "block_sizes": {"-1": 16}});
+    for (attributes, gone, come) in [
+        // The amax, and the word for what is wrong; codes and scales.
+        (int4.clone(), 2, 2),
+        // Scales as the GPU needs them as well.
+        (json!({"num_bits": 8, "axis": 0}), 2, 3),
+        // Two amax values; three parts, and the second amax again.
+        (json!([int4, {"num_bits": [4, 3], "axis": null}]), 3, 4),
+    ] {
+        let (memory, _) = Scarce::new(&pool, &live);
+        let gpu = on_gpu::gpu(null_mut(), Some(memory)).expect("as before");
+        let there = OnGpu::copy_of(&pool, &tensor(DType::F32, &[4, 32], &numbers(128)));
+        let context = on_gpu::context(&gpu);
+        let (mut model, _layer) = model_on(context, &attributes, there.view()).expect("quantizes");
+        let before = live.load(SeqCst);
+        compress(&mut model).expect("packs");
+        assert_eq!(live.load(SeqCst), before - gone + come, "{attributes}");
+    }
+    assert_eq!(live.load(SeqCst), 0, "everything was given back");
+}
+
 #[test]
 fn unpacking_is_captured_and_allocates_nothing() {
     let Some(pool) = on_gpu::gpu(null_mut(), None) else {
