@@ -5,7 +5,6 @@
 // input quantizers: an amax each, and what SmoothQuant multiplies the input with.
 //
 //   c++ -std=c++17 save_load.cpp $(pkg-config --cflags --libs mq) -o save_load && ./save_load
-//   scales.txt
 #include <cstdio>
 #include <exception>
 #include <fstream>
