@@ -107,7 +107,9 @@ class AutoQuantize(Registry):
             StateError: the model is quantized, data ends early, the backward pass did not call
                 `Layer.grad`, or the checkpoint is of another search.
             NumericError: a loss, gradient, activation, weight or cost is NaN or Inf.
-            UnsupportedError, OutOfMemoryError, CancelledError: as `quantize`.
+            UnsupportedError: as `quantize`, and for what "gradient" does not score in device
+                memory: convolutions, layers with a `forward`, mixed dtypes.
+            OutOfMemoryError, CancelledError: as `quantize`.
             Whatever the functions or the loader raise, unchanged. The model is then as before.
         """
         texts = {
