@@ -41,7 +41,7 @@ class Operand:
         self.view = view
         #: The extents.
         self.shape: tuple[int, ...] = tuple(given.shape)
-        self._address: int | None = None
+        self._address: tuple[object, ...] | None = None
         self._dtype = dtype
         #: The CUDA device, and the stream the array's library works on now; None for host memory.
         self.stream = stream
@@ -60,20 +60,22 @@ class Operand:
 
     def stays_in_place(self) -> None:
         """Remembers where the array is, for `check_in_place`."""
-        self._address = producers.address(self._given)
+        self._address = self._place()
+
+    def _place(self) -> tuple[object, ...]:
+        return producers.address(self._given), tuple(self._given.shape), self._given.dtype
 
     def check_in_place(self, what: str) -> None:
-        """Raises StateError when the array was moved, resized or freed since.
+        """Raises StateError when the array was moved, resized, converted or freed since.
 
         The library would work on memory that is the array's no more. numpy's `resize` refuses that
         unless it is told not to look; torch does not.
         """
-        now = producers.address(self._given), tuple(self._given.shape)
-        if now != (self._address, self.shape):
+        if self._place() != self._address:
             raise StateError(
                 Status.MQ_ERR_STATE,
-                f"{what} was moved, resized or freed since it was registered with the shape "
-                f"{self.shape}; make a new model",
+                f"{what} was moved, resized or freed, or its dtype changed, since it was registered "
+                f"with the shape {self.shape}; make a new model",
             )
 
     @property
@@ -94,6 +96,10 @@ def _checked_dtype(array: object, what: str) -> np.ndarray:
         raise TypeError(
             f"{what} is a {type(array).__name__}, expected a numpy array, or one of a library that "
             "speaks DLPack"
+        )
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(
+            f"{what} is a masked array, whose masked values would count; pass .filled(...)"
         )
     if array.dtype.name not in DTYPES or not array.dtype.isnative:
         raise TypeError(f"{what} has dtype {array.dtype}, {_EXPECTED}")
@@ -226,5 +232,10 @@ def dtype_named(name: str) -> np.dtype[Any]:
 
 
 def values(numbers: npt.ArrayLike) -> np.ndarray:
-    """Numbers that the library copies, as a contiguous float32 array of the same shape."""
+    """Numbers that the library copies, as a contiguous float32 array of the same shape.
+
+    Raises TypeError for what is no real number, such as None.
+    """
+    if np.asarray(numbers).dtype.kind in "cOSUmM":
+        raise TypeError(f"expected numbers, got {numbers!r:.50}")
     return np.require(np.asarray(numbers), dtype=np.float32, requirements=("C", "ALIGNED"))
