@@ -135,6 +135,7 @@ def _exported(array: Any, what: str) -> tuple[dlpack.Imported, tuple[int, int] |
         view = dlpack.Imported(capsule)
     except Exception as error:
         raise TypeError(f"{what} is a {name} that DLPack cannot export: {error}") from error
+    producers.check_memory(array, what)
     if view.dtype_name not in DTYPES:
         dtype = getattr(array, "dtype", view.dtype_name)
         raise TypeError(f"{what} has dtype {dtype}, {_EXPECTED}")

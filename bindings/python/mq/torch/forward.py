@@ -53,6 +53,8 @@ class Record:
         self.registered = registered
         #: Shape, dtype and device of a weight that is packed.
         self.packed: tuple[torch.Size, torch.dtype, torch.device] | None = None
+        #: What the module holds in the place of a weight that is packed.
+        self.left: torch.Tensor | None = None
         self.is_folded = False
 
     @property
@@ -122,6 +124,8 @@ class LayerForward:
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         """The module's forward, with quantizers."""
+        if not arguments and "input" not in named:
+            raise TypeError(f"the forward of {self.name} is missing its argument 'input'")
         x, *rest = arguments if arguments else (named.pop("input"),)
         session = self.session
         record = session.record(self)
@@ -143,6 +147,12 @@ class LayerForward:
         native, weight, slot = record.native, self.module.weight, record.weight
         if record.packed is not None:
             shape, dtype, device = record.packed
+            if weight is not record.left or (weight.dtype, weight.device) != (dtype, device):
+                raise StateError(
+                    Status.MQ_ERR_STATE,
+                    f"the weight of {self.name} is compressed, but was replaced, moved or "
+                    "converted since, which has no effect on it; do that before compress()",
+                )
             out = torch.empty(shape, dtype=dtype, device=device)
             native.weight_of(record.handle, out)
             return out

@@ -131,6 +131,7 @@ class Session:
 
     def load(self, kept: dict[str, Any]) -> None:
         """Makes it with quantizers that `export` told of."""
+        state.check(kept)
         self._bind(kept)
 
     def _close(self) -> None:
@@ -144,8 +145,9 @@ class Session:
         if self.phase is not Phase.READY:
             raise StateError(
                 Status.MQ_ERR_STATE,
-                "a weight was moved, replaced or converted while the model is being calibrated; "
-                "do that before",
+                "a weight was moved, replaced or converted while the model is being calibrated; do "
+                "that before. Hooks that make a weight anew in every forward (weight_norm, pruning) "
+                "must be removed before the model is quantized",
             )
         self._bind(self.export())
 
@@ -213,6 +215,7 @@ class Session:
             weight, known = part.module.weight, record.registered
             record.packed = (known.shape, known.dtype, known.device)
             record.registered = None
+            record.left = weight
             record.native.release(record.handle)
             if uses[weight.untyped_storage().data_ptr()] == 1:
                 weight.data = torch.empty(0, dtype=weight.dtype, device=weight.device)
@@ -297,7 +300,12 @@ def session_of(model: nn.Module) -> Session | None:
     """The session of a module that `quantize` got; None for another one."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}, expected a torch.nn.Module")
-    return vars(model).get(_ATTRIBUTE)
+    return vars(plain_module(model)).get(_ATTRIBUTE)
+
+
+def plain_module(model: nn.Module) -> nn.Module:
+    """The module itself, of what torch.compile() made of it."""
+    return vars(model)["_modules"].get("_orig_mod", model)
 
 
 def _device(weights: dict[str, torch.Tensor]) -> torch.device:

@@ -20,7 +20,7 @@ from . import config as _config
 from . import search
 from .evaluation import evaluating
 from .forward import Phase
-from .session import Session, session_of
+from .session import Session, plain_module, session_of
 
 ForwardLoop = callbacks.ForwardLoop
 
@@ -66,7 +66,7 @@ def _session_for(model: nn.Module) -> Iterator[Session]:
     if session is not None:
         yield session
         return
-    session = Session(model)
+    session = Session(plain_module(model))
     session.insert()
     try:
         yield session
