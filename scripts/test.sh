@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs every test: Rust, the header and symbols, the C harness (plain, valgrind, AddressSanitizer), the
-# C++ wrapper, what is installed, the Python package, the example engine on the real model, the CUDA kernels against their sources, and
-# the lints. `make test`; MQ_OFFLINE=1 where the Python package index cannot be reached.
+# Runs every test: Rust, the header and symbols, the C harness (plain, valgrind, AddressSanitizer), the C++ wrapper, what
+# is installed, the Python package, the example engine on the real model, the CUDA kernels against their sources, the
+# documentation, and the lints. `make test`; MQ_OFFLINE=1 where the Python package index cannot be reached.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python="$PWD/.venv/bin/python"
@@ -25,14 +25,19 @@ on_emulator cargo test --locked --test golden --test 'cuda_*'
 MQ_BENCH_BYTES=65536 MQ_BENCH_ROUNDS=1 MQ_BENCH_SWEEP_ROWS=4 on_emulator cargo test --locked --bench cuda
 # Every launch three times, in other orders of threads: a missing barrier shows.
 MQ_MOCK_CHECK=1 on_emulator cargo test --locked --test golden --test cuda_model
-step "C and C++ tests"
-MQ_REQUIRE_CLANG=1 tests/run_c_abi.sh "$release"
+# valgrind has one thread: the C tests go beside what compiles.
+mkdir -p target/logs
+MQ_REQUIRE_CLANG=1 tests/run_c_abi.sh "$release" >target/logs/c_abi.log 2>&1 &
+c_tests=$!
 step "ABI, installed packages, and the library without CUDA"
 tests/packaging/abi.sh
 tests/packaging/run.sh "$release"
 tests/packaging/cpu_only.sh
-step "C tests under AddressSanitizer"
+step "C and Python tests under AddressSanitizer"
 tests/run_asan.sh
+step "C and C++ tests, also under valgrind"
+wait "$c_tests" || { cat target/logs/c_abi.log; exit 1; }
+cat target/logs/c_abi.log
 step "Python tests"
 "$python" -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps ./bindings/python
 "$python" -X dev -m pytest -q -rs tests/python

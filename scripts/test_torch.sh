@@ -47,4 +47,4 @@ fi
 
 # The count is what `make test` says it has skipped.
 export MQ_LIBRARY=${MQ_LIBRARY:-$PWD/target/release/libmq.so} HF_HUB_OFFLINE=1
-MQ_TORCH_COUNT=$PWD/tests/torch/count "$venv/bin/python" -X dev -W ignore -m pytest -q tests/torch
+MQ_TORCH_COUNT=$PWD/tests/torch/count "$venv/bin/python" -X dev -W ignore -m pytest -q -rs tests/torch

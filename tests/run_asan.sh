@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The C harness under AddressSanitizer, UndefinedBehaviorSanitizer and LeakSanitizer, with the library
-# instrumented too: its heap errors are found where valgrind sees only the allocator.
+# The C harness under AddressSanitizer, UndefinedBehaviorSanitizer and LeakSanitizer, and the Python package under
+# AddressSanitizer, with the library instrumented too: its heap errors are found where valgrind sees only the allocator.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 target=x86_64-unknown-linux-gnu
@@ -31,3 +31,14 @@ nm "$out/harness" | grep ' __asan_init' >/dev/null || # not -q: it would break t
 
 ASAN_OPTIONS=detect_leaks=1:abort_on_error=0:exitcode=9 UBSAN_OPTIONS=print_stacktrace=1 "$out/harness"
 echo "AddressSanitizer: passed; the library's objects refer to it $checks times"
+
+# The Python package over the same objects: what arrays, callbacks and collection in any order do to the library's memory.
+# Leaks are not looked for, for the interpreter keeps what it has until the end.
+gcc -shared -fsanitize=address -Wl,--whole-archive "$lib" -Wl,--no-whole-archive -lgcc_s -lutil -lrt -lpthread -lm -ldl \
+    -lc -o "$out/libmq.so"
+tests=()
+for name in bad_arrays dlpack lifetime callbacks errors interrupts auto_quantize_failures functional compress quantizers saving; do
+    tests+=("tests/python/test_$name.py")
+done
+LD_PRELOAD=$(gcc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0:exitcode=9 MQ_LIBRARY="$out/libmq.so" \
+    PYTHONPATH=bindings/python PYTHONMALLOC=malloc .venv/bin/python -X dev -m pytest -q -rs "${tests[@]}"

@@ -19,7 +19,9 @@ def tensor(*shape, dtype=torch.float32, device="cpu"):
 
 def as_numpy(x):
     x = x.detach().cpu()
-    return x.view(torch.uint16).numpy().view(ml_dtypes.bfloat16) if x.dtype is DTYPES[2] else x.numpy()
+    return (
+        x.view(torch.uint16).numpy().view(ml_dtypes.bfloat16) if x.dtype is DTYPES[2] else x.numpy()
+    )
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -265,6 +265,35 @@ def test_forwards_during_a_rebinding():
     assert wrong == []
 
 
+def test_forwards_during_calibrations():
+    model, x = quantized(mtq.INT8_DEFAULT_CFG)
+    expected = model(x)
+    done = threading.Event()
+
+    def run(index):
+        if index == 0:
+            try:
+                for _ in range(40):
+                    mtq.calibrate(model, "max", lambda m: m(x))
+            finally:
+                done.set()
+        while not done.is_set():
+            model(x)  # quantized or not, as it falls
+
+    _in_threads(run, range(3))
+    assert torch.equal(model(x), expected)
+
+
+def test_a_copy_is_unquantized_by_itself():
+    model, x = quantized()
+    expected, twin = model(x), copy.deepcopy(model)
+    mtq.unquantize(twin)
+    assert not twin[0]._forward_pre_hooks
+    assert model[0]._forward_pre_hooks
+    assert torch.equal(twin(x), mlp()(x))
+    assert torch.equal(model(x), expected)
+
+
 def _in_threads(function, arguments):
     failed = []
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import ctypes as ct
-import logging
 import math
 from typing import Any, Callable
 
-from . import _raised, call, handle_from
+from . import _raised
 from . import interface as abi
 
 #: Bytes of an element, by the name of its dtype.
@@ -27,27 +26,6 @@ def view(
     made = abi.Tensor(pointer, device, len(shape), abi.DType(code, bits, 1), extents, None, 0)
     made.owner = owner
     return made
-
-
-def create_context(
-    log: Callable[[int, str], object], cuda_device: int | None, stream: int
-) -> tuple[int, object]:
-    """A context that also works on a CUDA device, on its current CUDA context and `stream`.
-
-    Returns its handle, and what must stay alive until it and its models are destroyed.
-    """
-    options = abi.ContextOptions()
-    call(abi.mq_context_options_init, options, ct.sizeof(options))
-
-    def write(_user_data: object, level: int, text: bytes) -> None:
-        severity = logging.WARNING if level == abi.LOG_WARNING else logging.INFO
-        log(severity, text.decode(errors="replace"))
-
-    options.log = abi.LogFn(None, abi.LOG(write), abi.RELEASE())
-    if cuda_device is not None:
-        options.device = abi.Device(abi.DEVICE_CUDA, cuda_device)
-        options.cuda_stream = stream or None
-    return handle_from(abi.mq_context_create, options), options
 
 
 def bytes_of(tensor: abi.Tensor) -> tuple[Any, str, tuple[int, ...]]:

@@ -99,7 +99,7 @@ def _intercept(source_name: str) -> None:
 
     It stays, and does nothing for modules that are not quantized.
     """
-    source = sys.modules[source_name]
+    source: Any = sys.modules[source_name]
     if isinstance(source.ALL_ATTENTION_FUNCTIONS, _Functions):
         return
     source.ALL_ATTENTION_FUNCTIONS = _Functions(source.ALL_ATTENTION_FUNCTIONS)

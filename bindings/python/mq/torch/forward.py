@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
 
 from ..errors import StateError, Status, UnsupportedError
 from . import tensors
-from .layers import Kind, kind_of
+from .layers import KINDS, Kind
 from .native import Native
 from .slot import FakeQuant, Slot
 
@@ -65,7 +65,7 @@ class Record:
     def fits(self, weight: torch.Tensor) -> bool:
         """Whether a weight can be quantized under the scales of the registered one."""
         known = self.registered
-        return (weight.dtype, weight.device, weight.shape) == (
+        return known is not None and (weight.dtype, weight.device, weight.shape) == (
             known.dtype,
             known.device,
             known.shape,
@@ -73,7 +73,8 @@ class Record:
 
     def is_at(self, weight: torch.Tensor) -> bool:
         """Whether a weight is the registered memory itself."""
-        return self.fits(weight) and weight.data_ptr() == self.registered.data_ptr()
+        known = self.registered
+        return known is not None and self.fits(weight) and weight.data_ptr() == known.data_ptr()
 
 
 def _on(_module: nn.Module, _inputs: Any) -> None:
@@ -96,7 +97,12 @@ class LayerForward:
     @property
     def kind(self) -> Kind:
         """How the module is quantized."""
-        return kind_of(self.module)
+        return KINDS[type(self.module)]
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The weight that the module holds just now."""
+        return cast(torch.Tensor, self.module.weight)
 
     def insert(self) -> None:
         """Puts itself into the module."""
@@ -127,11 +133,10 @@ class LayerForward:
         if not arguments and "input" not in named:
             raise TypeError(f"the forward of {self.name} is missing its argument 'input'")
         x, *rest = arguments if arguments else (named.pop("input"),)
-        session = self.session
-        record = session.record(self)
-        if session.phase is Phase.READY:
+        record, phase = self.session.record(self), self.session.phase
+        if phase is Phase.READY:
             return self._quantized(record, x, rest, named)
-        return self._observed(record, session.phase, x, rest, named)
+        return self._observed(record, phase, x, rest, named)
 
     def _quantized(self, record: Record, x: Any, rest: list[Any], named: dict[str, Any]) -> Any:
         if self.kind.has_input:
@@ -144,7 +149,7 @@ class LayerForward:
 
     def _weight(self, record: Record) -> torch.Tensor:
         """The weight that the module holds just now, fake-quantized."""
-        native, weight, slot = record.native, self.module.weight, record.weight
+        native, weight, slot = record.native, self.weight, record.weight
         if record.packed is not None:
             shape, dtype, device = record.packed
             if weight is not record.left or (weight.dtype, weight.device) != (dtype, device):
@@ -156,13 +161,13 @@ class LayerForward:
             out = torch.empty(shape, dtype=dtype, device=device)
             native.weight_of(record.handle, out)
             return out
-        if not slot.traits.is_active:
+        if slot is None or not slot.traits.is_active:
             return weight
 
         def tap(given: torch.Tensor) -> torch.Tensor:
             seen = tensors.activation(given, f"the weight of {self.name}")
             out = torch.empty_like(seen)
-            if record.is_folded:
+            if record.is_at(seen):  # also right when a calibration has begun on another thread
                 native.weight_of(record.handle, out)
             else:
                 native.requantized(record.handle, seen, out)
@@ -191,18 +196,18 @@ class LayerForward:
 
     def _observed_weight(self, record: Record, tries: bool) -> torch.Tensor:
         """The weight in full precision, under what its input is multiplied with."""
-        weight, native = self.module.weight, record.native
-        if record.packed is None and not tries and not record.weight.traits.changes_input:
-            return weight
+        weight, native, slot = self.weight, record.native, record.weight
         if record.packed is not None:
             return self._weight(record)
+        if slot is None or not (tries or slot.traits.changes_input):
+            return weight
 
         def tap(given: torch.Tensor) -> torch.Tensor:
             out = torch.empty_like(given)
             native.weight_of(record.handle, out)
             return out
 
-        return FakeQuant.apply(weight, record.weight, tap)
+        return FakeQuant.apply(weight, slot, tap)
 
 
 def _first(y: Any, function: Any) -> Any:

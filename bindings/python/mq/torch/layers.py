@@ -102,7 +102,7 @@ def class_name(module: nn.Module) -> str:
     return f"nn.{type(module).__name__}"
 
 
-def convolution(module: nn.Module, kind: Kind) -> dict[str, tuple[int, ...]] | None:
+def convolution(module: Any, kind: Kind) -> dict[str, tuple[int, ...]] | None:
     """What the library needs to compute a layer itself; None when it cannot."""
     if kind.name == "linear":
         return {"conv_stride": (), "conv_padding": (), "conv_dilation": ()}

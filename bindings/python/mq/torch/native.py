@@ -11,7 +11,7 @@ from typing import Any, Callable
 
 import torch
 
-from .. import _lib
+from .. import _lib, progress_bar
 from .._handle import ModelHandle
 from .._lib import interface as abi
 from .._lib import memory
@@ -35,22 +35,13 @@ def _log(level: int, text: str) -> None:
 
 
 class _DeviceHandle(ModelHandle):
-    """Owns an mq_model, and the context it was created on, whose stream follows torch's."""
+    """Owns an mq_model, whose work goes on torch's stream."""
 
     def __init__(self, device: torch.device) -> None:
-        self._model = None
-        self._context: int | None = None
-        self._lock = threading.Lock()
-        self._calls = 0
-        self._borrowed: list[object] = []
+        index = device.index if device.type == "cuda" else None
+        super().__init__(0, _log, 0, progress_bar.chosen(None), index)
         self._device = device
         self._ordered = threading.Lock()
-        index = stream = None
-        if device.type == "cuda":
-            index = device.index
-            stream = torch.cuda.current_stream(device).cuda_stream
-        self._context, self._options = memory.create_context(_log, index, stream or 0)
-        self._model = _lib.handle_from(abi.mq_model_create, self._context)
 
     @contextlib.contextmanager
     def stream(self) -> Iterator[None]:
@@ -63,19 +54,6 @@ class _DeviceHandle(ModelHandle):
             _lib.call(abi.mq_context_set_cuda_stream, self._context, stream or None)
             yield
 
-    def close(self) -> None:
-        super().close()
-        self._destroy_context()
-
-    def _destroy_context(self) -> None:
-        context, self._context = self._context, None
-        if context is not None:
-            abi.mq_context_destroy(context)
-
-    def __del__(self) -> None:
-        super().__del__()
-        self._destroy_context()
-
 
 class Native(Model):
     """A `Model` whose tensors are torch's, in host memory or that of one CUDA device."""
@@ -83,7 +61,7 @@ class Native(Model):
     _owner: _DeviceHandle
 
     def __init__(self, device: torch.device) -> None:
-        # Not that of Model: this handle keeps its context, and there are no arrays of numpy.
+        # Not that of Model: the tensors are torch's, and so is the stream.
         self._owner = _DeviceHandle(device)
         self._layers = {}
         self._weights: dict[int, object] = {}
@@ -99,8 +77,8 @@ class Native(Model):
     ) -> int:
         """Registers a layer and returns its handle; the memory of the weight is kept alive."""
         view = None if weight is None else tensors.view(weight)
-        arrays = {"weight": view}
-        names = {"name": name, "class_name": class_name}
+        arrays: dict[str, Any] = {"weight": view}
+        names: dict[str, str | None] = {"name": name, "class_name": class_name}
         struct = None
         if forward is not None:
             compute = forward

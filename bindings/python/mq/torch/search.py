@@ -54,8 +54,10 @@ class Host:
             self._output = self._forward_step(self._session.root, self._batches.batch)
 
     def _score(self) -> float:
+        backward = self._backward
+        assert backward is not None, "the library only scores where it was given"
         with torch.enable_grad(), self._session.step():
-            loss = self._backward(self._batches.batch)
+            loss = backward(self._batches.batch)
         return float(loss.detach()) if isinstance(loss, torch.Tensor) else float(loss or 0.0)
 
     def _logits(self) -> Any:
@@ -118,7 +120,7 @@ def run(
     root = session.root
     with session.verb(phase) as native, evaluating(root), _frozen(root):
         with native._owner as model:
-            _lib.call(abi.mq_auto_quantize, model, options, host, None)
+            _lib.call_verb(abi.mq_auto_quantize, model, options, host, None)
         return native.auto_quantize_state()
 
 

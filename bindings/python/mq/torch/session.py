@@ -6,7 +6,7 @@ import contextlib
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Callable, cast
 
 import torch
 from torch import nn
@@ -71,6 +71,9 @@ class Session:
 
     # Modules.
 
+    def _parts(self) -> list[LayerForward | Attention]:
+        return [*self.forwards, *self.attentions]
+
     def insert(self) -> None:
         """Puts quantizers around the modules."""
         if not self.forwards and not self.attentions:
@@ -80,7 +83,7 @@ class Session:
             )
         inserted: list[LayerForward | Attention] = []
         try:
-            for part in [*self.forwards, *self.attentions]:
+            for part in self._parts():
                 part.insert()
                 inserted.append(part)
         except BaseException:
@@ -91,7 +94,7 @@ class Session:
 
     def remove(self) -> None:
         """Gives the modules back as they were, but for weights that were folded or packed."""
-        for part in [*self.forwards, *self.attentions]:
+        for part in self._parts():
             part.remove()
         vars(self.root).pop(_ATTRIBUTE, None)
         self._close()
@@ -102,7 +105,7 @@ class Session:
     def native(self) -> Native:
         """The library's model."""
         self._ensure_bound()
-        return self._native
+        return cast(Native, self._native)
 
     def _ensure_bound(self) -> None:
         if self._native is None:
@@ -112,7 +115,7 @@ class Session:
 
     def _bind(self, kept: dict[str, Any] | None) -> None:
         """Makes the library's model of the modules as they are."""
-        weights = {part.name: part.module.weight for part in self._with_weight()}
+        weights = {part.name: part.weight for part in self._with_weight()}
         for name, weight in weights.items():
             tensors.check_weight(weight, f"the weight of {name}")
         native = Native(_device(weights))
@@ -179,7 +182,7 @@ class Session:
         record = self._records[part.name]
         if record.registered is None:
             return record
-        weight = part.module.weight
+        weight = part.weight
         same = record.is_at(weight)
         if same or (self.phase is Phase.READY and record.fits(weight) and not record.is_folded):
             return record
@@ -212,7 +215,7 @@ class Session:
             for _, parameter in self.root.named_parameters(remove_duplicate=False)
         )
         for part, record in packed:
-            weight, known = part.module.weight, record.registered
+            weight, known = part.weight, cast(torch.Tensor, record.registered)
             record.packed = (known.shape, known.dtype, known.device)
             record.registered = None
             record.left = weight
@@ -248,7 +251,7 @@ class Session:
             native = self.native
             for part in self._with_weight():
                 record = self._records[part.name]
-                if record.registered is not None and not record.is_at(part.module.weight):
+                if record.registered is not None and not record.is_at(part.weight):
                     self._rebind()
                     native = self.native
                     break
@@ -325,24 +328,31 @@ def _device(weights: dict[str, torch.Tensor]) -> torch.device:
 
 
 def _register(native: Native, part: LayerForward) -> Record:
-    module, kind = part.module, part.kind
-    weight = None if kind.compute is None else module.weight.detach()
-    steps = convolution(module, kind)
-    compute = kind.compute
-    can_compute = weight is not None and kind.has_input and steps is None
-    forward = None
-    if can_compute and weight.device.type == "cpu":
-
-        def forward(x: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
-            return compute(module, x, given)
-
-    handle = native.register(kind.name, part.name, class_name(module), weight, steps or {}, forward)
-    input_slot = Slot(native, f"{part.name}.input_quantizer", abi.mq_layer_input, handle)
-    output_slot = Slot(native, f"{part.name}.output_quantizer", abi.mq_layer_output, handle)
+    kind, name = part.kind, part.name
+    weight = None if kind.compute is None else part.weight.detach()
+    steps = convolution(part.module, kind)
+    handle = native.register(
+        kind.name, name, class_name(part.module), weight, steps or {}, _layer_forward(part, steps)
+    )
+    input_slot = Slot(native, f"{name}.input_quantizer", abi.mq_layer_input, handle)
+    output_slot = Slot(native, f"{name}.output_quantizer", abi.mq_layer_output, handle)
     weight_slot = None
     if weight is not None:
-        weight_slot = Slot(native, f"{part.name}.weight_quantizer", None, handle)
+        weight_slot = Slot(native, f"{name}.weight_quantizer", None, handle)
     return Record(native, handle, input_slot, output_slot, weight_slot, weight)
+
+
+def _layer_forward(
+    part: LayerForward, steps: dict[str, tuple[int, ...]] | None
+) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None:
+    """What torch computes for the library, which cannot; it asks for that in host memory only."""
+    module, compute = part.module, part.kind.compute
+    if compute is None or not part.kind.has_input or steps is not None:
+        return None
+    if part.weight.device.type != "cpu":
+        return None
+    function = compute
+    return lambda x, weight: cast(torch.Tensor, function(module, x, weight))
 
 
 def _host_slot(native: Native, part: Attention, quantizer: str) -> Slot:

@@ -319,13 +319,15 @@ def fold_weight(model: nn.Module, keep_attrs: bool = False) -> None:
     session = _quantized(model)
     with session.verb() as native:
         folds = [
-            (part, record) for part, record in session.layers() if record.weight.traits.is_active
+            (part, record)
+            for part, record in session.layers()
+            if record.weight is not None and record.weight.traits.is_active
         ]
         native.fold_weight(keep_attrs)
         for part, record in folds:
             if record.packed is None:
                 record.is_folded = True
-                torch.autograd.graph.increment_version(part.module.weight)
+                torch.autograd.graph.increment_version(part.weight)
 
 
 def compress(model: nn.Module, config: Mapping[str, bool] | None = None) -> None:
