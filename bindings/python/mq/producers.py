@@ -56,14 +56,12 @@ def current_stream(array: Any, device: int) -> int:
     return 0
 
 
-def check_memory(array: Any, what: str) -> None:
+def check_torch(array: Any, what: str) -> None:
     """Refuses a tensor of torch whose memory does not hold the values that it stands for.
 
     Raises ValueError for one whose storage was resized or freed, and for a view that torch negates
     or conjugates as it reads it. DLPack tells of neither.
     """
-    if "torch" not in roots(array):
-        return
     if array.is_neg() or array.is_conj():
         raise ValueError(f"{what} is a negated or conjugated view; pass a .clone() of it")
     shape, strides = array.shape, array.stride()

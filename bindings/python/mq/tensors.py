@@ -40,7 +40,7 @@ class Operand:
         #: What the library gets.
         self.view = view
         #: The extents.
-        self.shape: tuple[int, ...] = tuple(given.shape)
+        self.shape: tuple[int, ...] = tuple(view.shape[: view.ndim])
         self._address: tuple[object, ...] | None = None
         self._dtype = dtype
         #: The CUDA device, and the stream the array's library works on now; None for host memory.
@@ -63,7 +63,9 @@ class Operand:
         self._address = self._place()
 
     def _place(self) -> tuple[object, ...]:
-        return producers.address(self._given), tuple(self._given.shape), self._given.dtype
+        given = self._given  # which need have neither shape nor dtype, only speak DLPack
+        shape = getattr(given, "shape", self.shape)
+        return producers.address(given), tuple(shape), getattr(given, "dtype", None)
 
     def check_in_place(self, what: str) -> None:
         """Raises StateError when the array was moved, resized, converted or freed since.
@@ -74,8 +76,8 @@ class Operand:
         if self._place() != self._address:
             raise StateError(
                 Status.MQ_ERR_STATE,
-                f"{what} was moved, resized or freed, or its dtype changed, since it was registered "
-                f"with the shape {self.shape}; make a new model",
+                f"{what} was moved, resized or freed, or its dtype changed, since it was "
+                f"registered with the shape {self.shape}; make a new model",
             )
 
     @property
@@ -135,7 +137,8 @@ def _exported(array: Any, what: str) -> tuple[dlpack.Imported, tuple[int, int] |
         view = dlpack.Imported(capsule)
     except Exception as error:
         raise TypeError(f"{what} is a {name} that DLPack cannot export: {error}") from error
-    producers.check_memory(array, what)
+    if "torch" in producers.roots(array):
+        producers.check_torch(array, what)
     if view.dtype_name not in DTYPES:
         dtype = getattr(array, "dtype", view.dtype_name)
         raise TypeError(f"{what} has dtype {dtype}, {_EXPECTED}")

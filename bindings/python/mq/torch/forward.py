@@ -74,7 +74,9 @@ class Record:
     def is_at(self, weight: torch.Tensor) -> bool:
         """Whether a weight is the registered memory itself."""
         known = self.registered
-        return known is not None and self.fits(weight) and weight.data_ptr() == known.data_ptr()
+        if known is None or not self.fits(weight) or weight.is_neg():
+            return False
+        return weight.data_ptr() == known.data_ptr()
 
 
 def _on(_module: nn.Module, _inputs: Any) -> None:

@@ -148,9 +148,9 @@ class Session:
         if self.phase is not Phase.READY:
             raise StateError(
                 Status.MQ_ERR_STATE,
-                "a weight was moved, replaced or converted while the model is being calibrated; do "
-                "that before. Hooks that make a weight anew in every forward (weight_norm, pruning) "
-                "must be removed before the model is quantized",
+                "a weight was moved, replaced or converted while the model is being calibrated; "
+                "do that before. Hooks that make a weight anew in every forward (weight_norm, "
+                "pruning) must be removed before the model is quantized",
             )
         self._bind(self.export())
 

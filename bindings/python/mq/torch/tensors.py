@@ -32,7 +32,7 @@ def check(tensor: torch.Tensor, what: str) -> None:
         raise TypeError(f"{what} has layout {tensor.layout}, expected a dense tensor")
     if tensor.device.type not in ("cpu", "cuda"):
         raise ValueError(f"{what} is on {tensor.device}, expected cpu or cuda; move it there first")
-    producers.check_memory(tensor, what)
+    producers.check_torch(tensor, what)
 
 
 def check_weight(weight: torch.Tensor, what: str) -> None:
