@@ -86,7 +86,7 @@ class Saving(Registry):
         try:
             for layer in state["layers"]:
                 ours = self._layers[layer["name"]]
-                weight = ours._weight and ours._weight.view
+                weight = None if ours._weight is None else ours._weight.view
                 names = {"name": layer["name"], "class_name": layer["class_name"]}
                 kind = abi.LAYER_KINDS[ours.kind]
                 _lib.add_layer(model, kind, {"weight": weight}, names, 0, {}, None)
