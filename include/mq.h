@@ -930,7 +930,8 @@ typedef struct mq_layer_cost_fn {
 /**
  * Gives memory for packed weights. Ownership of `user_data`, threads and unwinding as in
  * mq_forward_fn. The memory itself stays the host's: it keeps it until mq_model_destroy() returns
- * and writes nothing to it. When mq_compress() fails, mq has no use for what it was given.
+ * and writes nothing to it. When mq_compress() fails, mq has no use for what it was given, once what is on the
+ * context's CUDA stream is done.
  */
 typedef struct mq_buffer_fn {
     /**
@@ -939,7 +940,8 @@ typedef struct mq_buffer_fn {
     void *user_data;
     /**
      * Sets `*memory` (NULL on entry) to `size_bytes` bytes (never 0), aligned to 4, for a part
-     * ("weight", "scale", "double_scale", "scale_zeros") of the layer of that name. Returns 0 to go
+     * ("weight", "scale", "double_scale", "scale_zeros") of the layer of that name: host memory, or, of a layer whose
+     * weight is in device memory, memory of that device which the context's CUDA stream may use. Returns 0 to go
      * on; any other value stops the verb, which answers MQ_ERR_CALLBACK. NULL memory is
      * MQ_ERR_OUT_OF_MEMORY.
      */
@@ -1707,7 +1709,8 @@ mq_status mq_auto_quantize_config(struct mq_model *model,
  *                      what nothing is said about is packed when its attribute fake_quant is false.
  *                      NULL: every weight.
  * @param[in]  buffers  Gives the memory of the parts, see mq_buffer_fn; NULL: mq allocates it, and
- *                      frees it with the model.
+ *                      frees it with the model. Parts lie where the weight does: in host memory, or in memory of
+ *                      its device, from `device_memory` of the context.
  * @param[in]  flags    0 or MQ_ALLOW_NO_MATCH.
  * @param[out] matched  Number of weights packed. May be NULL. Untouched on failure.
  * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for a NULL, an unknown flag or misaligned memory;
@@ -1746,6 +1749,11 @@ mq_status mq_auto_quantize_config(struct mq_model *model,
  * - w4a8, from INT4 followed by FP8 with one amax: the parts of int4, and "double_scale" float32 [],
  *   the FP8's amax / 448. mq_layer_weight() unpacks INT4 and fake-quantizes that to FP8.
  *
+ * Weights in device memory are packed and unpacked there, to the same bits. mq keeps a float32 for each block beside
+ * the parts of all formats but int4 and w4a8, so that mq_layer_weight() only puts kernels on the CUDA stream, and can be
+ * captured. A graph that holds an mq_layer_weight() from before must not be launched any more. The call waits for the
+ * stream; while that is being captured it is MQ_ERR_STATE.
+ *
  * 4-bit formats need an even last axis; a short last block of a row has a scale of its own. A weight
  * without elements is left as it is.
  */
@@ -1761,7 +1769,8 @@ mq_status mq_compress(struct mq_model *model,
  *
  * @param[in]  layer   A layer whose weight is packed.
  * @param[in]  part    "weight", "scale", "double_scale" or "scale_zeros".
- * @param[out] tensor  The part: row-major host memory, to read. Data and shape are borrowed from the
+ * @param[out] tensor  The part: row-major memory, to read, on the device of the weight; in device memory in the order
+ *                     of the context's CUDA stream. Data and shape are borrowed from the
  *                     model until mq_model_destroy(). The dtype is one of MQ_DTYPE_FLOAT (32 bits),
  *                     MQ_DTYPE_INT, MQ_DTYPE_UINT and MQ_DTYPE_FLOAT8_E4M3FN. Untouched on failure.
  * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for a NULL; MQ_ERR_STATE for a layer whose weight is not

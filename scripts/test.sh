@@ -19,16 +19,18 @@ step "CUDA kernels and the host side, on the emulator"
 cuda/emulator/build.sh
 cuda/emulator/run_tests.sh
 on_emulator() { LD_LIBRARY_PATH="$PWD/target/emulator" MQ_REQUIRE_CUDA=1 "$@"; }
-on_emulator cargo test --locked --lib kernels:: -- --nocapture
-on_emulator cargo test --locked --test golden --test 'cuda_*'
+on_emulator cargo test --locked --lib -- --nocapture
+on_emulator cargo test --locked --test golden -- --nocapture # prints how many cases, and where
+on_emulator cargo test --locked --test 'cuda_*' --test requantize
 # Whether the benchmark runs; its times mean nothing here.
 MQ_BENCH_BYTES=65536 MQ_BENCH_ROUNDS=1 MQ_BENCH_SWEEP_ROWS=4 on_emulator cargo test --locked --bench cuda
 # Every launch three times, in other orders of threads: a missing barrier shows.
-MQ_MOCK_CHECK=1 on_emulator cargo test --locked --test golden --test cuda_model
+MQ_MOCK_CHECK=1 on_emulator cargo test --locked --test golden --test cuda_model --test cuda_compress
 # valgrind has one thread: the C tests go beside what compiles.
 mkdir -p target/logs
 MQ_REQUIRE_CLANG=1 tests/run_c_abi.sh "$release" >target/logs/c_abi.log 2>&1 &
 c_tests=$!
+trap 'kill "$c_tests" 2>/dev/null || true' EXIT
 step "ABI, installed packages, and the library without CUDA"
 tests/packaging/abi.sh
 tests/packaging/run.sh "$release"
@@ -37,6 +39,7 @@ step "C and Python tests under AddressSanitizer"
 tests/run_asan.sh
 step "C and C++ tests, also under valgrind"
 wait "$c_tests" || { cat target/logs/c_abi.log; exit 1; }
+trap - EXIT
 cat target/logs/c_abi.log
 step "Python tests"
 "$python" -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps ./bindings/python

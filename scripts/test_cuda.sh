@@ -11,8 +11,9 @@ step() { printf '\n== %s\n' "$*"; }
 step "the GPU"
 nvidia-smi --query-gpu=name,compute_cap,driver_version,memory.total --format=csv
 step "kernels, golden vectors, models, streams and graphs"
-cargo test --locked --lib kernels::
-cargo test --locked --test golden --test 'cuda_*'
+cargo test --locked --lib
+cargo test --locked --test golden -- --nocapture
+cargo test --locked --test 'cuda_*' --test requantize
 step "the C ABI on the GPU"
 out=target/abi-cuda
 mkdir -p "$out"

@@ -10,115 +10,11 @@ use mq::calibrate;
 use mq::config::QuantizeConfig;
 use mq::model::{Model, Part, PartType};
 use mq::tensor::DType;
-use packing::{assert_same, compress, context, floats, model, numbers, spec, tensor, weight_of};
+use packing::{
+    assert_same, cases, compress, context, floats, model, numbers, spec, tensor, weight_of,
+};
 use safetensors_file::Tensors;
 use serde_json::{Value, json};
-
-/// Attributes, format and the parts of a weight of `[8, 128]`.
-type Case = (Value, &'static str, Vec<(&'static str, PartType, Vec<i64>)>);
-
-fn cases() -> Vec<Case> {
-    use PartType::{E4m3, F32, Int8, UInt8};
-    let nvfp4 = |kind: &str, four_over_six: bool| json!({"num_bits": [2, 1], "block_sizes": {"-1": 16, "type": kind, "scale_bits": [4, 3], "four_over_six": four_over_six}});
-    let mx = |bits: Value| json!({"num_bits": bits, "block_sizes": {"-1": 32, "type": "dynamic", "scale_bits": [8, 0]}});
-    let nvfp4_parts = vec![
-        ("weight", UInt8, vec![8, 64]),
-        ("scale", E4m3, vec![8, 8]),
-        ("double_scale", F32, vec![]),
-    ];
-    vec![
-        (
-            json!({"num_bits": 4, "block_sizes": {"-1": 128, "type": "static"}}),
-            "int4",
-            vec![("weight", UInt8, vec![8, 64]), ("scale", F32, vec![8, 1])],
-        ),
-        (
-            json!({"num_bits": 4, "block_sizes": {"1": 32}, "narrow_range": true}),
-            "int4",
-            vec![("weight", UInt8, vec![8, 64]), ("scale", F32, vec![32, 1])],
-        ),
-        (
-            json!({"num_bits": 4, "block_sizes": {"-1": 64}, "constant_amax": 1.5}),
-            "int4",
-            vec![("weight", UInt8, vec![8, 64]), ("scale", F32, vec![16, 1])],
-        ),
-        (
-            json!({"num_bits": 8, "axis": 0}),
-            "int8",
-            vec![("weight", Int8, vec![8, 128]), ("scale", F32, vec![8, 1])],
-        ),
-        (
-            json!({"num_bits": 8, "axis": null}),
-            "int8",
-            vec![("weight", Int8, vec![8, 128]), ("scale", F32, vec![])],
-        ),
-        (
-            json!({"num_bits": 8, "axis": 0, "type": "dynamic"}),
-            "int8",
-            vec![("weight", Int8, vec![8, 128]), ("scale", F32, vec![8, 1])],
-        ),
-        (
-            json!({"num_bits": 8, "block_sizes": {"-1": 48}}),
-            "int8",
-            vec![("weight", Int8, vec![8, 128]), ("scale", F32, vec![8, 3])],
-        ),
-        (
-            json!({"num_bits": [4, 3], "axis": null}),
-            "fp8",
-            vec![("weight", E4m3, vec![8, 128]), ("scale", F32, vec![])],
-        ),
-        (
-            json!({"num_bits": [4, 3], "axis": 1}),
-            "fp8",
-            vec![("weight", E4m3, vec![8, 128]), ("scale", F32, vec![1, 128])],
-        ),
-        (
-            json!({"num_bits": [4, 3], "block_sizes": {"-1": 48, "-2": 3}}),
-            "fp8",
-            vec![("weight", E4m3, vec![8, 128]), ("scale", F32, vec![3, 3])],
-        ),
-        (
-            json!({"num_bits": [4, 3], "use_constant_amax": true}),
-            "fp8",
-            vec![("weight", E4m3, vec![8, 128]), ("scale", F32, vec![])],
-        ),
-        (nvfp4("dynamic", false), "nvfp4", nvfp4_parts.clone()),
-        (nvfp4("static", false), "nvfp4", nvfp4_parts.clone()),
-        (nvfp4("static", true), "nvfp4", nvfp4_parts),
-        (
-            mx(json!([2, 1])),
-            "mxfp4",
-            vec![
-                ("weight", UInt8, vec![8, 64]),
-                ("scale", UInt8, vec![32, 1]),
-            ],
-        ),
-        (
-            mx(json!([4, 3])),
-            "mxfp8",
-            vec![("weight", E4m3, vec![8, 128]), ("scale", UInt8, vec![8, 4])],
-        ),
-        (
-            json!({"num_bits": 4, "block_sizes": {"-1": 64, "scale_bits": 8, "scale_block_sizes": {"-1": 256}}}),
-            "nf4",
-            vec![
-                ("weight", UInt8, vec![512]),
-                ("scale", Int8, vec![1, 256]),
-                ("double_scale", F32, vec![1]),
-                ("scale_zeros", F32, vec![]),
-            ],
-        ),
-        (
-            json!([{"num_bits": 4, "block_sizes": {"-1": 128}}, {"num_bits": [4, 3], "axis": null}]),
-            "w4a8",
-            vec![
-                ("weight", UInt8, vec![8, 64]),
-                ("scale", F32, vec![8, 1]),
-                ("double_scale", F32, vec![]),
-            ],
-        ),
-    ]
-}
 
 #[test]
 fn every_format_has_its_parts_and_comes_back() {

@@ -9,6 +9,7 @@ use mq::apply;
 use mq::calibrate;
 use mq::config::{Algorithm, CompressConfig, JsonPath, QuantizeConfig};
 use mq::error::{Error, Result};
+use mq::kernels::cuda::Gpu;
 use mq::model::{Model, Selector, SummaryFormat, allocate_own, fake_quant_once};
 use mq::tensor::DType;
 use owned::Owned;
@@ -152,11 +153,11 @@ fn compress_is_all_or_nothing() {
     let mut b = a.clone();
     let mut model = two_layers(&mut a, &mut b);
     let mut calls = Vec::new();
-    let mut stops = |layer: &str, part: &str, size: usize| {
+    let mut stops = |layer: &str, part: &str, size: usize, gpu: Option<&Arc<Gpu>>| {
         calls.push(format!("{layer} {part} {size}"));
         match layer {
             "b" => Err(Error::OutOfMemory("no more".into())),
-            _ => allocate_own(layer, part, size),
+            _ => allocate_own(layer, part, size, gpu),
         }
     };
     let outcome = apply::compress(&mut model, &CompressConfig::all(), false, &mut stops);

@@ -5,21 +5,21 @@ mod network;
 mod on_gpu;
 mod owned;
 mod safetensors_file;
+mod scarce;
 mod there;
 
-use std::ffi::c_void;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
 
 use mq::apply::fold_weight;
 use mq::calibrate;
 use mq::error::Error;
-use mq::kernels::cuda::{DeviceMemory, Gpu};
 use mq::model::{Layer, LayerKind, LayerSpec, Mode, Model};
 use mq::tensor::{DType, Device, TensorView};
 use on_gpu::{OnGpu, bits};
 use owned::Owned;
 use safetensors_file::Tensors;
+use scarce::{PLENTY, Scarce};
 use there::{TENSORS, There, config, here, states};
 
 /// Every way to quantize a weight or an activation, and the algorithms that need nothing but magnitudes.
@@ -181,33 +181,6 @@ fn nan_is_reported_with_the_name_of_the_layer_and_the_model_is_as_it_was() {
     there.model.synchronize().expect("said once");
 }
 
-/// Device memory of the host's that runs out after a while, and counts.
-struct Scarce {
-    left: AtomicI64,
-    live: Arc<AtomicI64>,
-    pool: Arc<Gpu>,
-    kept: std::sync::Mutex<Vec<mq::kernels::cuda::DeviceBuffer>>,
-}
-
-impl DeviceMemory for Scarce {
-    fn allocate(&self, bytes: usize, _: *mut c_void) -> Option<u64> {
-        if self.left.fetch_sub(1, SeqCst) <= 0 {
-            return None;
-        }
-        let buffer = mq::kernels::cuda::DeviceBuffer::new(&self.pool, bytes).ok()?;
-        let address = buffer.address();
-        self.live.fetch_add(1, SeqCst);
-        self.kept.lock().expect("one thread").push(buffer);
-        Some(address)
-    }
-
-    fn free(&self, address: u64, _: usize, _: *mut c_void) {
-        self.live.fetch_sub(1, SeqCst);
-        let mut kept = self.kept.lock().expect("one thread");
-        kept.retain(|buffer| buffer.address() != address);
-    }
-}
-
 #[test]
 fn when_device_memory_runs_out_the_model_is_as_it_was() {
     let Some(pool) = on_gpu::gpu(std::ptr::null_mut(), None) else {
@@ -216,13 +189,7 @@ fn when_device_memory_runs_out_the_model_is_as_it_was() {
     let live = Arc::new(AtomicI64::new(0));
     let mut refused = 0;
     for allowed in (0..400).step_by(7) {
-        let memory = Box::new(Scarce {
-            left: AtomicI64::new(1_000_000),
-            live: Arc::clone(&live),
-            pool: Arc::clone(&pool),
-            kept: std::sync::Mutex::default(),
-        });
-        let left: *const AtomicI64 = &raw const memory.left;
+        let (memory, left) = Scarce::new(&pool, &live);
         let gpu = on_gpu::gpu(std::ptr::null_mut(), Some(memory)).expect("as before");
         let here = here(DType::F32);
         let mut there = There::new(Arc::clone(&gpu), &here, DType::F32);
@@ -244,15 +211,13 @@ fn when_device_memory_runs_out_the_model_is_as_it_was() {
             let mut all = layers.iter().zip(&inputs);
             all.try_for_each(|(layer, x)| layer.input(x.view(), None))
         };
-        // SAFETY: the memory is the GPU's, which is alive.
-        unsafe { &*left }.store(allowed, SeqCst);
+        left.store(allowed, SeqCst);
         let outcome = calibrate::quantize(
             &mut there.model,
             &config("INT8_DEFAULT_CFG"),
             Some(&mut forward),
         );
-        // SAFETY: as above.
-        unsafe { &*left }.store(1_000_000, SeqCst);
+        left.store(PLENTY, SeqCst);
         match outcome {
             Ok(()) => break,
             Err(error) => {

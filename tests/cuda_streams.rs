@@ -2,8 +2,8 @@
 
 mod on_gpu;
 mod owned;
+mod streams;
 
-use std::ffi::c_void;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::sys;
@@ -15,93 +15,13 @@ use mq::model::{Layer, LayerKind, LayerSpec, Model, Scales};
 use mq::tensor::DType;
 use on_gpu::{OnGpu, bits};
 use owned::Owned;
+use streams::{Stream, ok};
 
 /// Tests here wait for streams by calls of their own, which the driver refuses while another thread captures.
 static ALONE: Mutex<()> = Mutex::new(());
 
 fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn ok(result: sys::CUresult) {
-    assert_eq!(result, sys::CUresult::CUDA_SUCCESS);
-}
-
-/// A stream of the device's primary context, which is current while this lives.
-struct Stream {
-    raw: sys::CUstream,
-    device: sys::CUdevice,
-}
-
-impl Stream {
-    fn new() -> Self {
-        let (mut device, mut context) = (0, std::ptr::null_mut());
-        let mut raw = std::ptr::null_mut();
-        // SAFETY: places for the handles; the driver is there, for a GPU was opened.
-        unsafe {
-            ok(sys::cuDeviceGet(&mut device, 0));
-            ok(sys::cuDevicePrimaryCtxRetain(&mut context, device));
-            ok(sys::cuCtxPushCurrent_v2(context));
-            ok(sys::cuStreamCreate(
-                &mut raw,
-                sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32,
-            ));
-        }
-        Self { raw, device }
-    }
-
-    fn handle(&self) -> *mut c_void {
-        self.raw.cast()
-    }
-
-    /// What `work` puts on the stream, as a graph that can be launched.
-    fn capture(&self, work: impl FnOnce()) -> Graph {
-        let (mut graph, mut exec) = (std::ptr::null_mut(), std::ptr::null_mut());
-        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_GLOBAL;
-        // SAFETY: a stream of ours, and places for the handles.
-        unsafe {
-            ok(sys::cuStreamBeginCapture_v2(self.raw, mode));
-            work();
-            ok(sys::cuStreamEndCapture(self.raw, &mut graph));
-            ok(sys::cuGraphInstantiateWithFlags(&mut exec, graph, 0));
-        }
-        Graph { graph, exec }
-    }
-
-    fn launch(&self, graph: &Graph) {
-        // SAFETY: an instantiated graph.
-        unsafe {
-            ok(sys::cuGraphLaunch(graph.exec, self.raw));
-            ok(sys::cuStreamSynchronize(self.raw));
-        }
-    }
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        let mut context = std::ptr::null_mut();
-        // SAFETY: made by `new`, on this thread.
-        unsafe {
-            ok(sys::cuStreamDestroy_v2(self.raw));
-            ok(sys::cuCtxPopCurrent_v2(&mut context));
-            ok(sys::cuDevicePrimaryCtxRelease_v2(self.device));
-        }
-    }
-}
-
-struct Graph {
-    graph: sys::CUgraph,
-    exec: sys::CUgraphExec,
-}
-
-impl Drop for Graph {
-    fn drop(&mut self) {
-        // SAFETY: made by `capture`.
-        unsafe {
-            ok(sys::cuGraphExecDestroy(self.exec));
-            ok(sys::cuGraphDestroy(self.graph));
-        }
-    }
 }
 
 fn noise(shape: &[usize], dtype: DType, seed: usize) -> Owned {

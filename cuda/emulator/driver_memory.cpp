@@ -115,7 +115,8 @@ CUresult cuMemAllocAsync(CUdeviceptr *address, size_t bytes, CUstream handle) {
     if (stream == nullptr || stream->context != call.context) {
         return kInvalidHandle;
     }
-    // On a stream that is not captured itself, an H200 with driver 580 takes it for as unsafe as cuMemAlloc.
+    // On a stream that is not captured itself, an H200 with driver 580 takes it for as unsafe as
+    // cuMemAlloc.
     if (stream->capture == nullptr) {
         if (CUresult refused = refuse_during_capture()) {
             return refused;

@@ -44,7 +44,7 @@ class Layer {
     }
 
     /// A part of the weight that Model::compress() packed: "weight", "scale", "double_scale" or
-    /// "scale_zeros". To read; borrowed from the Model.
+    /// "scale_zeros". To read, on the device of the weight; borrowed from the Model.
     mq_tensor packed(const std::string &part) const {
         mq_tensor tensor{};
         check(mq_layer_packed(layer_, part.c_str(), &tensor));

@@ -235,7 +235,8 @@ class Model {
     }
 
     /// The same into memory of the host's: `allocate(layer, part, size_bytes)` returns a `void *`
-    /// to memory that is the host's and lives as long as the Model; NULL: there is none.
+    /// to memory that is the host's, on the device of the layer's weight, and lives as long as the
+    /// Model; NULL: there is none.
     template <class Allocate, class = std::enable_if_t<std::is_invocable_r_v<
                                   void *, Allocate &, const char *, const char *, size_t>>>
     size_t compress(const std::string &config, Allocate &&allocate, uint32_t flags = 0) {

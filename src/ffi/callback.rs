@@ -1,8 +1,10 @@
 //! Callbacks of the host: a function, its user data, and how the user data dies.
 
 use std::ffi::{CString, c_char, c_void};
+use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::kernels::cuda::Gpu;
 use crate::kernels::pack::Memory;
 
 /// Runs the host's model once over its whole calibration set, calling the taps.
@@ -63,14 +65,16 @@ pub struct mq_amax_fn {
 
 /// Gives memory for packed weights. Ownership of `user_data`, threads and unwinding as in
 /// mq_forward_fn. The memory itself stays the host's: it keeps it until mq_model_destroy() returns
-/// and writes nothing to it. When mq_compress() fails, mq has no use for what it was given.
+/// and writes nothing to it. When mq_compress() fails, mq has no use for what it was given, once what is on the
+/// context's CUDA stream is done.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct mq_buffer_fn {
     /// Handed back unchanged as the first argument.
     pub user_data: *mut c_void,
     /// Sets `*memory` (NULL on entry) to `size_bytes` bytes (never 0), aligned to 4, for a part
-    /// ("weight", "scale", "double_scale", "scale_zeros") of the layer of that name. Returns 0 to go
+    /// ("weight", "scale", "double_scale", "scale_zeros") of the layer of that name: host memory, or, of a layer whose
+    /// weight is in device memory, memory of that device which the context's CUDA stream may use. Returns 0 to go
     /// on; any other value stops the verb, which answers MQ_ERR_CALLBACK. NULL memory is
     /// MQ_ERR_OUT_OF_MEMORY.
     pub allocate: Option<
@@ -279,8 +283,14 @@ impl Taken<Process> {
 }
 
 impl Taken<Buffers> {
-    /// Memory of the host's for a part of a packed weight.
-    pub(crate) fn allocate(&self, layer: &str, part: &str, size: usize) -> Result<Memory> {
+    /// Memory of the host's for a part of a packed weight, on the GPU that the weight lies on.
+    pub(crate) fn allocate(
+        &self,
+        layer: &str,
+        part: &str,
+        size: usize,
+        gpu: Option<&Arc<Gpu>>,
+    ) -> Result<Memory> {
         let allocate = self
             .function
             .ok_or_else(|| Error::InvalidArgument("buffers.allocate is NULL".into()))?;
@@ -309,6 +319,13 @@ impl Taken<Buffers> {
                 "the buffer callback gave memory that is not aligned to 4 for {}",
                 what()
             )));
+        }
+        if let Some(gpu) = gpu {
+            let address = memory as u64;
+            let found = gpu.check_address(address, size);
+            found.map_err(|error| error.of(&format!("{part} of packed {layer}")))?;
+            // SAFETY: contract of mq_buffer_fn, as below; device memory, as was just checked.
+            return Ok(unsafe { Memory::of_host_on(gpu, address, size) });
         }
         // SAFETY: contract of mq_buffer_fn: the memory is ours until the model is destroyed.
         Ok(unsafe { Memory::of_host(memory.cast(), size) })

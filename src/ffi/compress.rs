@@ -1,19 +1,23 @@
 //! Real quantization: packed weights in place of the host's, and their parts.
 
-use std::ffi::c_char;
+use std::ffi::{c_char, c_void};
+use std::sync::Arc;
 
 use super::callback::{mq_buffer_fn, take_buffers};
 use super::guard::{self, out};
 use super::model::{mq_model, with};
 use super::status::mq_status;
 use super::tap::{mq_layer, with_layer};
-use super::tensor::{MQ_DEVICE_CPU, MQ_DTYPE_FLOAT, mq_device, mq_dtype, mq_tensor};
+use super::tensor::{
+    MQ_DEVICE_CPU, MQ_DEVICE_CUDA, MQ_DTYPE_FLOAT, mq_device, mq_dtype, mq_tensor,
+};
 use super::verb::{MQ_ALLOW_NO_MATCH, check_flags, report};
 use crate::apply;
 use crate::config::CompressConfig;
-use crate::error::{Error, Result};
-use crate::kernels::pack::Memory;
+use crate::error::Error;
+use crate::kernels::cuda::Gpu;
 use crate::model::{PartType, allocate_own};
+use crate::tensor::Device;
 
 /// Signed integers (DLPack's kDLInt): `bits` 8. Only parts of packed weights have it.
 pub const MQ_DTYPE_INT: u8 = 0;
@@ -31,7 +35,8 @@ pub const MQ_DTYPE_FLOAT8_E4M3FN: u8 = 10;
 ///                      what nothing is said about is packed when its attribute fake_quant is false.
 ///                      NULL: every weight.
 /// @param[in]  buffers  Gives the memory of the parts, see mq_buffer_fn; NULL: mq allocates it, and
-///                      frees it with the model.
+///                      frees it with the model. Parts lie where the weight does: in host memory, or in memory of
+///                      its device, from `device_memory` of the context.
 /// @param[in]  flags    0 or MQ_ALLOW_NO_MATCH.
 /// @param[out] matched  Number of weights packed. May be NULL. Untouched on failure.
 /// @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for a NULL, an unknown flag or misaligned memory;
@@ -70,6 +75,11 @@ pub const MQ_DTYPE_FLOAT8_E4M3FN: u8 = 10;
 /// - w4a8, from INT4 followed by FP8 with one amax: the parts of int4, and "double_scale" float32 [],
 ///   the FP8's amax / 448. mq_layer_weight() unpacks INT4 and fake-quantizes that to FP8.
 ///
+/// Weights in device memory are packed and unpacked there, to the same bits. mq keeps a float32 for each block beside
+/// the parts of all formats but int4 and w4a8, so that mq_layer_weight() only puts kernels on the CUDA stream, and can be
+/// captured. A graph that holds an mq_layer_weight() from before must not be launched any more. The call waits for the
+/// stream; while that is being captured it is MQ_ERR_STATE.
+///
 /// 4-bit formats need an even last axis; a short last block of a row has a scale of its own. A weight
 /// without elements is left as it is.
 #[unsafe(no_mangle)]
@@ -90,12 +100,11 @@ pub unsafe extern "C" fn mq_compress(
                 None => CompressConfig::all(),
             };
             let allow_none = flags & MQ_ALLOW_NO_MATCH != 0;
-            let mut of_host = |layer: &str, part: &str, size: usize| -> Result<Memory> {
-                match &buffers {
-                    Some(buffers) => buffers.allocate(layer, part, size),
-                    None => allocate_own(layer, part, size),
-                }
-            };
+            let mut of_host =
+                |layer: &str, part: &str, size: usize, gpu: Option<&Arc<Gpu>>| match &buffers {
+                    Some(buffers) => buffers.allocate(layer, part, size, gpu),
+                    None => allocate_own(layer, part, size, gpu),
+                };
             let count = apply::compress(model, &config, allow_none, &mut of_host)?;
             report(matched, count);
             Ok(())
@@ -107,7 +116,8 @@ pub unsafe extern "C" fn mq_compress(
 ///
 /// @param[in]  layer   A layer whose weight is packed.
 /// @param[in]  part    "weight", "scale", "double_scale" or "scale_zeros".
-/// @param[out] tensor  The part: row-major host memory, to read. Data and shape are borrowed from the
+/// @param[out] tensor  The part: row-major memory, to read, on the device of the weight; in device memory in the order
+///                     of the context's CUDA stream. Data and shape are borrowed from the
 ///                     model until mq_model_destroy(). The dtype is one of MQ_DTYPE_FLOAT (32 bits),
 ///                     MQ_DTYPE_INT, MQ_DTYPE_UINT and MQ_DTYPE_FLOAT8_E4M3FN. Untouched on failure.
 /// @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for a NULL; MQ_ERR_STATE for a layer whose weight is not
@@ -147,10 +157,16 @@ pub unsafe extern "C" fn mq_layer_packed(
                 PartType::F32 => (MQ_DTYPE_FLOAT, 32),
             };
             *tensor = mq_tensor {
-                data: part.memory.data().cast_mut().cast(),
-                device: mq_device {
-                    device_type: MQ_DEVICE_CPU,
-                    device_id: 0,
+                data: part.memory.address() as *mut c_void,
+                device: match part.memory.device() {
+                    Device::Cpu => mq_device {
+                        device_type: MQ_DEVICE_CPU,
+                        device_id: 0,
+                    },
+                    Device::Cuda(device_id) => mq_device {
+                        device_type: MQ_DEVICE_CUDA,
+                        device_id,
+                    },
                 },
                 ndim: part.shape.len() as i32,
                 dtype: mq_dtype {

@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::format::int::{AMAX_EPSILON, IntGrid};
 use crate::format::minifloat::{E2M1, E4M3};
 use crate::format::{e4m3, mx, nf4, nvfp4};
+use crate::kernels::cuda::GpuError;
 use crate::kernels::fake_quant::{Format, MxFormat};
 use crate::kernels::pack::{self, Coding};
 use crate::kernels::{Grid, Machine, absmax};
@@ -108,13 +109,14 @@ impl<'q> Layout<'q> {
         &self.parts
     }
 
-    /// Packs `weight` into the parts, which have the specified sizes.
+    /// Packs `weight` into the parts, which have the specified sizes; the codes may lie on the weight's GPU, the others
+    /// are in host memory.
     pub fn fill(
         self,
         machine: &Machine,
         weight: &TensorView,
         mut parts: Vec<Part>,
-    ) -> PackedWeight {
+    ) -> std::result::Result<PackedWeight, GpuError> {
         let amax = match self.amax {
             Some(amax) => amax,
             None => {
@@ -123,8 +125,8 @@ impl<'q> Layout<'q> {
                 own
             }
         };
-        let codes = parts[0].memory.bytes_mut();
-        pack::encode(machine, weight, &self.grid, &amax, self.coding, codes);
+        let codes = &mut parts[0].memory;
+        pack::encode_into(machine, weight, &self.grid, &amax, self.coding, codes)?;
         let values: Vec<f32>;
         let scales = match self.coding {
             Coding::Int4(grid) => {
@@ -181,7 +183,7 @@ impl<'q> Layout<'q> {
         if let (Some(amax), Some(part)) = (self.then.and_then(|q| one_amax(q)), parts.get_mut(2)) {
             part.memory.write_floats(&[fp8_scale(amax)]);
         }
-        PackedWeight {
+        Ok(PackedWeight {
             format: self.format,
             dtype: weight.dtype(),
             shape: *weight.shape(),
@@ -189,8 +191,9 @@ impl<'q> Layout<'q> {
             elements: self.coding.elements(),
             scales,
             then: self.then.cloned(),
+            there: None,
             parts,
-        }
+        })
     }
 }
 
@@ -351,7 +354,7 @@ fn scale_group(quantizer: &Quantizer) -> usize {
 }
 
 /// The one amax of a tensor, calibrated or constant.
-fn one_amax(quantizer: &Quantizer) -> Option<f32> {
+pub(super) fn one_amax(quantizer: &Quantizer) -> Option<f32> {
     if quantizer.attributes.use_constant_amax {
         return Some(super::quantizer::CONSTANT_AMAX);
     }

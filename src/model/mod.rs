@@ -16,6 +16,7 @@ mod layer;
 mod layer_groups;
 mod layout;
 mod packed;
+mod packed_on_gpu;
 mod packing;
 mod quantization;
 mod quantizer;

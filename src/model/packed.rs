@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::amax::Amax;
+use super::packed_on_gpu::There;
 use super::quantization;
 use super::quantizer::Quantizer;
 use crate::error::{Error, Result};
@@ -85,6 +86,8 @@ pub struct PackedWeight {
     pub(super) scales: Scales,
     /// What fake-quantizes the unpacked values again: the second member of a sequential quantizer.
     pub(super) then: Option<Arc<Quantizer>>,
+    /// What unpacks it on the GPU that its parts lie on.
+    pub(super) there: Option<There>,
     /// The codes first.
     pub(super) parts: Vec<Part>,
 }
@@ -124,8 +127,23 @@ impl PackedWeight {
         if out.count() == 0 {
             return Ok(());
         }
+        if let Some(there) = &self.there {
+            there.unpack(self, out);
+            return Ok(());
+        }
+        let codes = self.parts[0].memory.bytes();
+        let scaling = self.scaling();
+        pack::decode(machine, codes, &self.grid, self.elements, scaling, out);
+        match &self.then {
+            Some(quantizer) => quantization::apply(machine, quantizer, name, out, out),
+            None => Ok(()),
+        }
+    }
+
+    /// The scales of its blocks, which are in host memory.
+    pub(super) fn scaling(&self) -> Scaling<'_> {
         let memory = |i: usize| &self.parts[i].memory;
-        let scaling = match &self.scales {
+        match &self.scales {
             Scales::Divisors => Scaling::Divisors(memory(1).floats()),
             Scales::OfInt(grid, amax) => Scaling::OfInt(*grid, amax.values()),
             Scales::OfE4m3(amax) => Scaling::OfE4m3(amax.values()),
@@ -137,12 +155,6 @@ impl PackedWeight {
                 zero: memory(3).floats()[0],
                 blocks: self.grid.num_blocks(),
             },
-        };
-        let codes = memory(0).bytes();
-        pack::decode(machine, codes, &self.grid, self.elements, scaling, out);
-        match &self.then {
-            Some(quantizer) => quantization::apply(machine, quantizer, name, out, out),
-            None => Ok(()),
         }
     }
 

@@ -9,12 +9,14 @@ use super::quantizer::{Quantizer, SlotState};
 use super::registry::Model;
 use super::slot::{Role, Slot};
 use crate::error::{Error, Result};
+use crate::kernels::cuda::Gpu;
 use crate::kernels::pack::Memory;
 use crate::kernels::{Machine, absmax};
-use crate::tensor::{Device, TensorView};
+use crate::tensor::TensorView;
 
-/// Gives memory for a part of a layer: layer, part, bytes (at least 1).
-pub type Allocate<'a> = &'a mut dyn FnMut(&str, &str, usize) -> Result<Memory>;
+/// Gives memory for a part of a layer: layer, part, bytes (at least 1), and the GPU that it is to lie on; None: host
+/// memory.
+pub type Allocate<'a> = &'a mut dyn FnMut(&str, &str, usize, Option<&Arc<Gpu>>) -> Result<Memory>;
 
 impl Model {
     /// Packs the selected weights whose quantizer is enabled, those without elements left out; returns
@@ -33,7 +35,6 @@ impl Model {
             slot.check_not_packed()?;
             let has_elements = slot.weight().is_some_and(|weight| weight.count() > 0);
             if slot.state().is_enabled() && has_elements {
-                check_on_host(slot)?;
                 slots.push((layer.name(), slot));
             }
         }
@@ -48,6 +49,11 @@ impl Model {
         let mut packed = Vec::with_capacity(slots.len());
         for (layer, slot) in slots {
             packed.push((Arc::clone(slot), pack(machine, layer, slot, allocate)?));
+        }
+        if let Some(gpu) = packed.iter().find_map(|(_, state)| gpu_of(state)) {
+            // The host may give weights back from now on, which kernels read until here.
+            gpu.synchronize()?;
+            machine.take_failure()?;
         }
         let count = packed.len();
         for (slot, state) in packed {
@@ -74,20 +80,27 @@ impl Model {
     }
 }
 
-/// Refuses a weight on a GPU: its parts would end in host memory.
-fn check_on_host(slot: &Slot) -> Result<()> {
-    match slot.weight().map(TensorView::device) {
-        None | Some(Device::Cpu) => Ok(()),
-        Some(device) => Err(Error::Unsupported(format!(
-            "`{}`: a weight on {device} cannot be compressed by this version; mq_layer_weight() gives what it would be \
-             worth, fake-quantized, or register a weight in host memory",
-            slot.name()
-        ))),
-    }
+/// The GPU that a weight was packed on.
+fn gpu_of(state: &SlotState) -> Option<&Arc<Gpu>> {
+    let packed = state.members().first()?.packed.as_ref()?;
+    packed.parts().first()?.memory.gpu()
 }
 
 /// Memory of mq's own.
-pub fn allocate_own(_: &str, part: &str, size: usize) -> Result<Memory> {
+pub fn allocate_own(
+    layer: &str,
+    part: &str,
+    size: usize,
+    gpu: Option<&Arc<Gpu>>,
+) -> Result<Memory> {
+    match gpu {
+        None => in_host_memory(part, size),
+        Some(gpu) => Memory::new_on(gpu, size)
+            .map_err(|error| error.of(&format!("{part} of packed {layer}")).into()),
+    }
+}
+
+fn in_host_memory(part: &str, size: usize) -> Result<Memory> {
     Memory::new(size).map_err(|text| Error::OutOfMemory(format!("packed {part}: {text}")))
 }
 
@@ -169,10 +182,17 @@ fn pack_tensor(
         return Err(not_finite(slot.name(), weight, found));
     }
     let layout = layout(machine, slot, state, weight)?;
+    let gpu = machine.gpu_of(weight);
     let mut parts = Vec::with_capacity(layout.parts().len());
-    for spec in layout.parts() {
+    // Scales are worked out in host memory, wherever they end.
+    let mut there = Vec::new();
+    for (i, spec) in layout.parts().iter().enumerate() {
         let size = spec.size_bytes();
-        let memory = allocate(layer, spec.name, size)?;
+        let mut memory = allocate(layer, spec.name, size, gpu)?;
+        if i > 0 && gpu.is_some() {
+            let here = in_host_memory(spec.name, size)?;
+            there.push(std::mem::replace(&mut memory, here));
+        }
         parts.push(Part {
             name: spec.name,
             dtype: spec.dtype,
@@ -180,5 +200,10 @@ fn pack_tensor(
             memory,
         });
     }
-    Ok(layout.fill(machine, weight, parts))
+    let packed = layout.fill(machine, weight, parts);
+    let packed = match gpu {
+        None => packed,
+        Some(gpu) => packed.and_then(|packed| packed.on_gpu(gpu, there)),
+    };
+    Ok(packed.map_err(|error| error.of(slot.name()))?)
 }

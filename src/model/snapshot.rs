@@ -49,6 +49,9 @@ impl Model {
         for (slot, refresh) in ready {
             slot.finish_refresh(refresh)?;
         }
+        self.slots()
+            .iter()
+            .for_each(|slot| slot.forget_when_packed());
         Ok(())
     }
 

@@ -206,6 +206,64 @@ static void a_captured_tap_replays(void) {
     there_free(&there);
 }
 
+/* Memory of the host's for packed parts: what a test has there. */
+static int32_t lend(void *user_data, const char *layer, const char *part, size_t size,
+                    void **memory) {
+    (void)layer;
+    (void)part;
+    (void)size;
+    *memory = user_data;
+    return 0;
+}
+
+static void a_packed_weight_stays_there(void) {
+    struct there there;
+    float before[OUTPUTS * INPUTS], after[OUTPUTS * INPUTS], scale;
+    int8_t codes[OUTPUTS * INPUTS];
+    void *graph = NULL, *exec = NULL;
+    uint64_t memory = 0;
+    mq_tensor part;
+    there_init(&there, 1000);
+    CHECK(cuda.allocate(&memory, sizeof before) == 0);
+    mq_tensor out = on_device(memory, there.weight_shape);
+    CHECK_STATUS(there_quantize(&there, INT8), MQ_OK);
+    CHECK_STATUS(mq_layer_weight(there.layer, &out), MQ_OK);
+    CHECK_STATUS(mq_model_synchronize(there.model), MQ_OK);
+    CHECK(cuda.to_host(before, memory, sizeof before) == 0);
+    /* The parts lie where the weight does, and so must what the host gives for them. */
+    mq_buffer_fn in_host_memory = {after, lend, NULL};
+    CHECK_STATUS(mq_compress(there.model, NULL, &in_host_memory, 0, NULL), MQ_ERR_INVALID_ARGUMENT);
+    CHECK_SAYS("host memory");
+    CHECK_STATUS(mq_layer_packed(there.layer, "weight", &part), MQ_ERR_STATE);
+    CHECK_STATUS(mq_compress(there.model, NULL, NULL, 0, NULL), MQ_OK);
+    CHECK_STATUS(mq_layer_packed(there.layer, "weight", &part), MQ_OK);
+    CHECK(part.device.device_type == MQ_DEVICE_CUDA && part.device.device_id == 0);
+    CHECK(part.dtype.code == MQ_DTYPE_INT && part.ndim == 2 && part.shape[0] == OUTPUTS);
+    CHECK(cuda.to_host(codes, (uint64_t)(uintptr_t)part.data, sizeof codes) == 0);
+    CHECK_STATUS(mq_layer_packed(there.layer, "scale", &part), MQ_OK);
+    CHECK(part.device.device_type == MQ_DEVICE_CUDA);
+    CHECK(cuda.to_host(&scale, (uint64_t)(uintptr_t)part.data, sizeof scale) == 0);
+    for (int i = 0; i < INPUTS; i++) {
+        float error = (float)codes[i] * scale - before[i];
+        CHECK(error < 1e-5f && error > -1e-5f);
+    }
+    /* Unpacking is a kernel on the stream, in a graph as well. */
+    int calls = there.memory.calls;
+    CHECK(cuda.begin_capture(there.stream, 0) == 0);
+    CHECK_STATUS(mq_layer_weight(there.layer, &out), MQ_OK);
+    CHECK(cuda.end_capture(there.stream, &graph) == 0);
+    CHECK(there.memory.calls == calls);
+    CHECK(cuda.instantiate(&exec, graph, 0) == 0);
+    memset(after, 0, sizeof after);
+    CHECK(cuda.to_device(memory, after, sizeof after) == 0);
+    CHECK(cuda.launch(exec, there.stream) == 0 && cuda.stream_synchronize(there.stream) == 0);
+    CHECK(cuda.to_host(after, memory, sizeof after) == 0);
+    CHECK_FLOATS(after, before, OUTPUTS * INPUTS);
+    CHECK(cuda.exec_destroy(exec) == 0 && cuda.graph_destroy(graph) == 0);
+    CHECK(cuda.free(memory) == 0);
+    there_free(&there);
+}
+
 static void lies_about_memory_are_found(void) {
     struct there there;
     float host[TOKENS * INPUTS] = {0};
@@ -270,6 +328,7 @@ void test_cuda(void) {
     }
     a_model_in_device_memory_gives_the_same_numbers();
     a_captured_tap_replays();
+    a_packed_weight_stays_there();
     lies_about_memory_are_found();
     memory_that_runs_out_leaves_the_model_as_it_was();
 }

@@ -17,6 +17,19 @@ from network import INT8, matrix
 pytestmark = pytest.mark.skipif(gpu_array.DRIVER is None, reason="no CUDA driver or device")
 X = matrix(16, 64)
 ATTRIBUTES = {"num_bits": 8, "axis": 0}
+NVFP4 = {
+    "quant_cfg": [
+        {"quantizer_name": "*", "enable": False},
+        {
+            "quantizer_name": "*weight_quantizer",
+            "cfg": {
+                "num_bits": (2, 1),
+                "block_sizes": {-1: 16, "type": "dynamic", "scale_bits": (4, 3)},
+            },
+        },
+    ],
+    "algorithm": "max",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +60,7 @@ def test_amax_and_histogram_but_not_packing():
     x = on_gpu(X)
     assert_same_bits(mq.amax(x, ATTRIBUTES), mq.amax(X, ATTRIBUTES))
     assert mq.histogram_amax([x, x]) == mq.histogram_amax([X, X])
-    with pytest.raises(mq.UnsupportedError, match="packed in host memory"):
+    with pytest.raises(mq.UnsupportedError, match="numpy arrays"):
         mq.pack(x, ATTRIBUTES)
     with pytest.raises(mq.InvalidArgumentError, match="out is on CUDA device 0, expected"):
         mq.unpack(mq.pack(X, ATTRIBUTES), out=x)
@@ -79,6 +92,21 @@ def test_a_model_is_that_of_host_memory(config):
     del model, layer, layers
     device.close()
     assert not borrowed.exports
+
+
+def test_a_weight_is_packed_where_it_is():
+    weight = matrix(32, 64, 9)
+    host, device = mq.Model(threads=1), mq.Model(device="cuda:0")
+    borrowed = on_gpu(weight)
+    layers = host.add_linear("a", weight), device.add_linear("a", borrowed)
+    for model in (host, device):
+        model.quantize(NVFP4)
+        assert model.compress() == 1
+    got = layers[1].weight()
+    assert isinstance(got, gpu_array.ndarray)
+    assert_same_bits(got.get(), layers[0].weight())
+    with pytest.raises(mq.StateError, match="compressed"):
+        device.disable_quantizer("*weight_quantizer")
 
 
 def test_work_goes_where_the_library_of_the_array_works(cupy):

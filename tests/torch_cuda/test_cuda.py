@@ -202,13 +202,19 @@ def test_nan_is_reported_by_the_verb():
     assert "forward" not in vars(model[0])
 
 
-def test_what_the_gpu_does_not_do_says_so():
+@pytest.mark.parametrize("preset", ["INT8_DEFAULT_CFG", "NVFP4_DEFAULT_CFG", "MXFP8_DEFAULT_CFG"])
+def test_compressed_weights_compute_the_same(preset):
+    model, x = mlp(), data()
+    mtq.quantize(model, getattr(mtq, preset), lambda m: m(x))
+    expected = model(x)
+    mtq.compress(model)
+    assert torch.equal(model(x), expected)
+
+
+def test_tensors_of_the_host_are_refused():
     model, x = mlp(), data()
     mtq.quantize(model, mtq.INT8_DEFAULT_CFG, lambda m: m(x))
     expected = model(x)
-    with pytest.raises(mq.UnsupportedError):
-        mtq.compress(model)
-    assert torch.equal(model(x), expected)
     with pytest.raises((mq.MqError, RuntimeError)):
         model(x.cpu())
     assert torch.equal(model(x), expected)

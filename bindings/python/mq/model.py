@@ -224,7 +224,8 @@ class Model(AutoQuantize, Saving):
     ) -> int:
         """Packs weights with their calibrated scales, into memory of the library's.
 
-        `Layer.weight` then unpacks. The registered arrays are no longer used.
+        `Layer.weight` then unpacks. The registered arrays are no longer used. Weights on a GPU are
+        packed there.
 
         Args:
             config: which weights, `{pattern: bool}` over the names of weight quantizers, as a dict

@@ -72,7 +72,8 @@ def pack(x: Array, attributes: Attributes, amax: npt.ArrayLike | None = None) ->
         amax: as in `fake_quant`; None: taken from `x`, which a list requires.
 
     Raises:
-        UnsupportedError: the format has no packed form, or `x` is on a GPU.
+        UnsupportedError: the format has no packed form, or `x` is on a GPU: the parts are numpy
+            arrays. `Model.compress` packs weights there.
         InvalidArgumentError: `amax` does not fit `x`, or is given for a list.
         ValueError: `x` has no elements.
         NumericError: NaN or Inf in `x` or `amax`, or negative values under `unsigned`.
@@ -83,7 +84,8 @@ def pack(x: Array, attributes: Attributes, amax: npt.ArrayLike | None = None) ->
     if given.stream is not None:
         raise UnsupportedError(
             Status.MQ_ERR_UNSUPPORTED,
-            "x is on a CUDA device, but is packed in host memory by this version; copy it there",
+            "x is on a CUDA device, but what pack gives are numpy arrays; copy it to host memory, "
+            "or pack it as the weight of a Model(device=...) with compress()",
         )
     if 0 in given.shape:
         raise ValueError(f"x has the shape {given.shape}: there is nothing to pack")

@@ -233,6 +233,22 @@ impl Gpu {
         )
     }
 
+    /// Copies values to device memory, in the order of the stream. They are read before this returns.
+    pub(crate) fn write_to<T: Plain>(&self, address: u64, values: &[T]) -> Result<(), GpuError> {
+        let bytes = size_of_val(values);
+        if bytes == 0 {
+            return Ok(());
+        }
+        self.refuse_capture("a copy from pageable host memory")?;
+        let _current = self.enter()?;
+        // SAFETY: the caller knows that the address has room for the values; the driver stages pageable memory before it
+        // returns.
+        let result = unsafe {
+            sys::cuMemcpyHtoDAsync_v2(address, values.as_ptr().cast(), bytes, self.stream())
+        };
+        check(result, "cuMemcpyHtoDAsync")
+    }
+
     /// Copies within device memory, in the order of the stream.
     pub(crate) fn copy(&self, from: u64, to: u64, bytes: usize) {
         let copied = self.enter().and_then(|_current| {

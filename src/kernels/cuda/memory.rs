@@ -80,22 +80,7 @@ impl DeviceBuffer {
     pub fn write<T: Plain>(&self, values: &[T]) -> Result<(), GpuError> {
         let bytes = size_of_val(values);
         assert!(bytes <= self.bytes, "{bytes} bytes into {}", self.bytes);
-        if bytes == 0 {
-            return Ok(());
-        }
-        self.gpu
-            .refuse_capture("a copy from pageable host memory")?;
-        let _current = self.gpu.enter()?;
-        // SAFETY: both sides hold the bytes; the driver stages pageable memory before it returns.
-        let result = unsafe {
-            sys::cuMemcpyHtoDAsync_v2(
-                self.address,
-                values.as_ptr().cast(),
-                bytes,
-                self.gpu.stream(),
-            )
-        };
-        check(result, "cuMemcpyHtoDAsync")
+        self.gpu.write_to(self.address, values)
     }
 
     /// Reads values from its beginning, once the stream has come so far: waits for it.

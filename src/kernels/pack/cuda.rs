@@ -37,7 +37,7 @@ pub(super) fn encode_resident(
 
 /// Puts the values of codes in device memory into `out`, under scales that lie there: one float32 for each block. Puts
 /// work on the stream, and waits for nothing.
-pub(super) fn decode_resident(
+pub(crate) fn decode_resident(
     gpu: &Gpu,
     codes: u64,
     grid: &Grid,
@@ -64,6 +64,25 @@ pub(super) fn decode_resident(
     }
 }
 
+/// Codes in device memory, under amax values of the host's.
+pub(super) fn encode_there(
+    gpu: &Arc<Gpu>,
+    x: &TensorView,
+    grid: &Grid,
+    amax: &[f32],
+    coding: Coding,
+    codes: u64,
+) -> Result<(), GpuError> {
+    let amax = on_gpu(gpu, amax)?;
+    encode_resident(gpu, x, grid, amax.address(), coding, codes);
+    Ok(())
+}
+
+/// The scales that codes are decoded with, in device memory: one float32 for each block.
+pub(crate) fn scales_there(gpu: &Arc<Gpu>, scaling: Scaling<'_>) -> Result<DeviceBuffer, GpuError> {
+    on_gpu(gpu, &each(scaling))
+}
+
 /// Codes in host memory; waits for the stream.
 pub(super) fn encode(
     gpu: &Arc<Gpu>,
@@ -73,9 +92,8 @@ pub(super) fn encode(
     coding: Coding,
     codes: &mut [u8],
 ) -> Result<(), GpuError> {
-    let amax = on_gpu(gpu, amax)?;
     let there = DeviceBuffer::new(gpu, codes.len())?;
-    encode_resident(gpu, x, grid, amax.address(), coding, there.address());
+    encode_there(gpu, x, grid, amax, coding, there.address())?;
     there.read(codes)
 }
 
@@ -89,7 +107,7 @@ pub(super) fn decode(
     out: &TensorView,
 ) -> Result<(), GpuError> {
     let there = DeviceBuffer::holding(gpu, codes)?;
-    let scales = on_gpu(gpu, &each(scaling))?;
+    let scales = scales_there(gpu, scaling)?;
     decode_resident(gpu, there.address(), grid, elements, scales.address(), out);
     Ok(())
 }

@@ -1,4 +1,9 @@
-//! Memory for a part of a packed weight: our own, or given by the host.
+//! Memory for a part of a packed weight: our own, or given by the host; in host memory, or on a GPU.
+
+use std::sync::Arc;
+
+use crate::kernels::cuda::{DeviceBuffer, Gpu, GpuError};
+use crate::tensor::Device;
 
 /// What our own memory is aligned to, so that any kernel of the host's may read it.
 const ALIGNMENT: usize = 64;
@@ -16,6 +21,8 @@ pub struct Memory {
 enum Source {
     Own(Vec<Line>),
     Host(*mut u8),
+    OwnOnGpu(DeviceBuffer),
+    HostOnGpu(Arc<Gpu>, u64),
 }
 
 // SAFETY: memory of our own is plain bytes; that of the host is ours to use from any thread (contract
@@ -38,6 +45,15 @@ impl Memory {
         })
     }
 
+    /// `len` bytes of our own on a GPU; what they hold is not known. Errors when there are none, or while its stream is
+    /// being captured.
+    pub fn new_on(gpu: &Arc<Gpu>, len: usize) -> Result<Self, GpuError> {
+        DeviceBuffer::new(gpu, len).map(|own| Self {
+            source: Source::OwnOnGpu(own),
+            len,
+        })
+    }
+
     /// `len` bytes of the host's.
     ///
     /// # Safety
@@ -46,6 +62,17 @@ impl Memory {
     pub unsafe fn of_host(data: *mut u8, len: usize) -> Self {
         Self {
             source: Source::Host(data),
+            len,
+        }
+    }
+
+    /// `len` bytes of the host's on a GPU.
+    ///
+    /// # Safety
+    /// As `of_host`; the address is one of that GPU's device.
+    pub unsafe fn of_host_on(gpu: &Arc<Gpu>, address: u64, len: usize) -> Self {
+        Self {
+            source: Source::HostOnGpu(Arc::clone(gpu), address),
             len,
         }
     }
@@ -60,15 +87,39 @@ impl Memory {
         self.len == 0
     }
 
-    /// The address of the first byte.
-    pub fn data(&self) -> *const u8 {
+    /// The GPU that it lies on; None: it is host memory.
+    pub fn gpu(&self) -> Option<&Arc<Gpu>> {
         match &self.source {
-            Source::Own(lines) => lines.as_ptr().cast(),
-            Source::Host(data) => *data,
+            Source::Own(_) | Source::Host(_) => None,
+            Source::OwnOnGpu(own) => Some(own.gpu()),
+            Source::HostOnGpu(gpu, _) => Some(gpu),
         }
     }
 
-    /// The bytes.
+    /// Where it lies.
+    pub fn device(&self) -> Device {
+        self.gpu()
+            .map_or(Device::Cpu, |gpu| Device::Cuda(gpu.device()))
+    }
+
+    /// The address of the first byte, wherever it lies: to hand on.
+    pub fn address(&self) -> u64 {
+        match &self.source {
+            Source::Own(lines) => lines.as_ptr() as u64,
+            Source::Host(data) => *data as u64,
+            Source::OwnOnGpu(own) => own.address(),
+            Source::HostOnGpu(_, address) => *address,
+        }
+    }
+
+    /// The address of the first byte, in host memory: whoever asks is going to look at it.
+    fn data(&self) -> *const u8 {
+        let device = self.device();
+        assert!(device == Device::Cpu, "bytes on {device} were looked at");
+        self.address() as *const u8
+    }
+
+    /// The bytes. Panics when they are not in host memory.
     pub fn bytes(&self) -> &[u8] {
         match self.len {
             0 => &[],
@@ -77,11 +128,11 @@ impl Memory {
         }
     }
 
-    /// The bytes, to write.
+    /// The bytes, to write. Panics when they are not in host memory.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         let data = match &mut self.source {
             Source::Own(lines) => lines.as_mut_ptr().cast(),
-            Source::Host(data) => *data,
+            _ => self.data().cast_mut(),
         };
         match self.len {
             0 => &mut [],
@@ -90,8 +141,28 @@ impl Memory {
         }
     }
 
-    /// The bytes as float32. Panics when the host's memory is not aligned for them: who takes it
-    /// from the host checks that.
+    /// A copy of the bytes, wherever they lie; waits for the GPU's stream.
+    pub fn fetch(&self) -> Result<Vec<u8>, GpuError> {
+        let Some(gpu) = self.gpu() else {
+            return Ok(self.bytes().to_vec());
+        };
+        let mut bytes = vec![0; self.len];
+        gpu.read_from(self.address(), &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Copies bytes in, as many as fit exactly, wherever it lies; on a GPU in the order of the stream.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), GpuError> {
+        assert_eq!(self.len, bytes.len(), "bytes");
+        match self.gpu() {
+            Some(gpu) => gpu.write_to(self.address(), bytes)?,
+            None => self.bytes_mut().copy_from_slice(bytes),
+        }
+        Ok(())
+    }
+
+    /// The bytes as float32. Panics when they are not in host memory, or the host's memory is not aligned for them: who
+    /// takes it from the host checks that.
     pub fn floats(&self) -> &[f32] {
         if self.len < size_of::<f32>() {
             return &[];
@@ -103,7 +174,7 @@ impl Memory {
         }
     }
 
-    /// Copies float32 values in; as many as fit exactly.
+    /// Copies float32 values in; as many as fit exactly. Panics when it is not host memory.
     pub fn write_floats(&mut self, values: &[f32]) {
         assert_eq!(self.len, size_of_val(values), "values");
         let bytes = self.bytes_mut().chunks_exact_mut(size_of::<f32>());
@@ -121,7 +192,8 @@ mod tests {
     fn own_memory_is_aligned_and_zero() {
         for len in [0, 1, 63, 64, 65, 1000] {
             let mut memory = Memory::new(len).expect("small");
-            assert_eq!(memory.data() as usize % ALIGNMENT, 0);
+            assert_eq!(memory.address() as usize % ALIGNMENT, 0);
+            assert_eq!(memory.device(), Device::Cpu);
             assert_eq!(memory.bytes(), vec![0; len]);
             memory.bytes_mut().fill(7);
             assert_eq!(memory.bytes(), vec![7; len]);

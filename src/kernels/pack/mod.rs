@@ -7,7 +7,7 @@
 #[cfg(test)]
 mod check;
 mod codes;
-mod cuda;
+pub(crate) mod cuda;
 mod memory;
 
 pub use codes::{Coding, Elements, Scaling};
@@ -20,6 +20,7 @@ use super::isa::Loop;
 use super::machine::Machine;
 use super::pieces::PIECE;
 use crate::format::nf4;
+use crate::kernels::cuda::GpuError;
 use crate::tensor::TensorView;
 
 /// Elements that are encoded before their codes are joined to bytes: a buffer on the stack. Even, and
@@ -72,6 +73,24 @@ pub fn encode(
             }
         }
     }));
+}
+
+/// The same into memory that may lie on the GPU of `x`: then codes stay there, and nothing is waited for.
+pub fn encode_into(
+    machine: &Machine,
+    x: &TensorView,
+    grid: &Grid,
+    amax: &[f32],
+    coding: Coding,
+    codes: &mut Memory,
+) -> Result<(), GpuError> {
+    let Some(gpu) = codes.gpu() else {
+        encode(machine, x, grid, amax, coding, codes.bytes_mut());
+        return Ok(());
+    };
+    check(x, grid, amax.len());
+    assert_eq!(codes.len(), coding.elements().bytes(x.count()), "codes");
+    cuda::encode_there(gpu, x, grid, amax, coding, codes.address())
 }
 
 /// Writes the values of `codes` to `out`, which nobody else uses.

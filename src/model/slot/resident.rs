@@ -63,12 +63,13 @@ type Places<'a> = (
 
 impl Slot {
     /// Finds memory for the present numbers on the GPU, and writes nothing yet; None when they are there, or nobody
-    /// needs them: `wanted` is whether tensors on the GPU are expected to pass.
+    /// needs them, as those of a packed weight: `wanted` is whether tensors on the GPU are expected to pass.
     pub(crate) fn prepare_refresh(&self, gpu: &Arc<Gpu>, wanted: bool) -> Result<Option<Refresh>> {
         let state = self.state();
         let resident = self.resident.lock().unwrap_or_else(PoisonError::into_inner);
         let before = resident.as_ref();
-        if before.is_none() && !wanted
+        if self.packed().is_some()
+            || before.is_none() && !wanted
             || before.is_some_and(|before| Arc::ptr_eq(&before.state, &state))
         {
             return Ok(None);
@@ -81,6 +82,13 @@ impl Slot {
         let mut resident = self.resident.lock().unwrap_or_else(PoisonError::into_inner);
         *resident = Some(refresh.written()?);
         Ok(())
+    }
+
+    /// Gives back what a weight was quantized with, once it is packed.
+    pub(crate) fn forget_when_packed(&self) {
+        if self.packed().is_some() {
+            *self.resident.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
     }
 
     /// Fake-quantizes a tensor on the GPU. None: there is a quantizer among the members that is not done with numbers

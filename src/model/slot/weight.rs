@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{Scratch, Slot, quantization};
 use crate::error::{Error, Result};
+use crate::kernels::cuda::GpuError;
 use crate::kernels::{Machine, absmax, copy, difference, fingerprint};
 use crate::model::{Mode, SlotState};
 use crate::tensor::TensorView;
@@ -24,7 +25,11 @@ impl Slot {
                     weight.device()
                 )));
             }
-            return packed.unpack(self.shared.context().machine(), &self.name, out);
+            let machine = self.shared.context().machine();
+            let of_this = |error: GpuError| error.of(&self.name);
+            machine.check_place(out).map_err(of_this)?;
+            packed.unpack(machine, &self.name, out)?;
+            return Ok(machine.take_failure().map_err(of_this)?);
         }
         weight
             .check_out(out)

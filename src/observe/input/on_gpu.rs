@@ -293,6 +293,37 @@ mod tests {
     }
 
     #[test]
+    fn what_was_settled_is_added_to() {
+        let Some(gpu) = testing::machine() else {
+            return;
+        };
+        let (channels, cpu) = (40, Machine::new(1, Isa::scalar()).expect("one thread"));
+        let want = collected(&gpu, ALL, channels, &BATCHES, |_| false);
+        // Bit i: batch i is on the GPU. Alone there, on both sides, and from one to the other.
+        for places in [0b111111, 0b110101, 0b000111, 0b111000] {
+            let statistics = InputStatistics::new("q.input", channels, ALL).expect("memory");
+            for (i, (count, dtype)) in BATCHES.iter().enumerate() {
+                let mut host = Host::noise(*dtype, &[1, *count, channels], i as u32 + 9);
+                let there = testing::OnGpu::copy_of(&gpu, &host.view(), 4);
+                match places >> i & 1 {
+                    1 => statistics.observe(&gpu, &there.view()).expect("a tap"),
+                    _ => statistics.observe(&cpu, &host.view()).expect("a tap"),
+                }
+                statistics.settle().expect("finite");
+            }
+            let got = statistics.summary(&cpu);
+            let entries = |summary: &InputSummary| summary.gram.on_host().expect("a copy").to_vec();
+            assert_close(&entries(&got), &entries(&want), channels);
+            assert_close(&got.blocks, &want.blocks, channels);
+            assert_eq!(
+                (got.tokens, &got.channel_max),
+                (want.tokens, &want.channel_max)
+            );
+        }
+        testing::assert_no_failure(&gpu);
+    }
+
+    #[test]
     fn only_what_is_asked_for_is_collected() {
         let Some(gpu) = testing::machine() else {
             return;
