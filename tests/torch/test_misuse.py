@@ -160,3 +160,17 @@ def test_hooks_that_make_weights_anew_are_named():
 def test_a_call_without_an_input_is_a_type_error():
     with pytest.raises(TypeError, match="forward of 0 is missing its argument 'input'"):
         quantized()[0]()
+
+
+@pytest.mark.parametrize("folds", [False, True])
+def test_storages_that_move_under_their_tensors_are_noticed(folds):
+    model = quantized(INT4)
+    if folds:
+        mtq.fold_weight(model)
+    want = model(X)
+    model.share_memory()
+    junk = [torch.full((128, 64), float("nan")) for _ in range(8)]  # where the weights were
+    assert torch.equal(model(X), want)
+    mtq.fold_weight(model)
+    assert torch.equal(model(X), want)
+    del junk

@@ -51,6 +51,7 @@ class Record:
         self.weight = weight_slot
         #: The weight that the library borrows, which this keeps alive; a packed one is empty.
         self.registered = registered
+        self._address = None if registered is None else registered.data_ptr()
         #: Shape, dtype and device of a weight that is packed.
         self.packed: tuple[torch.Size, torch.dtype, torch.device] | None = None
         #: What the module holds in the place of a weight that is packed.
@@ -72,11 +73,15 @@ class Record:
         )
 
     def is_at(self, weight: torch.Tensor) -> bool:
-        """Whether a weight is the registered memory itself."""
+        """Whether a weight is the registered memory itself.
+
+        The registered tensor shows where its storage is now: share_memory() and resize_() of a
+        storage move it under every tensor, and free what the library knows.
+        """
         known = self.registered
         if known is None or not self.fits(weight) or weight.is_neg():
             return False
-        return weight.data_ptr() == known.data_ptr()
+        return weight.data_ptr() == known.data_ptr() == self._address
 
 
 def _on(_module: nn.Module, _inputs: Any) -> None:
