@@ -5,7 +5,7 @@ import io
 
 import pytest
 import torch
-from torch import nn
+from torch import multiprocessing, nn
 from torch.nn.utils import prune
 
 import mq
@@ -160,6 +160,21 @@ def test_hooks_that_make_weights_anew_are_named():
 def test_a_call_without_an_input_is_a_type_error():
     with pytest.raises(TypeError, match="forward of 0 is missing its argument 'input'"):
         quantized()[0]()
+
+
+def answer(model, x, results):
+    results.put(model(x).detach().numpy())
+
+
+def test_a_model_is_sent_to_another_process():
+    model = quantized(INT4)
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    process = context.Process(target=answer, args=(model, X, results))
+    process.start()
+    got = results.get(timeout=120)
+    process.join()
+    assert torch.equal(torch.from_numpy(got), model(X))
 
 
 @pytest.mark.parametrize("folds", [False, True])

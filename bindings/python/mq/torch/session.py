@@ -47,6 +47,7 @@ class Session:
 
     def _begin(self, kept: dict[str, Any] | None) -> None:
         self._kept = kept
+        self._handed_out: object = None
         self._native: Native | None = None
         self._records: dict[str, Record] = {}
         self._attention_slots: dict[str, list[Slot]] = {}
@@ -61,6 +62,8 @@ class Session:
     def __getstate__(self) -> dict[str, Any]:
         with self._lock:
             kept = self._kept if self._native is None else self.export()
+            # torch hands tensors to another process as files, which close when these are gone.
+            self._handed_out = kept
         shared = {"root": self.root, "forwards": self.forwards, "attentions": self.attentions}
         return {**shared, "kept": kept}
 
