@@ -162,6 +162,42 @@ def test_a_call_without_an_input_is_a_type_error():
         quantized()[0]()
 
 
+class Plain(nn.Linear):
+    """Computes what nn.Linear does."""
+
+
+class Doubled(nn.Linear):
+    """Computes something else."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def test_subclasses_with_the_forward_of_their_base_are_quantized():
+    torch.manual_seed(1)
+    first, last = Plain(64, 64), Doubled(64, 64)
+    plain = nn.Linear(64, 64)
+    plain.load_state_dict(first.state_dict())
+    model, same = nn.Sequential(first, last), nn.Sequential(plain, copy.deepcopy(last))
+    for one in (model, same):
+        quantized({"quant_cfg": {"*": {"enable": False}, "nn.Linear": {"*": {"num_bits": 4}}}}, one)
+    assert {name.split(".")[0] for name in mtq.quantizers(model)} == {"0"}
+    assert torch.equal(model(X), same(X))
+    assert not torch.equal(model(X), mtq.unquantize(same)(X))
+
+
+def test_weights_that_are_passed_by_or_made_are_left_alone():
+    attention = nn.TransformerEncoderLayer(64, 4, 128, batch_first=True).eval()
+    mtq.quantize(attention, INT8, lambda model: model(X[None]))
+    assert not any("out_proj" in name for name in mtq.quantizers(attention))
+    made = mlp()
+    nn.utils.parametrizations.weight_norm(made[0])
+    quantized(model=made)
+    assert {name.split(".")[0] for name in mtq.quantizers(made)} == {"2"}
+    with pytest.raises(ValueError, match="no module that can be quantized"):
+        mtq.quantize(nn.Sequential(nn.LazyLinear(4)), INT8)
+
+
 def answer(model, x, results):
     results.put(model(x).detach().numpy())
 

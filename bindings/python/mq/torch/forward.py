@@ -10,7 +10,7 @@ from torch import nn
 
 from ..errors import StateError, Status, UnsupportedError
 from . import tensors
-from .layers import KINDS, Kind
+from .layers import Kind, kind_of
 from .native import Native
 from .slot import FakeQuant, Slot
 
@@ -92,6 +92,12 @@ def _on(_module: nn.Module, _inputs: Any) -> None:
     """
 
 
+def _known(module: nn.Module) -> Kind:
+    kind = kind_of(module)
+    assert kind is not None  # the session asked before
+    return kind
+
+
 class LayerForward:
     """Takes the place of a module's `forward`; the module itself stays as it is."""
 
@@ -99,12 +105,9 @@ class LayerForward:
         self.session = session
         self.name = name
         self.module = module
+        #: How the module is quantized.
+        self.kind: Kind = _known(module)
         self._hook: Any = None
-
-    @property
-    def kind(self) -> Kind:
-        """How the module is quantized."""
-        return KINDS[type(self.module)]
 
     @property
     def weight(self) -> torch.Tensor:
@@ -159,7 +162,8 @@ class LayerForward:
         native, weight, slot = record.native, self.weight, record.weight
         if record.packed is not None:
             shape, dtype, device = record.packed
-            if weight is not record.left or (weight.dtype, weight.device) != (dtype, device):
+            is_other = weight is not record.left and weight.numel() > 0
+            if is_other or (weight.dtype, weight.device) != (dtype, device):
                 raise StateError(
                     Status.MQ_ERR_STATE,
                     f"the weight of {self.name} is compressed, but was replaced, moved or "

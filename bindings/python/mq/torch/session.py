@@ -82,7 +82,7 @@ class Session:
         if not self.forwards and not self.attentions:
             raise ValueError(
                 f"{type(self.root).__name__} holds no module that can be quantized, such as "
-                "nn.Linear (subclasses of it are left alone)"
+                "nn.Linear (subclasses with a forward of their own are left alone)"
             )
         inserted: list[LayerForward | Attention] = []
         try:
