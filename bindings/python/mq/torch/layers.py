@@ -99,10 +99,10 @@ def kind_of(module: nn.Module) -> Kind | None:
     return None if base is None else KINDS[base]
 
 
-def _base_of(module: nn.Module) -> type | None:
+def _base_of(module: nn.Module) -> Any:
     """The class above whose forward a module has; a subclass with its own may compute anything."""
-    cls = type(module)
-    base = next((base for base in cls.__mro__ if base in KINDS), None)
+    cls: Any = type(module)
+    base: Any = next((base for base in cls.__mro__ if base in KINDS), None)
     if base is None or cls.forward is not base.forward:
         return None
     if cls is base or KINDS[base].compute is None:
