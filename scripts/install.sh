@@ -6,6 +6,7 @@
 # PREFIX (/usr/local), DESTDIR (put before it, for packagers), LIBDIR (lib; relative to PREFIX), MQ_LIBDIR (where the built
 # libraries are: target/release).
 set -euo pipefail
+[[ -z ${DESTDIR:-} || $DESTDIR == /* ]] || DESTDIR=$PWD/$DESTDIR
 cd "$(dirname "$0")/.."
 verb=${1:-install}
 prefix=${PREFIX:-/usr/local} libdir=${LIBDIR:-lib} built=${MQ_LIBDIR:-target/release}

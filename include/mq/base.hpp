@@ -4,6 +4,12 @@
 #ifndef MQ_BASE_HPP
 #define MQ_BASE_HPP
 
+#if !(defined(_MSVC_LANG) ? _MSVC_LANG >= 201703L : __cplusplus >= 201703L)
+#error "mq.hpp needs C++17: compile with -std=c++17 or newer, or include mq.h, which is C99"
+#elif !defined(__cpp_exceptions) && !defined(_CPPUNWIND)
+#error "mq.hpp throws mq::Error: compile with exceptions, or include mq.h, which returns statuses"
+#endif
+
 #include <array>
 #include <cstddef>
 #include <cstdint>

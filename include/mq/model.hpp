@@ -170,7 +170,7 @@ class Model {
         const char *text = constraints.c_str();
         if (!dry_run)
             mq::check(mq_auto_quantize_solve(get(), text, 0, nullptr, 0, nullptr));
-        return detail::copied_text(mq_auto_quantize_solve, get(), text, MQ_SOLVE_DRY_RUN);
+        return detail::copied_text(mq_auto_quantize_solve, get(), text, uint32_t{MQ_SOLVE_DRY_RUN});
     }
 
     /// JSON: what auto_quantize() found.

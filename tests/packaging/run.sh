@@ -3,7 +3,7 @@
 # pkg-config and plain compilers, shared and static; and from the sources, by FetchContent.
 #
 # Usage: tests/packaging/run.sh LIBDIR      LIBDIR holds libmq.so and libmq.a, as target/release does
-# Needs gcc, g++, binutils, cmake, ninja and pkg-config.
+# Needs gcc, g++, clang, binutils, cmake, ninja and pkg-config.
 set -euo pipefail
 libdir=$(cd "${1:?usage: $0 LIBDIR}" && pwd)
 cd "$(dirname "$0")/../.."
@@ -35,6 +35,11 @@ uses_shared() {
 }
 
 step "install"
+mkdir -p target
+relative=$(mktemp -d "$PWD/target/relative.XXXXXX")
+(cd "$relative" && PREFIX=/usr DESTDIR=stage MQ_LIBDIR="$libdir" ../../scripts/install.sh install >/dev/null)
+[[ -f $relative/stage/usr/include/mq.h ]] || fail "a relative DESTDIR is not below the folder that it was given in"
+rm -r "$relative"
 rm -rf "$out"
 mkdir -p "$out"
 install_to() { env "$@" MQ_LIBDIR="$libdir" make --no-print-directory -s install-built >"$out/install.log"; }
@@ -57,6 +62,27 @@ if grep -rIlE '/opt/mq|@[A-Z_]+@' "$prefix" >&2; then
 fi
 nm -D --defined-only "$prefix/lib/libmq.so" | awk '{ print $3 }' | grep -v '^mq_' >&2 &&
     fail "libmq.so exports more than mq_*"
+
+step "what the headers say to compilers"
+strict=(-Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wold-style-cast -Werror -fsyntax-only)
+printf '#include <mq.hpp>\nint main() { mq::Context context; }\n' >"$out/header.cpp"
+# told LINE COMPILER ARGUMENT...: what a compiler that cannot have mq.hpp is told first.
+told() {
+    local line=$1
+    shift
+    if "$@" -fsyntax-only -I"$prefix/include" "$out/header.cpp" 2>"$out/header.log"; then fail "$* compiles mq.hpp"; fi
+    grep -F error "$out/header.log" | sed 1q | grep -F "$line" >/dev/null || {
+        cat "$out/header.log" >&2
+        fail "$*: expected '$line' first"
+    }
+}
+for compiler in g++ clang++; do
+    for standard in c++17 c++20; do
+        "$compiler" "-std=$standard" "${strict[@]}" -I"$prefix/include" "$out/header.cpp"
+    done
+    told "mq.hpp needs C++17" "$compiler" -std=c++14
+    told "mq.hpp throws mq::Error" "$compiler" -std=c++17 -fno-exceptions
+done
 
 step "CMake, find_package(mq $major.$minor)"
 configure() { # DIRECTORY VERSION [ARGUMENT...]

@@ -175,3 +175,48 @@ def test_a_verb_on_another_thread_leaves_signals_alone():
     x = matrix(2, 8)
     assert (model.layers["a"].input(x) != x).any()
     assert np.isfinite(x).all()
+
+
+class OutOfTimeError(Exception):
+    """What the handler of a user's own signal raises."""
+
+
+def test_other_signals_are_put_off_too():
+    def too_late(number, frame):
+        raise OutOfTimeError
+
+    @interrupts.entry
+    def alarmed():
+        os.kill(os.getpid(), signal.SIGALRM)
+        for _ in range(10**6):
+            pass
+
+    before = signal.signal(signal.SIGALRM, too_late)
+    try:
+        with interrupts.Interruptible():
+            alarmed()
+            with pytest.raises(OutOfTimeError):
+                interrupts.deliver()
+        assert signal.getsignal(signal.SIGALRM) is too_late
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_signal_while_the_handlers_change_hands_loses_none(monkeypatch):
+    # It comes in the middle of __enter__, which no one would undo.
+    replace = signal.signal
+    sent = []
+
+    def replace_and_signal(number, handler):
+        done = replace(number, handler)
+        if not sent:
+            sent.append(number)
+            interrupt()
+        return done
+
+    monkeypatch.setattr(interrupts.signal, "signal", replace_and_signal)
+    with pytest.raises(KeyboardInterrupt), interrupts.Interruptible() as signals:
+        signals.deliver()
+    monkeypatch.undo()
+    assert sent
+    assert interrupts._active is None

@@ -1,6 +1,8 @@
 """Saving and loading: every preset comes back bit for bit, and what is refused."""
 
 import json
+import os
+import threading
 
 import numpy as np
 import pytest
@@ -192,3 +194,80 @@ def test_damaged_files_are_refused(saved):
     ):
         changed(lambda copy, change=change: change(copy["quantizers"][index]))
         refuse(saved, "is no file of Model.save|could not convert")
+
+
+#: Values that are well formed, but fit no quantizer of this model.
+MISFITS = [
+    lambda one: one["amax"].update(shape=[3], values=[1.0] * 3),
+    lambda one: one.update(pre_quant_scale=[1.0] * 3),
+    lambda one: one.update(pre_quant_scale=1.0),
+    lambda one: one["attributes"].update(type="dynamic"),
+    lambda one: one["attributes"].update(num_bits=99),
+]
+
+
+@pytest.mark.parametrize("spoil", MISFITS)
+def test_a_load_that_fails_leaves_the_model_as_it_was(saved, spoil):
+    path, kept = saved, json.loads(saved.read_text())
+    good = json.dumps(kept)
+    last = [one for one in kept["quantizers"] if one["amax"] is not None][-1]
+    spoil(last)
+    path.write_text(json.dumps(kept))
+    host = Host()
+    before = host.model.summary_json()
+    with pytest.raises(ValueError, match="is damaged, or of another model"):
+        host.model.load(path)
+    assert host.model.summary_json() == before
+    path.write_text(good)
+    host.model.load(path)
+
+
+BROKEN = [
+    lambda kept: kept.update(layers=None),
+    lambda kept: kept.update(layers=[5]),
+    lambda kept: kept["quantizers"][0].update(name=5),
+    lambda kept: kept["quantizers"][0].pop("enabled"),
+]
+
+
+@pytest.mark.parametrize("spoil", BROKEN)
+def test_a_file_of_another_form_is_a_value_error(saved, spoil):
+    path, kept = saved, json.loads(saved.read_text())
+    spoil(kept)
+    path.write_text(json.dumps(kept))
+    refuse(path, "no file of Model.save")
+
+
+def test_a_file_that_nests_without_end_is_a_value_error(saved):
+    saved.write_text("[" * 200_000)
+    refuse(saved, "no file of Model.save")
+
+
+def test_a_link_stays_one_and_nothing_is_left_behind(tmp_path):
+    host = Host()
+    host.model.quantize("INT8_DEFAULT_CFG", host.forward)
+    file, link = tmp_path / "state.json", tmp_path / "link.json"
+    file.write_text("old")
+    file.chmod(0o640)
+    link.symlink_to(file)
+    host.model.save(link)
+    assert link.is_symlink()
+    assert json.loads(file.read_text())["version"] == 1
+    assert file.stat().st_mode & 0o777 == 0o640
+    with pytest.raises(OSError, match=r"[Ii]s a directory|denied"):
+        host.model.save(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.json", "state.json"]
+
+
+def test_what_is_no_file_is_written_to_and_not_replaced(tmp_path):
+    host = Host()
+    host.model.quantize("INT8_DEFAULT_CFG", host.forward)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    got = []
+    reader = threading.Thread(target=lambda: got.append(pipe.read_text()))
+    reader.start()
+    host.model.save(pipe)
+    reader.join()
+    assert json.loads(got[0])["version"] == 1
+    assert pipe.is_fifo()

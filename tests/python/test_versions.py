@@ -61,4 +61,6 @@ def test_a_library_of_this_version_that_lacks_a_function_is_refused(tmp_path):
     path = stub(tmp_path, source)
     code, text = import_with(path)
     assert code == 1
-    assert text.startswith(f"ImportError: {path} is no libmq: it has no function mq_")
+    assert text.startswith(
+        f"ImportError: {path} is older than this package: it has no function mq_"
+    )

@@ -20,6 +20,7 @@ class ModelHandle:
     one destroys the model. The arrays that the library borrows live here too.
     """
 
+    _model: int | None = None
     _context: int | None = None
     _cuda: int | None = None
     _stream = 0
@@ -33,7 +34,7 @@ class ModelHandle:
         progress: Callable[[Progress], object] | None,
         cuda: int | None = None,
     ) -> None:
-        self._model: int | None = None
+        self._model = None
         self._cuda = cuda
         self._bar = progress if isinstance(progress, ProgressBar) else None
         self._lock = threading.Lock()

@@ -50,6 +50,13 @@ def selection(select: Selection) -> str | _lib.Callback:
     return _lib.filter_callback(select)
 
 
+def wildcard(pattern: str) -> str:
+    """A wildcard, where a function will not do."""
+    if not isinstance(pattern, str):
+        raise TypeError(f"pattern is a {type(pattern).__name__}, expected a wildcard (a string)")
+    return pattern
+
+
 def amax(function: AmaxFunction, shapes: Mapping[str, tuple[int, ...]]) -> _lib.Callback:
     """A function of one amax in its shape; `shapes` has that of each quantizer."""
     if not callable(function):

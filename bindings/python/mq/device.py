@@ -16,4 +16,9 @@ def cuda_index(device: Device) -> int | None:
     found = re.fullmatch(r"cpu|cuda(?::(\d+))?", text)
     if found is None:
         raise ValueError(f'device is {device!r}, expected "cpu", "cuda", "cuda:1" or an index')
-    return None if text == "cpu" else int(found.group(1) or 0)
+    if text == "cpu":
+        return None
+    index = int(found.group(1) or 0)
+    if index >= 2**31:
+        raise ValueError(f"device is {device!r}, expected an index below {2**31}")
+    return index

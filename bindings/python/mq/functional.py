@@ -13,6 +13,7 @@ from . import _lib, tensors
 from ._lib import interface as abi
 from .configuration import Attributes, to_json
 from .contexts import model_for, shared
+from .errors import ConfigError, Status
 from .tensors import Array, Operand
 
 #: One array, None where there is no amax, or a list of those for a list of attributes.
@@ -134,33 +135,62 @@ def histogram_amax(
         quantizer = _lib.handle_from(abi.mq_model_add_quantizer, model, "x", None)
 
         def observe() -> None:
-            _observe(quantizer, first)
+            has_elements = _observe(quantizer, first)
             for index, batch in enumerate(left, 1):
-                _observe(quantizer, tensors.activation(batch, f"batches[{index}]"))
+                has_elements |= _observe(quantizer, tensors.activation(batch, f"batches[{index}]"))
+            if not has_elements:
+                raise ValueError("batches have no elements")
 
         _lib.call_verb(abi.mq_quantize, model, to_json(config), _lib.forward_callback(observe))
         found = _lib.amax_of(quantizer)
-    if found is None:
-        raise ValueError("batches have no elements")
+    assert found is not None  # the quantizer is static, and has seen elements
     return found
 
 
-def _observe(quantizer: int, batch: Operand) -> None:
+def _observe(quantizer: int, batch: Operand) -> bool:
+    """Counts a batch; false for one without elements."""
     scratch = tensors.result(None, batch)
     _lib.call(abi.mq_quantizer_forward, quantizer, batch.view, scratch.view)
+    return 0 not in batch.shape
+
+
+def parsed(attributes: Attributes) -> Any:
+    """Attributes as JSON has them: a dict, or a list of them; every one names its `num_bits`.
+
+    So that {} is what it is to `fake_quant`, and not the absence of a setting.
+    """
+    try:
+        given = json.loads(to_json(attributes))
+    except json.JSONDecodeError as error:
+        raise ConfigError(
+            Status.MQ_ERR_CONFIG, f"attributes are not valid JSON: {error}"
+        ) from error
+    one_by_one = given if isinstance(given, list) else [given]
+    if not one_by_one:
+        raise ConfigError(Status.MQ_ERR_CONFIG, "attributes: the list is empty")
+    for member in one_by_one:
+        if not isinstance(member, dict):
+            raise ConfigError(
+                Status.MQ_ERR_CONFIG,
+                f"attributes: expected an object of attributes, got {json.dumps(member):.50}",
+            )
+    full = [{"num_bits": 8, **member} for member in one_by_one]
+    return full if isinstance(given, list) else full[0]
 
 
 def is_list(attributes: Attributes) -> bool:
     """Whether attributes are those of a sequential quantizer."""
-    return isinstance(json.loads(to_json(attributes)), list)
+    return isinstance(parsed(attributes), list)
 
 
 def add_weight(model: int, x: Operand, attributes: Attributes, algorithm: Any) -> int:
     """Registers `x` as the weight of a layer "x", and calibrates it; gives the layer."""
+    if x.shape == ():
+        raise ValueError("x has no axes: pass x.reshape(1)")
     names: dict[str, str | None] = {"name": "x", "class_name": "Tensor"}
     kind = abi.LAYER_KINDS["generic"]
     layer, _ = _lib.add_layer(model, kind, {"weight": x.view}, names, 0, {}, None)
-    cfg = json.loads(to_json(attributes))
+    cfg = parsed(attributes)
     is_on = cfg.get("enable", True) if isinstance(cfg, dict) else True
     only = [
         {"quantizer_name": "*", "enable": False},
@@ -177,6 +207,7 @@ WEIGHT = "x.weight_quantizer"
 
 def members(model: int, attributes: Attributes) -> list[int]:
     """The quantizers of that weight: one, or the members of a sequential one."""
-    listed = json.loads(to_json(attributes))
-    names = [f"{WEIGHT}.{i}" for i in range(len(listed))] if is_list(attributes) else [WEIGHT]
+    given = parsed(attributes)
+    is_sequential = isinstance(given, list)
+    names = [f"{WEIGHT}.{i}" for i in range(len(given))] if is_sequential else [WEIGHT]
     return [_lib.handle_from(abi.mq_model_find_quantizer, model, name) for name in names]

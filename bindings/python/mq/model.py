@@ -210,7 +210,11 @@ class Model(AutoQuantize, Saving):
 
         Raises:
             StateError: before `quantize`. NumericError: no weight is changed.
+            ValueError: an array was made read-only since it was registered.
         """
+        for layer in self._layers.values():
+            if layer._weight is not None:
+                tensors.check_writable(layer._weight, f"the weight of {layer.name}", "fold_weight")
         with self._in_place() as model:
             flags = abi.FOLD_KEEP_ATTRIBUTES if keep_attrs else 0
             _lib.call(abi.mq_fold_weight, model, flags)
@@ -312,10 +316,11 @@ class Model(AutoQuantize, Saving):
             NumericError: a value is negative, NaN or Inf.
             Whatever `fn` raises; ValueError when it changes the shape. Nothing changes then.
         """
+        wildcard = callbacks.wildcard(pattern)
         callback = callbacks.amax(fn, self._amax_shapes())
         with self._owner as model:
             return _lib.size_from(
-                abi.mq_postprocess_amax, model, pattern, callback, _match_flags(allow_no_match)
+                abi.mq_postprocess_amax, model, wildcard, callback, _match_flags(allow_no_match)
             )
 
     def reset_amax(self, pattern: str = "*", allow_no_match: bool = False) -> int:
@@ -327,9 +332,10 @@ class Model(AutoQuantize, Saving):
 
         Returns and raises as `enable_quantizer`.
         """
+        wildcard = callbacks.wildcard(pattern)
         with self._owner as model:
             flags = _match_flags(allow_no_match)
-            return _lib.size_from(abi.mq_reset_amax, model, pattern, flags)
+            return _lib.size_from(abi.mq_reset_amax, model, wildcard, flags)
 
     def summary(self) -> str:
         """One line of text for each quantizer, and their number, as the reference prints it."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import Any
 
 import numpy as np
@@ -12,10 +11,10 @@ import numpy.typing as npt
 from . import _lib, tensors
 from ._lib import interface as abi
 from ._lib import parts
-from .configuration import Attributes, to_json
+from .configuration import Attributes
 from .contexts import model_for
 from .errors import Status, UnsupportedError
-from .functional import add_weight, is_list, members
+from .functional import add_weight, is_list, members, parsed
 from .tensors import Array
 
 
@@ -118,7 +117,7 @@ def pack(x: Array, attributes: Attributes, amax: npt.ArrayLike | None = None) ->
 
 def _static(attributes: Attributes) -> dict[str, Any] | list[dict[str, Any]]:
     """Attributes under which the array's own amax is kept, for `unpack` to have it."""
-    given = json.loads(to_json(attributes))
+    given = parsed(attributes)
     for member in given if isinstance(given, list) else [given]:
         if not isinstance(member, dict):
             continue  # the library refuses it
@@ -149,6 +148,8 @@ def unpack(packed: Packed, dtype: npt.DTypeLike | None = None, out: Array | None
         TypeError: another dtype. ValueError: parts that do not fit the shape and the attributes.
         InvalidArgumentError: `out` does not fit.
     """
+    if not isinstance(packed, Packed):
+        raise TypeError(f"packed is a {type(packed).__name__}, expected what pack() gave")
     name = packed.dtype if dtype is None else str(dtype if type(dtype) is str else np.dtype(dtype))
     if name not in abi.DTYPES:
         raise TypeError(f"dtype is {name}, expected float32, float16 or bfloat16")
@@ -162,6 +163,6 @@ def unpack(packed: Packed, dtype: npt.DTypeLike | None = None, out: Array | None
                 _lib.call(abi.mq_quantizer_set_amax, quantizer, tensors.values(values))
         memory = parts.Memory()
         _lib.size_from(abi.mq_compress, model, None, memory.callback, 0)
-        memory.fill(packed.parts())
+        memory.fill(layer, packed.parts())
         _lib.call(abi.mq_layer_weight, layer, result.view)
     return result.array

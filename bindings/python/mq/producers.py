@@ -56,6 +56,26 @@ def current_stream(array: Any, device: int) -> int:
     return 0
 
 
+def check_torch(array: Any, what: str) -> None:
+    """Refuses a tensor of torch whose memory does not hold the values that it stands for.
+
+    Raises ValueError for one whose storage was resized or freed, and for a view that torch negates
+    or conjugates as it reads it. DLPack tells of neither.
+    """
+    if array.is_neg() or array.is_conj():
+        raise ValueError(f"{what} is a negated or conjugated view; pass a .clone() of it")
+    shape, strides = array.shape, array.stride()
+    if 0 in shape:
+        return
+    last = array.storage_offset() + sum((n - 1) * step for n, step in zip(shape, strides))
+    held = array.untyped_storage().nbytes()
+    if (last + 1) * array.element_size() > held:
+        raise ValueError(
+            f"{what} has the shape {tuple(shape)}, but its storage was resized or freed, and holds "
+            f"{held} bytes"
+        )
+
+
 def address(array: Any) -> int | None:
     """Where its memory is now, if its library lets that be changed; None elsewhere."""
     if isinstance(array, np.ndarray):

@@ -44,6 +44,8 @@ class Registry:
             raise ValueError(
                 f"memory_limit is {memory_limit}, expected bytes, or None for no limit"
             )
+        if log is not None and not callable(log):
+            raise TypeError(f"log is a {type(log).__name__}, expected a function")
         told = progress_bar.chosen(progress)
         cuda = devices.cuda_index(device)
         self._owner = ModelHandle(threads, log, memory_limit or 0, told, cuda)

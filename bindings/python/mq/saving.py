@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import re
+import shutil
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +17,7 @@ import numpy as np
 
 from . import _lib, configuration
 from ._lib import interface as abi
-from .errors import StateError, Status, UnsupportedError
+from .errors import MqError, NotFoundError, StateError, Status, UnsupportedError
 from .registry import Registry
 
 _FORMAT = "mq quantizer state"
@@ -30,7 +34,8 @@ class Saving(Registry):
         weight is packed, the counts of tokens, and the search of `auto_quantize` are not kept.
 
         Args:
-            path: replaced when it exists, once everything is written.
+            path: replaced when it exists, once everything is written. A link stays one; what is no
+                regular file, such as /dev/stdout, is written to as it is.
 
         Raises:
             StateError: before `quantize`. OSError.
@@ -47,10 +52,7 @@ class Saving(Registry):
             "layers": _layers(state),
             "quantizers": quantizers,
         }
-        target = Path(os.fsdecode(path))
-        fresh = target.with_name(target.name + ".new")
-        fresh.write_text(json.dumps(kept), encoding="utf-8")
-        fresh.replace(target)
+        _write(Path(os.fsdecode(path)), json.dumps(kept))
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Gives the quantizers the state that `save` wrote, in place of `quantize`.
@@ -69,12 +71,40 @@ class Saving(Registry):
                 Status.MQ_ERR_STATE, "load() is for a model that is not quantized yet; make one"
             )
         _compare(kept, state, path)
-        entries = [_entry(quantizer) for quantizer in kept["quantizers"]]
-        config = configuration.to_json({"quant_cfg": entries, "algorithm": None})
         with self._in_place() as model:
-            _lib.call(abi.mq_quantize, model, config, None)
-            for name, member in _members(kept["quantizers"]):
-                self._restore(model, name, member)
+            try:
+                with self._trial(state) as trial:  # what does not fit is found out there
+                    self._put(trial, kept["quantizers"])
+            except MqError as error:
+                raise ValueError(f"{path} is damaged, or of another model: {error}") from error
+            self._put(model, kept["quantizers"])
+
+    @contextlib.contextmanager
+    def _trial(self, state: dict[str, Any]) -> Iterator[int]:
+        """Another model with the same layers and quantizers, for the length of a call."""
+        model = _lib.handle_from(abi.mq_model_create, self._owner._context)
+        try:
+            for layer in state["layers"]:
+                ours = self._layers[layer["name"]]
+                weight = None if ours._weight is None else ours._weight.view
+                names = {"name": layer["name"], "class_name": layer["class_name"]}
+                kind = abi.LAYER_KINDS[ours.kind]
+                _lib.add_layer(model, kind, {"weight": weight}, names, 0, {}, None)
+            for quantizer in state["quantizers"]:
+                try:
+                    _lib.handle_from(abi.mq_model_find_quantizer, model, quantizer["name"])
+                except NotFoundError:
+                    _lib.handle_from(abi.mq_model_add_quantizer, model, quantizer["name"], None)
+            yield model
+        finally:
+            abi.mq_model_destroy(model)
+
+    def _put(self, model: int, quantizers: list[dict[str, Any]]) -> None:
+        entries = [_entry(quantizer) for quantizer in quantizers]
+        config = configuration.to_json({"quant_cfg": entries, "algorithm": None})
+        _lib.call(abi.mq_quantize, model, config, None)
+        for name, member in _members(quantizers):
+            self._restore(model, name, member)
 
     def _restore(self, model: int, name: str, member: dict[str, Any]) -> None:
         handle = _lib.handle_from(abi.mq_model_find_quantizer, model, name)
@@ -83,7 +113,7 @@ class Saving(Registry):
         if member["amax"] is not None:
             _lib.call(abi.mq_quantizer_set_amax, handle, _array(member["amax"]))
         if member["pre_quant_scale"] is not None:
-            scale = np.array(member["pre_quant_scale"], np.float32)
+            scale = _numbers(member["pre_quant_scale"])
             _lib.call(abi.mq_quantizer_set_pre_quant_scale, handle, scale)
 
     def _state(self) -> dict[str, Any]:
@@ -91,6 +121,23 @@ class Saving(Registry):
             text = _lib.text_from(abi.mq_print_quant_summary, model, abi.SUMMARY_JSON)
         state: dict[str, Any] = json.loads(text)
         return state
+
+
+def _write(target: Path, text: str) -> None:
+    """All of a file or nothing of it, also when two threads write it."""
+    if target.exists() and not target.is_file() and not target.is_dir():
+        target.write_text(text, encoding="utf-8")
+        return
+    target = target.resolve()
+    fresh = target.with_name(f".mq-{os.getpid()}-{threading.get_ident()}.new")
+    try:
+        fresh.write_text(text, encoding="utf-8")
+        if target.exists():
+            shutil.copymode(target, fresh)
+        fresh.replace(target)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise
 
 
 def _layers(state: dict[str, Any]) -> list[dict[str, Any]]:
@@ -110,31 +157,46 @@ def _kept(quantizer: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    data = path.read_bytes()
     try:
-        kept: Any = json.loads(path.read_text(encoding="utf-8"))
+        kept: Any = json.loads(data.decode())
         if not isinstance(kept, dict) or kept["format"] != _FORMAT:
             raise KeyError("format")
-        if kept["version"] != _VERSION:
-            raise ValueError(f"{path} is of version {kept['version']}, expected {_VERSION}")
-        for _, member in _members(kept["quantizers"]):
-            _check(member)
-        return {key: kept[key] for key in ("layers", "quantizers")}
-    except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is no file of Model.save(), or damaged: {error!r}") from error
+        if kept["version"] == _VERSION:
+            if not all(isinstance(layer["name"], str) for layer in kept["layers"]):
+                raise KeyError("layers")
+            for quantizer in kept["quantizers"]:
+                if not isinstance(quantizer["name"], str):
+                    raise KeyError("name")
+                if not isinstance(quantizer["enabled"], bool):
+                    raise KeyError("enabled")
+            for _, member in _members(kept["quantizers"]):
+                _check(member)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        told = str(error)[:100] if isinstance(error, ValueError) else repr(error)
+        raise ValueError(f"{path} is no file of Model.save(), or damaged: {told}") from error
+    if kept["version"] != _VERSION:
+        raise ValueError(f"{path} is of version {kept['version']}, expected {_VERSION}")
+    return {key: kept[key] for key in ("layers", "quantizers")}
 
 
 def _check(member: dict[str, Any]) -> None:
     amax, scale = member["amax"], member["pre_quant_scale"]
     if amax is not None:
-        values = np.array(amax["values"], np.float32)
+        values = _numbers(amax["values"])
         if values.shape != (math.prod(amax["shape"]),) or not (values >= 0).all():
             raise KeyError("amax")
         if not np.isfinite(values).all():
             raise KeyError("amax")
-    if scale is not None and not (np.array(scale, np.float32) > 0).all():
+    if scale is not None and not (_numbers(scale) > 0).all():
         raise KeyError("pre_quant_scale")
     if not isinstance(member["attributes"], dict) or not isinstance(member["enabled"], bool):
         raise KeyError("attributes")
+
+
+def _numbers(values: Any) -> np.ndarray:
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as that
+        return np.array(values, np.float32)
 
 
 def _compare(kept: dict[str, Any], state: dict[str, Any], path: object) -> None:

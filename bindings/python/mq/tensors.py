@@ -40,8 +40,8 @@ class Operand:
         #: What the library gets.
         self.view = view
         #: The extents.
-        self.shape: tuple[int, ...] = tuple(given.shape)
-        self._address: int | None = None
+        self.shape: tuple[int, ...] = tuple(view.shape[: view.ndim])
+        self._address: tuple[object, ...] | None = None
         self._dtype = dtype
         #: The CUDA device, and the stream the array's library works on now; None for host memory.
         self.stream = stream
@@ -60,20 +60,24 @@ class Operand:
 
     def stays_in_place(self) -> None:
         """Remembers where the array is, for `check_in_place`."""
-        self._address = producers.address(self._given)
+        self._address = self._place()
+
+    def _place(self) -> tuple[object, ...]:
+        given = self._given  # which need have neither shape nor dtype, only speak DLPack
+        shape = getattr(given, "shape", self.shape)
+        return producers.address(given), tuple(shape), getattr(given, "dtype", None)
 
     def check_in_place(self, what: str) -> None:
-        """Raises StateError when the array was moved, resized or freed since.
+        """Raises StateError when the array was moved, resized, converted or freed since.
 
         The library would work on memory that is the array's no more. numpy's `resize` refuses that
         unless it is told not to look; torch does not.
         """
-        now = producers.address(self._given), tuple(self._given.shape)
-        if now != (self._address, self.shape):
+        if self._place() != self._address:
             raise StateError(
                 Status.MQ_ERR_STATE,
-                f"{what} was moved, resized or freed since it was registered with the shape "
-                f"{self.shape}; make a new model",
+                f"{what} was moved, resized or freed, or its dtype changed, since it was "
+                f"registered with the shape {self.shape}; make a new model",
             )
 
     @property
@@ -94,6 +98,10 @@ def _checked_dtype(array: object, what: str) -> np.ndarray:
         raise TypeError(
             f"{what} is a {type(array).__name__}, expected a numpy array, or one of a library that "
             "speaks DLPack"
+        )
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(
+            f"{what} is a masked array, whose masked values would count; pass .filled(...)"
         )
     if array.dtype.name not in DTYPES or not array.dtype.isnative:
         raise TypeError(f"{what} has dtype {array.dtype}, {_EXPECTED}")
@@ -129,6 +137,8 @@ def _exported(array: Any, what: str) -> tuple[dlpack.Imported, tuple[int, int] |
         view = dlpack.Imported(capsule)
     except Exception as error:
         raise TypeError(f"{what} is a {name} that DLPack cannot export: {error}") from error
+    if "torch" in producers.roots(array):
+        producers.check_torch(array, what)
     if view.dtype_name not in DTYPES:
         dtype = getattr(array, "dtype", view.dtype_name)
         raise TypeError(f"{what} has dtype {dtype}, {_EXPECTED}")
@@ -226,5 +236,10 @@ def dtype_named(name: str) -> np.dtype[Any]:
 
 
 def values(numbers: npt.ArrayLike) -> np.ndarray:
-    """Numbers that the library copies, as a contiguous float32 array of the same shape."""
+    """Numbers that the library copies, as a contiguous float32 array of the same shape.
+
+    Raises TypeError for what is no real number, such as None.
+    """
+    if np.asarray(numbers).dtype.kind in "cOSUmM":
+        raise TypeError(f"expected numbers, got {numbers!r:.50}")
     return np.require(np.asarray(numbers), dtype=np.float32, requirements=("C", "ALIGNED"))

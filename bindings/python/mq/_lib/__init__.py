@@ -83,9 +83,13 @@ def amax_callback(process: Callable[[str, np.ndarray], np.ndarray]) -> Callback:
 
 def encoded(text: str | None) -> bytes | None:
     """A string for C; None is NULL."""
-    if text is not None and "\0" in text:
+    if text is None:
+        return None
+    if not isinstance(text, str):
+        raise TypeError(f"expected a string, got a {type(text).__name__}")
+    if "\0" in text:
         raise ValueError(f"{text!r} holds a NUL character")
-    return None if text is None else text.encode()
+    return text.encode()
 
 
 #: What `tensors` gives for an array of the caller's.
@@ -129,7 +133,8 @@ def call(function: Any, *arguments: Any) -> None:
 
 def call_verb(function: Any, *arguments: Any) -> None:
     """Calls a verb that takes long, as `call`; Ctrl-C stops it at its next callback."""
-    with interrupts.Interruptible():
+    with interrupts.Interruptible() as signals:
+        signals.deliver()
         call(function, *arguments)
 
 

@@ -77,8 +77,10 @@ class Imported:
             given = managed.tensor
         else:
             raise BufferError("its __dlpack__() gave no DLPack capsule")
+        _check_extents(given)
         self._tensor = abi.Tensor.from_buffer_copy(given)
-        #: The extents.
+        #: The number of extents, and these.
+        self.ndim = int(given.ndim)
         self.shape: tuple[int, ...] = tuple(given.shape[: given.ndim])
         #: Elements from one index to the next, by axis.
         self.strides = _row_major(self.shape)
@@ -138,6 +140,19 @@ class Imported:
         view = abi.Tensor(memory.ctypes.data, device, rank, dtype, shape, None, 0)
         view.owner = memory
         return view
+
+
+def _check_extents(given: abi.Tensor) -> None:
+    """Refuses what is no tensor, as far as that can be seen without touching its memory."""
+    if not 0 <= given.ndim <= abi.MAX_RANK:
+        raise BufferError(f"it has {given.ndim} axes, expected 0 to {abi.MAX_RANK}")
+    if given.ndim and not given.shape:
+        raise BufferError("its shape is NULL")
+    shape = given.shape[: given.ndim] if given.ndim else []
+    if any(extent < 0 for extent in shape):
+        raise BufferError(f"it has the shape {tuple(shape)}, expected extents from 0 on")
+    if not given.data and 0 not in shape:
+        raise BufferError(f"its data is NULL, but its shape {tuple(shape)} has elements")
 
 
 def _row_major(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -254,7 +254,12 @@ def _declare(name: str, *argtypes: Any, restype: Any = ct.c_int32) -> Any:
     try:
         function = getattr(_LIBRARY, name)
     except AttributeError:
-        raise ImportError(f"{_LIBRARY._name} is no libmq: it has no function {name}") from None
+        if name == "mq_version":
+            raise ImportError(f"{_LIBRARY._name} is no libmq: it has no function {name}") from None
+        raise ImportError(
+            f"{_LIBRARY._name} is older than this package: it has no function {name}; install both "
+            "from one version"
+        ) from None
     function.argtypes, function.restype = argtypes, restype
     return function
 

@@ -62,13 +62,16 @@ class Memory:
         self._buffers = buffers
         self.callback = Callback(abi.BufferFn, (abi.ALLOCATE, allocate))
 
-    def fill(self, parts: Mapping[str, np.ndarray]) -> None:
+    def fill(self, layer: int, parts: Mapping[str, np.ndarray]) -> None:
         """Puts given parts in the place of what was packed; raises ValueError unless they fit."""
-        for name, buffer in self._buffers.items():
-            part = np.ascontiguousarray(parts.get(name, ()))
-            if part.nbytes != buffer.nbytes:
+        for name, packed in read(layer).items():
+            part = np.asarray(parts.get(name, ()))
+            part = np.ascontiguousarray(part, part.dtype.newbyteorder("="))
+            # Numbers of one byte are bits, whatever they are called: ml_dtypes has names for FP8.
+            is_bits = packed.itemsize == 1 and part.itemsize == 1
+            if part.nbytes != packed.nbytes or not (is_bits or part.dtype == packed.dtype):
                 raise ValueError(
-                    f"the part {name} has {part.nbytes} bytes, but the shape and the attributes "
-                    f"ask for {buffer.nbytes}"
+                    f"the part {name} has {part.nbytes} bytes of {part.dtype}, but the shape and "
+                    f"the attributes ask for {packed.nbytes} bytes of {packed.dtype}"
                 )
-            buffer[:] = part.reshape(-1).view(np.uint8)
+            self._buffers[name][:] = part.reshape(-1).view(np.uint8)

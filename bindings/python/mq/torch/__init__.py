@@ -13,8 +13,9 @@
     model(x)  # fake-quantized; gradients pass straight through
     mtq.fold_weight(model)  # the quantized weights, in the parameters
 
-**What is quantized.** Modules of exactly these classes: nn.Linear, nn.Conv1d to 3d,
-nn.ConvTranspose1d to 3d and nn.Embedding (input, weight, output), nn.LayerNorm, `nn.BatchNorm*`,
+**What is quantized.** Modules whose forward is that of one of these classes: nn.Linear,
+nn.Conv1d to 3d, nn.ConvTranspose1d to 3d and nn.Embedding (input, weight, output), nn.LayerNorm,
+`nn.BatchNorm*`,
 `nn.InstanceNorm*`, nn.LeakyReLU and the pools (input, output); and what the attention of Hugging
 Face models multiplies (`q_bmm_quantizer`, `k_bmm_quantizer`, `v_bmm_quantizer`). Quantizers have
 the reference's names, `<module>.weight_quantizer`, and the presets their meaning.

@@ -10,7 +10,7 @@ from torch import nn
 
 from ..errors import StateError, Status, UnsupportedError
 from . import tensors
-from .layers import KINDS, Kind
+from .layers import Kind, kind_of
 from .native import Native
 from .slot import FakeQuant, Slot
 
@@ -51,8 +51,11 @@ class Record:
         self.weight = weight_slot
         #: The weight that the library borrows, which this keeps alive; a packed one is empty.
         self.registered = registered
+        self._address = None if registered is None else registered.data_ptr()
         #: Shape, dtype and device of a weight that is packed.
         self.packed: tuple[torch.Size, torch.dtype, torch.device] | None = None
+        #: What the module holds in the place of a weight that is packed.
+        self.left: torch.Tensor | None = None
         self.is_folded = False
 
     @property
@@ -70,9 +73,15 @@ class Record:
         )
 
     def is_at(self, weight: torch.Tensor) -> bool:
-        """Whether a weight is the registered memory itself."""
+        """Whether a weight is the registered memory itself.
+
+        The registered tensor shows where its storage is now: share_memory() and resize_() of a
+        storage move it under every tensor, and free what the library knows.
+        """
         known = self.registered
-        return known is not None and self.fits(weight) and weight.data_ptr() == known.data_ptr()
+        if known is None or not self.fits(weight) or weight.is_neg():
+            return False
+        return weight.data_ptr() == known.data_ptr() == self._address
 
 
 def _on(_module: nn.Module, _inputs: Any) -> None:
@@ -83,6 +92,12 @@ def _on(_module: nn.Module, _inputs: Any) -> None:
     """
 
 
+def _known(module: nn.Module) -> Kind:
+    kind = kind_of(module)
+    assert kind is not None  # the session asked before
+    return kind
+
+
 class LayerForward:
     """Takes the place of a module's `forward`; the module itself stays as it is."""
 
@@ -90,12 +105,9 @@ class LayerForward:
         self.session = session
         self.name = name
         self.module = module
+        #: How the module is quantized.
+        self.kind: Kind = _known(module)
         self._hook: Any = None
-
-    @property
-    def kind(self) -> Kind:
-        """How the module is quantized."""
-        return KINDS[type(self.module)]
 
     @property
     def weight(self) -> torch.Tensor:
@@ -128,6 +140,8 @@ class LayerForward:
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         """The module's forward, with quantizers."""
+        if not arguments and "input" not in named:
+            raise TypeError(f"the forward of {self.name} is missing its argument 'input'")
         x, *rest = arguments if arguments else (named.pop("input"),)
         record, phase = self.session.record(self), self.session.phase
         if phase is Phase.READY:
@@ -148,6 +162,13 @@ class LayerForward:
         native, weight, slot = record.native, self.weight, record.weight
         if record.packed is not None:
             shape, dtype, device = record.packed
+            is_other = weight is not record.left and weight.numel() > 0
+            if is_other or (weight.dtype, weight.device) != (dtype, device):
+                raise StateError(
+                    Status.MQ_ERR_STATE,
+                    f"the weight of {self.name} is compressed, but was replaced, moved or "
+                    "converted since, which has no effect on it; do that before compress()",
+                )
             out = torch.empty(shape, dtype=dtype, device=device)
             native.weight_of(record.handle, out)
             return out

@@ -9,6 +9,7 @@ from typing import Any, Callable
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.parameter import is_lazy
 
 #: `compute(module, x, weight, *rest, **named)`: the module's output of an input and a weight.
 Compute = Callable[..., Any]
@@ -93,13 +94,29 @@ KINDS: dict[type, Kind] = {**_WITH_WEIGHT, **{cls: Kind("generic", None) for cls
 
 
 def kind_of(module: nn.Module) -> Kind | None:
-    """How a module is quantized; None for one that is not. Subclasses may compute anything."""
-    return KINDS.get(type(module))
+    """How a module is quantized; None for one that is not."""
+    base = _base_of(module)
+    return None if base is None else KINDS[base]
+
+
+def _base_of(module: nn.Module) -> Any:
+    """The class above whose forward a module has; a subclass with its own may compute anything."""
+    cls: Any = type(module)
+    base: Any = next((base for base in cls.__mro__ if base in KINDS), None)
+    if base is None or cls.forward is not base.forward:
+        return None
+    if cls is base or KINDS[base].compute is None:
+        return base
+    # nn.MultiheadAttention reads the weight past the module; other weights are made or not yet.
+    is_passed_by = cls is nn.modules.linear.NonDynamicallyQuantizableLinear
+    weight = vars(module)["_parameters"].get("weight")
+    return None if is_passed_by or weight is None or is_lazy(weight) else base
 
 
 def class_name(module: nn.Module) -> str:
     """The class as the `parent_class` of a configuration names it."""
-    return f"nn.{type(module).__name__}"
+    base = _base_of(module) or type(module)
+    return f"nn.{base.__name__}"
 
 
 def convolution(module: Any, kind: Kind) -> dict[str, tuple[int, ...]] | None:

@@ -47,6 +47,7 @@ class Session:
 
     def _begin(self, kept: dict[str, Any] | None) -> None:
         self._kept = kept
+        self._handed_out: object = None
         self._native: Native | None = None
         self._records: dict[str, Record] = {}
         self._attention_slots: dict[str, list[Slot]] = {}
@@ -61,6 +62,8 @@ class Session:
     def __getstate__(self) -> dict[str, Any]:
         with self._lock:
             kept = self._kept if self._native is None else self.export()
+            # torch hands tensors to another process as files, which close when these are gone.
+            self._handed_out = kept
         shared = {"root": self.root, "forwards": self.forwards, "attentions": self.attentions}
         return {**shared, "kept": kept}
 
@@ -79,7 +82,7 @@ class Session:
         if not self.forwards and not self.attentions:
             raise ValueError(
                 f"{type(self.root).__name__} holds no module that can be quantized, such as "
-                "nn.Linear (subclasses of it are left alone)"
+                "nn.Linear (subclasses with a forward of their own are left alone)"
             )
         inserted: list[LayerForward | Attention] = []
         try:
@@ -134,6 +137,7 @@ class Session:
 
     def load(self, kept: dict[str, Any]) -> None:
         """Makes it with quantizers that `export` told of."""
+        state.check(kept)
         self._bind(kept)
 
     def _close(self) -> None:
@@ -148,7 +152,8 @@ class Session:
             raise StateError(
                 Status.MQ_ERR_STATE,
                 "a weight was moved, replaced or converted while the model is being calibrated; "
-                "do that before",
+                "do that before. Hooks that make a weight anew in every forward (weight_norm, "
+                "pruning) must be removed before the model is quantized",
             )
         self._bind(self.export())
 
@@ -216,6 +221,7 @@ class Session:
             weight, known = part.weight, cast(torch.Tensor, record.registered)
             record.packed = (known.shape, known.dtype, known.device)
             record.registered = None
+            record.left = weight
             record.native.release(record.handle)
             if uses[weight.untyped_storage().data_ptr()] == 1:
                 weight.data = torch.empty(0, dtype=weight.dtype, device=weight.device)
@@ -300,7 +306,12 @@ def session_of(model: nn.Module) -> Session | None:
     """The session of a module that `quantize` got; None for another one."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}, expected a torch.nn.Module")
-    return vars(model).get(_ATTRIBUTE)
+    return vars(plain_module(model)).get(_ATTRIBUTE)
+
+
+def plain_module(model: nn.Module) -> nn.Module:
+    """The module itself, of what torch.compile() made of it."""
+    return vars(model)["_modules"].get("_orig_mod", model)
 
 
 def _device(weights: dict[str, torch.Tensor]) -> torch.device:

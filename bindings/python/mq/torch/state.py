@@ -55,14 +55,36 @@ def _tensor(array: Any) -> torch.Tensor | None:
     return None if array is None else torch.from_numpy(array)
 
 
+def check(kept: Any) -> None:
+    """Raises ValueError unless it has the form of what `export` gives."""
+    if not isinstance(kept, dict) or kept.get("form") != FORM:
+        raise ValueError("this is not the state of quantizers that quantizer_state() gave")
+    if not isinstance(kept.get("quantizers"), dict):
+        raise ValueError("the state of quantizers is damaged: it lacks their dict")
+    for name, one in kept["quantizers"].items():
+        try:
+            _check_one(one)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"the state of {name} is damaged: {error!r}") from error
+
+
+def _check_one(one: dict[str, Any]) -> None:
+    attributes = one["attributes"]
+    members = attributes if isinstance(attributes, list) else [attributes]
+    if not all(isinstance(member, dict) for member in members):
+        raise TypeError("attributes")
+    for key, kind in (("enabled", bool), ("amax", (torch.Tensor, type(None)))):
+        if len(one[key]) != len(members) or not all(isinstance(each, kind) for each in one[key]):
+            raise ValueError(key)
+    if not isinstance(one["pre_quant_scale"], (torch.Tensor, type(None))):
+        raise TypeError("pre_quant_scale")
+
+
 def restore(native: Model, kept: dict[str, Any]) -> None:
     """Gives a model that is not quantized yet the quantizers that `export` told of.
 
-    Raises:
-        ValueError: it is of another form, or of a model with other quantizers.
+    Raises ValueError when it is of a model with other quantizers.
     """
-    if not isinstance(kept, dict) or kept.get("form") != FORM:
-        raise ValueError("this is not the state of quantizers that quantizer_state() gave")
     known, given = set(native.quantizers()), kept["quantizers"]
     if known != set(given):
         missing, extra = sorted(known - set(given)), sorted(set(given) - known)

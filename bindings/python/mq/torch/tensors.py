@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from .. import producers
 from .._lib import memory
 from .._lib.interface import Tensor as View
+from ..errors import Status, UnsupportedError
 
 _NAMES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
@@ -30,6 +32,7 @@ def check(tensor: torch.Tensor, what: str) -> None:
         raise TypeError(f"{what} has layout {tensor.layout}, expected a dense tensor")
     if tensor.device.type not in ("cpu", "cuda"):
         raise ValueError(f"{what} is on {tensor.device}, expected cpu or cuda; move it there first")
+    producers.check_torch(tensor, what)
 
 
 def check_weight(weight: torch.Tensor, what: str) -> None:
@@ -44,6 +47,12 @@ def check_weight(weight: torch.Tensor, what: str) -> None:
 
 def view(tensor: torch.Tensor) -> View:
     """A checked, contiguous tensor as the library takes it; the view keeps it alive."""
+    if torch.jit.is_tracing():
+        raise UnsupportedError(
+            Status.MQ_ERR_UNSUPPORTED,
+            "torch.jit.trace, and exporters that use it, do not see what quantizers compute: the "
+            "trace would hold the values of this one run; fold_weight() and unquantize() first",
+        )
     device = tensor.device.index if tensor.device.type == "cuda" else None
     shape, name = tuple(tensor.shape), _NAMES[tensor.dtype]
     return memory.view(tensor.data_ptr(), shape, name, device, tensor)
@@ -53,6 +62,7 @@ def activation(tensor: torch.Tensor, what: str) -> torch.Tensor:
     """What passes a quantizer, without its graph; copied if it is not contiguous."""
     if not isinstance(tensor, torch.Tensor):
         raise TypeError(f"{what} is a {type(tensor).__name__}, expected a tensor")
+    tensor = tensor.resolve_neg()
     check(tensor, what)
     return tensor.detach().as_subclass(torch.Tensor).contiguous()
 

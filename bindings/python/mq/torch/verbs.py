@@ -20,7 +20,7 @@ from . import config as _config
 from . import search
 from .evaluation import evaluating
 from .forward import Phase
-from .session import Session, session_of
+from .session import Session, plain_module, session_of
 
 ForwardLoop = callbacks.ForwardLoop
 
@@ -66,7 +66,7 @@ def _session_for(model: nn.Module) -> Iterator[Session]:
     if session is not None:
         yield session
         return
-    session = Session(model)
+    session = Session(plain_module(model))
     session.insert()
     try:
         yield session
@@ -93,10 +93,10 @@ def quantize(
     `fold_weight` writes them.
 
     Args:
-        model: its nn.Linear, nn.Conv*, nn.Embedding, norms and pools are quantized (exactly these
-            classes), and queries, keys and values of Hugging Face attentions. float32, float16 and
-            bfloat16, contiguous, in host memory or on one CUDA device. A quantized model gets the
-            configuration on top.
+        model: its nn.Linear, nn.Conv*, nn.Embedding, norms and pools are quantized (and
+            subclasses with the same forward), and queries, keys and values of Hugging Face
+            attentions. float32, float16 and bfloat16, contiguous, in host memory or on one CUDA
+            device. A quantized model gets the configuration on top.
         config: a preset (`mq.torch.INT8_DEFAULT_CFG`), its name, or a configuration of that form:
             "quant_cfg" as a list or a dict, and "algorithm".
         forward_loop: `forward_loop(model)` or `forward_loop()`: runs the model over the calibration
