@@ -4,6 +4,7 @@ import ctypes as ct
 import os
 import sys
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -62,6 +63,24 @@ class ndarray(Foreign):  # noqa: N801
     def __del__(self):
         check(DRIVER.cuMemFree_v2(self.pointer))
 
+    @property
+    def data(self):
+        return SimpleNamespace(ptr=self.pointer)
+
+    @property
+    def nbytes(self):
+        return self.numpy.nbytes
+
+    def view(self, dtype):
+        return Alias(self, self.numpy.view(dtype))
+
+    def reshape(self, shape):
+        return Alias(self, self.numpy.reshape(shape))
+
+    def set(self, host):
+        host = np.ascontiguousarray(host)
+        check(DRIVER.cuMemcpyHtoD_v2(self.pointer, host.ctypes.data, host.nbytes))
+
     def get(self):
         """A copy on the host, once all work is done."""
         check(DRIVER.cuCtxSynchronize())
@@ -70,7 +89,19 @@ class ndarray(Foreign):  # noqa: N801
         return host
 
 
-ndarray.__module__ = "cupy"
+class Alias(ndarray):
+    """The same memory as numbers of another dtype, or in another shape."""
+
+    def __init__(self, owner, host):
+        self.owner, self.pointer = owner, owner.pointer
+        Foreign.__init__(self, host, device=(2, 0), data=self.pointer)
+        self.dlpack_device, self.device = self.device, nullcontext()
+
+    def __del__(self):
+        pass
+
+
+ndarray.__module__ = Alias.__module__ = "cupy"
 
 
 class Cupy(type(sys)):
@@ -86,6 +117,9 @@ class Cupy(type(sys)):
 
     def empty(self, shape, dtype):
         return ndarray(np.zeros(shape, dtype))
+
+    def asarray(self, array):
+        return ndarray(array)
 
 
 def new_stream():

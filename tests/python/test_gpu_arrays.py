@@ -56,14 +56,62 @@ def test_one_array(dtype):
     assert x.asked[0] == {"stream": 1, "max_version": (1, 0)}
 
 
-def test_amax_and_histogram_but_not_packing():
+def test_amax_and_histogram():
     x = on_gpu(X)
     assert_same_bits(mq.amax(x, ATTRIBUTES), mq.amax(X, ATTRIBUTES))
     assert mq.histogram_amax([x, x]) == mq.histogram_amax([X, X])
-    with pytest.raises(mq.UnsupportedError, match="numpy arrays"):
-        mq.pack(x, ATTRIBUTES)
+
+
+PACKED_FORMATS = {
+    "int8": ATTRIBUTES,
+    "fp8": {"num_bits": (4, 3)},
+    "int4": {"num_bits": 4, "block_sizes": {-1: 16}},
+    "nvfp4": {
+        "num_bits": (2, 1),
+        "block_sizes": {-1: 16, "type": "dynamic", "scale_bits": (4, 3)},
+    },
+    "mxfp8": {
+        "num_bits": (4, 3),
+        "block_sizes": {-1: 32, "type": "dynamic", "scale_bits": (8, 0)},
+    },
+    "w4a8": [{"num_bits": 4, "block_sizes": {-1: 16}}, {"num_bits": (4, 3)}],
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("attributes", PACKED_FORMATS.values(), ids=PACKED_FORMATS)
+def test_packing_there(attributes, dtype):
+    host = X.astype(dtype)
+    want, got = mq.pack(host, attributes), mq.pack(on_gpu(host), attributes)
+    assert got.parts().keys() == want.parts().keys()
+    for name, part in got.parts().items():
+        assert isinstance(part, gpu_array.ndarray)
+        there, here = part.get(), want.parts()[name]
+        assert (there.shape, there.dtype) == (here.shape, here.dtype)
+        assert there.tobytes() == here.tobytes()
+    assert got.nbytes == want.nbytes
+    values = mq.unpack(want)
+    back = mq.unpack(got)
+    assert isinstance(back, gpu_array.ndarray)
+    assert_same_bits(back.get(), values)
+    out = on_gpu(np.zeros_like(host))
+    assert mq.unpack(got, out=out) is out
+    assert_same_bits(out.get(), values)
+    there = np.zeros_like(host)
+    assert mq.unpack(got, out=there) is there
+    assert_same_bits(there, values)
+
+
+def test_packing_there_is_checked():
+    x = on_gpu(X)
     with pytest.raises(mq.InvalidArgumentError, match="out is on CUDA device 0, expected"):
         mq.unpack(mq.pack(X, ATTRIBUTES), out=x)
+    packed = mq.pack(x, ATTRIBUTES)
+    with pytest.raises(ValueError, match=r"out has the shape \(16, 64\) and dtype float32"):
+        mq.unpack(packed, dtype="float16", out=x)
+    alien = Foreign(X, device=(2, 0), data=x.pointer)
+    with pytest.raises(TypeError, match="torch or cupy"):
+        mq.pack(alien, ATTRIBUTES)
 
 
 def observe(layer, batches):

@@ -218,3 +218,14 @@ def test_tensors_of_the_host_are_refused():
     with pytest.raises((mq.MqError, RuntimeError)):
         model(x.cpu())
     assert torch.equal(model(x), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_one_tensor_is_packed_where_it_is(dtype):
+    attributes = {"num_bits": 4, "block_sizes": {-1: 32}}
+    x = data().to(dtype)
+    packed, host = mq.pack(x, attributes), mq.pack(x.cpu(), attributes)
+    for name, part in packed.parts().items():
+        assert part.device == DEVICE
+        assert part.cpu().numpy().tobytes() == host.parts()[name].tobytes()
+    assert torch.equal(mq.unpack(packed), mq.fake_quant(x, attributes))

@@ -8,32 +8,35 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from . import _lib, tensors
+from . import _lib, producers, tensors
 from ._lib import interface as abi
 from ._lib import parts
 from .configuration import Attributes
 from .contexts import model_for
-from .errors import Status, UnsupportedError
+from .device_parts import DeviceMemory
 from .functional import add_weight, is_list, members, parsed
 from .tensors import Array
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Packed:
-    """What `pack` gives: plain numpy arrays, to be stored or handed to a kernel.
+    """What `pack` gives, to be stored or handed to a kernel.
+
+    The parts are numpy arrays; those of an array of torch or cupy on a CUDA device are arrays of
+    that library on that device.
 
     FP8 numbers are their bits as uint8: `.view(ml_dtypes.float8_e4m3fn)` shows the values. The
     formats are those of mq_compress() in mq.h.
     """
 
     #: The codes, uint8 or int8: of 4-bit formats two in a byte.
-    data: np.ndarray
+    data: Array
     #: The scales: float32, FP8 (E4M3), exponents plus 127, or int8 for NF4.
-    scales: np.ndarray
+    scales: Array
     #: What the scales are scaled with, float32, or None.
-    double_scale: np.ndarray | None
+    double_scale: Array | None
     #: What NF4's scales are counted from, float32 of shape `[]`, or None.
-    scale_zeros: np.ndarray | None
+    scale_zeros: Array | None
     #: The extents of the array.
     shape: tuple[int, ...]
     #: numpy's name of its dtype.
@@ -47,9 +50,9 @@ class Packed:
     @property
     def nbytes(self) -> int:
         """Bytes of the codes and all scales."""
-        return sum(part.nbytes for part in self.parts().values())
+        return sum(int(part.nbytes) for part in self.parts().values())
 
-    def parts(self) -> dict[str, np.ndarray]:
+    def parts(self) -> dict[str, Array]:
         """The parts that the format has, by their names in the C library."""
         named = {
             "weight": self.data,
@@ -59,6 +62,13 @@ class Packed:
         }
         return {name: part for name, part in named.items() if part is not None}
 
+    def on_host(self) -> Packed:
+        """The same in numpy arrays, copied if they are on a CUDA device."""
+        fields = ("data", "scales", "double_scale", "scale_zeros")
+        given = {name: getattr(self, name) for name in fields}
+        host = {name: None if part is None else _host(part) for name, part in given.items()}
+        return dataclasses.replace(self, **host)
+
 
 def pack(x: Array, attributes: Attributes, amax: npt.ArrayLike | None = None) -> Packed:
     """Quantizes an array to codes and scales.
@@ -66,27 +76,23 @@ def pack(x: Array, attributes: Attributes, amax: npt.ArrayLike | None = None) ->
     May be called from any thread.
 
     Args:
-        x: float32, float16 or bfloat16 in host memory; copied first if it is not C-contiguous.
+        x: float32, float16 or bfloat16; in host memory copied first if it is not C-contiguous. On a
+            CUDA device it is packed there: an array of torch or cupy.
         attributes: as in `fake_quant`, of a format that has a packed form: INT4 in blocks, INT8,
             FP8, NVFP4, MXFP4, MXFP8, NF4, or INT4 followed by FP8.
         amax: as in `fake_quant`; None: taken from `x`, which a list requires.
 
     Raises:
-        UnsupportedError: the format has no packed form, or `x` is on a GPU: the parts are numpy
-            arrays. `Model.compress` packs weights there.
+        UnsupportedError: the format has no packed form.
         InvalidArgumentError: `amax` does not fit `x`, or is given for a list.
         ValueError: `x` has no elements.
         NumericError: NaN or Inf in `x` or `amax`, or negative values under `unsigned`.
-        TypeError, ConfigError: as `fake_quant`.
+        TypeError: an array on a CUDA device of another library than torch and cupy; and, as
+            ConfigError, as `fake_quant`.
     """
     given = tensors.activation(x, "x")
     attributes = _static(attributes)
-    if given.stream is not None:
-        raise UnsupportedError(
-            Status.MQ_ERR_UNSUPPORTED,
-            "x is on a CUDA device, but what pack gives are numpy arrays; copy it to host memory, "
-            "or pack it as the weight of a Model(device=...) with compress()",
-        )
+    memory = None if given.stream is None else DeviceMemory(x)
     if 0 in given.shape:
         raise ValueError(f"x has the shape {given.shape}: there is nothing to pack")
     with model_for(given) as model:
@@ -101,8 +107,12 @@ def pack(x: Array, attributes: Attributes, amax: npt.ArrayLike | None = None) ->
             shaped = values.reshape(held.shape) if held is not None and fits else values
             _lib.call(abi.mq_quantizer_set_amax, quantizers[0], shaped)
         amaxes = tuple(_lib.amax_of(member) for member in quantizers)
-        _lib.size_from(abi.mq_compress, model, None, None, 0)
-        found = parts.read(layer)
+        callback = None if memory is None else memory.callback
+        _lib.size_from(abi.mq_compress, model, None, callback, 0)
+        if memory is None:
+            found = {name: part.read() for name, part in parts.of(layer).items()}
+        else:
+            found = memory.parts(layer)
     return Packed(
         found["weight"],
         found["scale"],
@@ -136,13 +146,15 @@ def unpack(packed: Packed, dtype: npt.DTypeLike | None = None, out: Array | None
     May be called from any thread.
 
     Args:
-        packed: what `pack` gave; its arrays may have been stored meanwhile.
+        packed: what `pack` gave; its arrays may have been stored meanwhile. Those on a CUDA device
+            are unpacked in host memory, and the values copied back.
         dtype: float32, float16 or bfloat16, rounded to after every member of a list of attributes;
             None: that of the packed array.
-        out: where they go, in host memory, of the shape of the packed array and of `dtype`.
+        out: where they go, of the shape of the packed array and of `dtype`; in host memory, or,
+            for parts on a CUDA device, an array of their library there.
 
     Returns:
-        `out`, or a new numpy array.
+        `out`, or a new array of the library of the parts, and where they are.
 
     Raises:
         TypeError: another dtype. ValueError: parts that do not fit the shape and the attributes.
@@ -153,6 +165,28 @@ def unpack(packed: Packed, dtype: npt.DTypeLike | None = None, out: Array | None
     name = packed.dtype if dtype is None else str(dtype if type(dtype) is str else np.dtype(dtype))
     if name not in abi.DTYPES:
         raise TypeError(f"dtype is {name}, expected float32, float16 or bfloat16")
+    if isinstance(packed.data, np.ndarray) or not producers.speaks_dlpack(packed.data):
+        return _unpacked(packed, name, out)
+    host = _unpacked(packed.on_host(), name, None)
+    if out is None:
+        return producers.to_place_of(host, packed.data)
+    place = tensors.result(out, tensors.activation(host, "packed"))
+    if place.stream is None:
+        return _unpacked(packed.on_host(), name, out)
+    if (place.shape, place.dtype) != (host.shape, name):
+        raise ValueError(
+            f"out has the shape {place.shape} and dtype {place.dtype}, expected {host.shape} and "
+            f"{name}"
+        )
+    producers.write(host, out)
+    return out
+
+
+def _host(part: Array) -> Array:
+    return producers.to_host(part) if producers.speaks_dlpack(part) else part
+
+
+def _unpacked(packed: Packed, name: str, out: Array | None) -> Array:
     # The library unpacks the weights of a model: so that is what it gets, with the packed parts.
     zeros = tensors.activation(np.zeros(packed.shape, tensors.dtype_named(name)), "packed")
     result = tensors.result(out, zeros)

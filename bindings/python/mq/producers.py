@@ -95,6 +95,64 @@ def empty_like(array: Any, shape: tuple[int, ...]) -> Any:
     return None
 
 
+def bytes_beside(array: Any, size: int) -> Any:
+    """New memory where an array of torch or cupy is, as an array of bytes of that library.
+
+    Raises TypeError for an array of another library.
+    """
+    from_library = roots(array)
+    if "torch" in from_library:
+        torch = sys.modules["torch"]
+        return torch.empty(size, dtype=torch.uint8, device=array.device)
+    if "cupy" in from_library:
+        with array.device:
+            return sys.modules["cupy"].empty(size, np.uint8)
+    raise TypeError(
+        f"memory beside a {type(array).__name__} on a CUDA device cannot be made; pass an array of "
+        "torch or cupy, or one in host memory"
+    )
+
+
+def pointer(array: Any) -> int:
+    """The address of an array of torch or cupy."""
+    return int(array.data_ptr() if "torch" in roots(array) else array.data.ptr)
+
+
+def viewed(array: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Any:
+    """Bytes of torch or cupy as numbers of another dtype, of a shape."""
+    kind: Any = dtype
+    if "torch" in roots(array):
+        kind = getattr(sys.modules["torch"], dtype.name)
+    return array.view(kind).reshape(shape)
+
+
+def to_host(array: Any) -> np.ndarray:
+    """An array of numpy, torch or cupy as one of numpy, copied if it is on a CUDA device."""
+    if isinstance(array, np.ndarray):
+        return array
+    host = array.detach().cpu().numpy() if "torch" in roots(array) else array.get()
+    return np.asarray(host)
+
+
+def to_place_of(array: np.ndarray, like: Any) -> Any:
+    """A copy of a numpy array as one of torch or cupy, where `like` is."""
+    if "torch" in roots(like):
+        torch = sys.modules["torch"]
+        bits = array.view(np.int16) if array.dtype.name == "bfloat16" else array
+        copied = torch.from_numpy(bits).to(like.device)
+        return copied.view(torch.bfloat16) if bits is not array else copied
+    with like.device:
+        return sys.modules["cupy"].asarray(array)
+
+
+def write(array: np.ndarray, out: Any) -> None:
+    """Copies a numpy array into one of torch or cupy, of its shape and dtype."""
+    if "torch" in roots(out):
+        out.copy_(to_place_of(array, out))
+    else:
+        out.set(array)
+
+
 def from_numpy(array: Any, like: Any) -> Any:
     """A numpy array as one of the library of `like`, by the array API standard.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes as ct
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -23,8 +24,22 @@ _DTYPES: dict[int, np.dtype[Any]] = {
 }
 
 
-def read(layer: int) -> dict[str, np.ndarray]:
-    """Copies of the parts of a layer's packed weight, by name."""
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Where a part lies, and what it is."""
+
+    address: int
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    def read(self) -> np.ndarray:
+        """A copy of a part in host memory."""
+        data = ct.string_at(self.address, math.prod(self.shape) * self.dtype.itemsize)
+        return np.frombuffer(data, self.dtype).reshape(self.shape).copy()
+
+
+def of(layer: int) -> dict[str, Part]:
+    """The parts of a layer's packed weight, by name."""
     found = {}
     for name in _NAMES:
         tensor = abi.Tensor()
@@ -32,10 +47,8 @@ def read(layer: int) -> dict[str, np.ndarray]:
             call(abi.mq_layer_packed, layer, name, tensor)
         except NotFoundError:  # not every format has every part
             continue
-        dtype = _DTYPES[tensor.dtype.code]
         shape = tuple(tensor.shape[: tensor.ndim])
-        data = ct.string_at(tensor.data, math.prod(shape) * dtype.itemsize)
-        found[name] = np.frombuffer(data, dtype).reshape(shape).copy()
+        found[name] = Part(tensor.data or 0, _DTYPES[tensor.dtype.code], shape)
     return found
 
 
@@ -64,7 +77,8 @@ class Memory:
 
     def fill(self, layer: int, parts: Mapping[str, np.ndarray]) -> None:
         """Puts given parts in the place of what was packed; raises ValueError unless they fit."""
-        for name, packed in read(layer).items():
+        for name, place in of(layer).items():
+            packed = place.read()
             part = np.asarray(parts.get(name, ()))
             part = np.ascontiguousarray(part, part.dtype.newbyteorder("="))
             # Numbers of one byte are bits, whatever they are called: ml_dtypes has names for FP8.
