@@ -17,6 +17,11 @@ step "CUDA kernels are what their sources give"
 cargo xtask kernels --check
 step "CUDA kernels and the host side, on the emulator"
 cuda/emulator/build.sh
+# valgrind has one thread: the C tests go beside what compiles.
+mkdir -p target/logs
+MQ_REQUIRE_CLANG=1 tests/run_c_abi.sh "$release" >target/logs/c_abi.log 2>&1 &
+c_tests=$!
+trap 'kill "$c_tests" 2>/dev/null || true' EXIT
 cuda/emulator/run_tests.sh
 on_emulator() { LD_LIBRARY_PATH="$PWD/target/emulator" MQ_REQUIRE_CUDA=1 "$@"; }
 on_emulator cargo test --locked --lib -- --nocapture
@@ -26,25 +31,20 @@ on_emulator cargo test --locked --test 'cuda_*' --test requantize
 MQ_BENCH_BYTES=65536 MQ_BENCH_ROUNDS=1 MQ_BENCH_SWEEP_ROWS=4 on_emulator cargo test --locked --bench cuda
 # Every launch three times, in other orders of threads: a missing barrier shows.
 MQ_MOCK_CHECK=1 on_emulator cargo test --locked --test golden --test cuda_model --test cuda_compress
-# valgrind has one thread: the C tests go beside what compiles.
-mkdir -p target/logs
-MQ_REQUIRE_CLANG=1 tests/run_c_abi.sh "$release" >target/logs/c_abi.log 2>&1 &
-c_tests=$!
-trap 'kill "$c_tests" 2>/dev/null || true' EXIT
 step "ABI, installed packages, and the library without CUDA"
 tests/packaging/abi.sh
 tests/packaging/run.sh "$release"
 tests/packaging/cpu_only.sh
 step "C and Python tests under AddressSanitizer"
 tests/run_asan.sh
-step "C and C++ tests, also under valgrind"
-wait "$c_tests" || { cat target/logs/c_abi.log; exit 1; }
-trap - EXIT
-cat target/logs/c_abi.log
 step "Python tests"
 "$python" -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps ./bindings/python
 "$python" -X dev -m pytest -q -rs tests/python
 on_emulator "$python" -X dev -m pytest -q tests/python/test_gpu_arrays.py
+step "C and C++ tests, also under valgrind"
+wait "$c_tests" || { cat target/logs/c_abi.log; exit 1; }
+trap - EXIT
+cat target/logs/c_abi.log
 step "PyTorch tests"
 if "$python" -W ignore -c "import torch, transformers" 2>/dev/null; then
     "$python" -m pytest -q tests/torch
