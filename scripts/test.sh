@@ -54,7 +54,8 @@ fi
 step "documentation"
 [[ ${MQ_OFFLINE:-0} == 1 ]] || scripts/setup.sh .venv docs
 scripts/docs.sh
-[[ ${MQ_OFFLINE:-0} == 1 ]] || "$python" -m pytest -q tests/docs
+[[ ${MQ_OFFLINE:-0} == 1 ]] ||
+    MQ_LIBRARY="$release/libmq.so" PYTHONPATH=bindings/python "$python" -m pytest -q tests/docs
 step "example engine"
 make --no-print-directory -C examples/tiny_llama test
 step "all passed"
