@@ -35,7 +35,8 @@ probe() {
         echo '} abi_constants;'
     } >"$2/probe.c"
     cp "$1" "$2/mq.h"
-    gcc -std=c99 -g -O0 -fPIC -shared -Wno-unused-parameter -I"$2" "$2/probe.c" -o "$2/libmq.so" -Wl,-soname,"$soname"
+    # From within, so that the dump names no folder.
+    (cd "$2" && gcc -std=c99 -g -O0 -fPIC -shared -Wno-unused-parameter -I. probe.c -o libmq.so -Wl,-soname,"$soname")
     abidw --no-corpus-path --no-comp-dir-path --no-show-locs --no-architecture --type-id-style hash \
         --out-file "$2/mq.abi" "$2/libmq.so"
 }
