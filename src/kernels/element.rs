@@ -1,6 +1,13 @@
 //! Storage types as the loops see them: load as float32, round back on store.
 
 use crate::format::half::{Bf16, F16};
+use crate::tensor::TensorView;
+
+/// The elements of a tensor of that type in host memory, which has some, and which nobody writes to meanwhile.
+pub(crate) fn elements<T: Element>(x: &TensorView) -> &[T] {
+    // SAFETY: the elements of a live tensor of that type (contract of the view).
+    unsafe { std::slice::from_raw_parts(x.data().cast::<T>(), x.count()) }
+}
 
 /// An element of a tensor.
 pub(crate) trait Element: Copy + Send + Sync + 'static {

@@ -83,15 +83,19 @@ def address(array: Any) -> int | None:
     return int(array.data_ptr()) if "torch" in roots(array) else None
 
 
-def empty_like(array: Any, shape: tuple[int, ...]) -> Any:
-    """A new, row-major array of the same library, dtype and device; None if it can't be made."""
+def empty_like(array: Any, shape: tuple[int, ...], dtype: str | None = None) -> Any:
+    """A new, row-major array of the same library and device; None if it can't be made.
+
+    Its dtype is that of the array, or the one of this name.
+    """
     from_library = roots(array)
     if "torch" in from_library:
         torch = sys.modules["torch"]
-        return torch.empty(shape, dtype=array.dtype, device=array.device)
+        kind = getattr(torch, dtype) if dtype else array.dtype
+        return torch.empty(shape, dtype=kind, device=array.device)
     if "cupy" in from_library:
         with array.device:
-            return sys.modules["cupy"].empty(shape, array.dtype)
+            return sys.modules["cupy"].empty(shape, dtype or array.dtype)
     return None
 
 
@@ -100,17 +104,13 @@ def bytes_beside(array: Any, size: int) -> Any:
 
     Raises TypeError for an array of another library.
     """
-    from_library = roots(array)
-    if "torch" in from_library:
-        torch = sys.modules["torch"]
-        return torch.empty(size, dtype=torch.uint8, device=array.device)
-    if "cupy" in from_library:
-        with array.device:
-            return sys.modules["cupy"].empty(size, np.uint8)
-    raise TypeError(
-        f"memory beside a {type(array).__name__} on a CUDA device cannot be made; pass an array of "
-        "torch or cupy, or one in host memory"
-    )
+    made = empty_like(array, (size,), "uint8")
+    if made is None:
+        raise TypeError(
+            f"memory beside a {type(array).__name__} on a CUDA device cannot be made; pass an "
+            "array of torch or cupy, or one in host memory"
+        )
+    return made
 
 
 def pointer(array: Any) -> int:

@@ -6,7 +6,7 @@ mod cuda;
 
 use std::sync::{Mutex, PoisonError};
 
-use super::element::{Element, with_element};
+use super::element::{Element, elements, with_element};
 use super::machine::Machine;
 use crate::tensor::TensorView;
 
@@ -56,9 +56,4 @@ pub fn means(machine: &Machine, weight: &TensorView, block: usize) -> Vec<f32> {
     }
     let mean = |sum: &f64| dtype.round((sum / rows as f64) as f32);
     total.iter().map(mean).collect()
-}
-
-fn elements<T: Element>(x: &TensorView) -> &[T] {
-    // SAFETY: the elements of a live tensor of that type (contract of the view), which nobody writes to meanwhile.
-    unsafe { std::slice::from_raw_parts(x.data().cast::<T>(), x.count()) }
 }

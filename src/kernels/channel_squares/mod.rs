@@ -7,7 +7,7 @@ mod cuda;
 
 use std::sync::{Mutex, PoisonError};
 
-use super::element::{Element, with_element};
+use super::element::{Element, elements, with_element};
 use super::machine::Machine;
 use crate::tensor::TensorView;
 
@@ -77,12 +77,6 @@ pub fn run(
             }
         });
     });
-}
-
-/// The elements of a tensor that has some.
-fn elements<T: Element>(x: &TensorView) -> &[T] {
-    // SAFETY: contract of the view: the elements are there, aligned, and nobody writes to them meanwhile.
-    unsafe { std::slice::from_raw_parts(x.data().cast::<T>(), x.count()) }
 }
 
 #[cfg(test)]

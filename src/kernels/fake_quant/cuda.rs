@@ -52,7 +52,15 @@ pub(crate) fn run_resident(
     }
     match at.amax {
         0 => dynamic(gpu, x, out, grid, format, params, at),
-        amax => given(gpu, x, out, grid, format, params, amax, 0),
+        _ => given(
+            gpu,
+            x,
+            out,
+            grid,
+            format,
+            params,
+            Resident { flaws: 0, ..at },
+        ),
     }
 }
 
@@ -70,8 +78,7 @@ pub(crate) fn needs_scratch(grid: &Grid, format: Format) -> bool {
     }
 }
 
-/// An amax that is no scale sets bit 0 at `flaws`, unless that is 0.
-#[allow(clippy::too_many_arguments)]
+/// Under the values at `at.amax`; one that is no scale sets bit 0 at `at.flaws`, unless that is 0.
 fn given(
     gpu: &Gpu,
     x: &TensorView,
@@ -79,8 +86,7 @@ fn given(
     grid: &Grid,
     format: Format,
     params: FormatParams,
-    amax: u64,
-    flaws: u64,
+    at: Resident,
 ) {
     let name = match format {
         Format::Int(_) => by_dtype!("fake_quant_given_int", x),
@@ -94,7 +100,7 @@ fn given(
     // SAFETY: the kernel of that signature; both tensors have the grid's elements, and amax a value for each block.
     unsafe {
         launch!(gpu, name, (gpu.blocks_for(tiles), 1);
-            x.address(), out.address(), GridParams::from(grid), tiles, amax, params, flaws);
+            x.address(), out.address(), GridParams::from(grid), tiles, at.amax, params, at.flaws);
     }
 }
 
@@ -111,7 +117,11 @@ fn dynamic(
     if needs_scratch(grid, format) {
         assert!(at.scratch != 0, "room for the amax of blocks");
         absmax::raise(gpu, x, grid, at.scratch);
-        given(gpu, x, out, grid, format, params, at.scratch, at.flaws);
+        let found = Resident {
+            amax: at.scratch,
+            ..at
+        };
+        given(gpu, x, out, grid, format, params, found);
         return;
     }
     let blocks = (rows * columns.div_ceil(block)) as u64;
