@@ -76,6 +76,8 @@ pub(super) struct Search<'a> {
     pub candidates: &'a [Candidate],
     /// Of the channels.
     pub gram: &'a Gram,
+    /// Of a weight on a GPU: the Gram matrix is that of the input before it was multiplied with these. None: as it is.
+    pub factors: Option<&'a [f32]>,
 }
 
 impl Search<'_> {

@@ -7,6 +7,7 @@
 mod by_rows;
 mod candidates;
 mod clip;
+mod clip_on_gpu;
 mod lite;
 mod losses;
 mod losses_on_gpu;

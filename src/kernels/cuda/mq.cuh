@@ -107,6 +107,11 @@ struct Elements {
     u16 bits = static_cast<const u16*>(at)[i];
     return kind == 16 ? load(Half{bits}) : load(Bfloat{bits});
   }
+  // A number as it is read back once it was stored.
+  __device__ __forceinline__ float stored(float x) const {
+    if (kind == 32) return x;
+    return kind == 16 ? load(store<Half>(x)) : load(store<Bfloat>(x));
+  }
 };
 
 // 16 bytes of elements.
