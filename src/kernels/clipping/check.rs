@@ -92,7 +92,11 @@ impl Case {
         let grid = Grid::new(x.shape(), &[1, self.block]);
         fake_quant::run(&machine, &x, &x, &grid, &amax, self.format);
         let rounded = x.to_f32();
-        rounded.iter().zip(&self.weight).map(|(q, w)| q - w).collect()
+        rounded
+            .iter()
+            .zip(&self.weight)
+            .map(|(q, w)| q - w)
+            .collect()
     }
 
     /// The Gram matrix as the search has to take it.
@@ -145,7 +149,10 @@ impl Case {
         let search = Search::with_errors(gpu, &problem, most).expect("memory");
         let mut last = 0;
         for (first, count) in search.parts() {
-            search.add((first, count), &there.view().rows(first, count).expect("rows"));
+            search.add(
+                (first, count),
+                &there.view().rows(first, count).expect("rows"),
+            );
             last = count;
         }
         let errors = search.errors(last * self.blocks() * (self.ratios.len() + 1));
@@ -195,7 +202,10 @@ impl Case {
                 "{what}: {row} {k}"
             );
             let others = (0..tried - 1).filter(|i| *i != want);
-            if others.clone().all(|i| on_cpu[i] > on_cpu[want] + 2.0 * slack) {
+            if others
+                .clone()
+                .all(|i| on_cpu[i] > on_cpu[want] + 2.0 * slack)
+            {
                 assert_eq!(best, want, "{what}: {row} {k}");
                 compared += 1;
             }

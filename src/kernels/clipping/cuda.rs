@@ -84,7 +84,11 @@ impl Search {
     }
 
     /// With room for so many bytes of errors, or those of one row.
-    pub(super) fn with_errors(gpu: &Arc<Gpu>, problem: &Problem<'_>, most: usize) -> Result<Self, GpuError> {
+    pub(super) fn with_errors(
+        gpu: &Arc<Gpu>,
+        problem: &Problem<'_>,
+        most: usize,
+    ) -> Result<Self, GpuError> {
         let Problem { gram, ratios, .. } = *problem;
         let (channels, block) = (gram.n(), gram.block());
         assert!(block > 0 && !ratios.is_empty(), "something to search");

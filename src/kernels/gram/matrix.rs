@@ -94,10 +94,6 @@ impl fmt::Debug for Gram {
         } else {
             "the host"
         };
-        write!(
-            f,
-            "Gram({} columns by {} on {place})",
-            self.n, self.block
-        )
+        write!(f, "Gram({} columns by {} on {place})", self.n, self.block)
     }
 }

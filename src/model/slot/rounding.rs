@@ -63,8 +63,7 @@ impl Rounding {
         // Nothing that was captured reads what is outgrown.
         let mut outgrown = Vec::new();
         let places = (&mut self.member, &self.flaws, &mut outgrown);
-        self.slot
-            .launch(&self.gpu, &self.quantizer, places, x, out)
+        self.slot.launch(&self.gpu, &self.quantizer, places, x, out)
     }
 
     /// Errors when a tensor had values that are no scale, or negative ones under `unsigned`: waits for the stream.
