@@ -200,7 +200,7 @@ fn every_form_of_candidates_is_rounded_there() {
     let constant = r#"{"num_bits": [4, 3], "use_constant_amax": true}"#;
     let columns = r#"{"num_bits": 8, "axis": 1}"#;
     let square = r#"{"num_bits": 4, "block_sizes": {"-1": 16, "-2": 8}}"#;
-    let dynamic = r#"{"num_bits": 4, "block_sizes": {"-1": 16, "type": "dynamic"}}"#;
+    let dynamic = r#"{"num_bits": 4, "axis": 0, "type": "dynamic"}"#;
     for (i, (weight, algorithm)) in [
         // One amax for the tensor, clipped as a whole.
         (NVFP4, "awq_full"),
