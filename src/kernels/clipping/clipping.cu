@@ -61,8 +61,9 @@ struct TrianglePart {
   }
 };
 
-// The errors of all candidates of `rows` rows, [blocks, rows, ratios + 1].
-template <u32 kPanel, class R>
+// The errors of all candidates of `rows` rows, [blocks, rows, ratios + 1]. kIsLong: a block may have more than one panel,
+// whose sums take as many registers again.
+template <u32 kPanel, bool kIsLong, class R>
 __device__ void clipped_errors(Elements w, u64 rows, const ClippedColumns& columns, const Ratios& ratios,
                                const FormatParams& params, double* errors) {
   // Groups of four neighbouring columns that a thread has of a panel.
@@ -101,7 +102,7 @@ __device__ void clipped_errors(Elements w, u64 rows, const ClippedColumns& colum
   const u32 y = threadIdx.x / kTileThreads, x = threadIdx.x % kTileThreads;
   double error[4] = {};
   u32 buffer = 0;
-  for (u64 side = 0; side < width; side += kPanel) {
+  for (u64 side = 0; side < (kIsLong ? width : 1); side += kPanel) {
     float sums[4][4 * kGroups] = {};
     for (u64 panel = 0; panel <= side; panel += kPanel) {
       // Whoever still reads the panel before.
@@ -136,7 +137,9 @@ __device__ void clipped_errors(Elements w, u64 rows, const ClippedColumns& colum
 #pragma unroll
       for (u32 i = 0; i < 4; ++i) {
 #pragma unroll
-        for (u32 j = 0; j < 4 * kGroups; ++j) sums[i][j] = __fadd_rn(sums[i][j], of_panel[i][j]);
+        for (u32 j = 0; j < 4 * kGroups; ++j) {
+          sums[i][j] = kIsLong ? __fadd_rn(sums[i][j], of_panel[i][j]) : of_panel[i][j];
+        }
       }
     }
     // The last panel was that of these columns.
@@ -198,15 +201,19 @@ MQ_KERNEL(clipped_best)(const double* errors, u64 rows, u64 blocks, const float*
 }
 MQ_REGISTER(clipped_best)
 
-#define MQ_CLIPPED(panel, format, R)                                                                               \
-  MQ_KERNEL(clipped_errors_##format##_##panel)                                                                     \
+#define MQ_CLIPPED(kernel, panel, is_long, format, R, name)                                                        \
+  kernel(clipped_errors_##format##_##name)                                                                         \
   (Elements w, u64 rows, ClippedColumns columns, Ratios ratios, FormatParams params, double* errors) {             \
-    clipped_errors<panel, R>(w, rows, columns, ratios, params, errors);                                            \
+    clipped_errors<panel, is_long, R>(w, rows, columns, ratios, params, errors);                                   \
   }                                                                                                                \
-  MQ_REGISTER(clipped_errors_##format##_##panel)
+  MQ_REGISTER(clipped_errors_##format##_##name)
 
-MQ_CLIPPED(64, int, IntRounding)
-MQ_CLIPPED(64, e4m3, E4m3Rounding)
-MQ_CLIPPED(128, int, IntRounding)
-MQ_CLIPPED(128, e4m3, E4m3Rounding)
+// Blocks of up to 64 columns, of up to 128, and longer ones.
+#define MQ_CLIPPED_FORMAT(format, R)                               \
+  MQ_CLIPPED(MQ_KERNEL_IN_PAIRS, 64, false, format, R, 64)         \
+  MQ_CLIPPED(MQ_KERNEL_IN_PAIRS, 128, false, format, R, 128)       \
+  MQ_CLIPPED(MQ_KERNEL, 128, true, format, R, long)
+MQ_CLIPPED_FORMAT(int, IntRounding)
+MQ_CLIPPED_FORMAT(e4m3, E4m3Rounding)
+#undef MQ_CLIPPED_FORMAT
 #undef MQ_CLIPPED

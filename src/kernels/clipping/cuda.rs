@@ -175,11 +175,13 @@ impl Search {
     }
 
     fn kernel(&self) -> &'static str {
-        match (self.format, self.columns.block > 64) {
-            (Format::Int(_), false) => "clipped_errors_int_64",
-            (Format::Int(_), true) => "clipped_errors_int_128",
-            (Format::E4m3, false) => "clipped_errors_e4m3_64",
-            (Format::E4m3, true) => "clipped_errors_e4m3_128",
+        match (self.format, self.columns.block) {
+            (Format::Int(_), ..=64) => "clipped_errors_int_64",
+            (Format::Int(_), ..=128) => "clipped_errors_int_128",
+            (Format::Int(_), _) => "clipped_errors_int_long",
+            (Format::E4m3, ..=64) => "clipped_errors_e4m3_64",
+            (Format::E4m3, ..=128) => "clipped_errors_e4m3_128",
+            (Format::E4m3, _) => "clipped_errors_e4m3_long",
             (Format::Mx(_) | Format::Nvfp4 { .. } | Format::Nvfp4Static { .. }, _) => {
                 unreachable!("{:?} has no amax to clip", self.format)
             }

@@ -12,6 +12,8 @@
 #endif
 
 #define MQ_KERNEL(name) extern "C" __global__ void name
+// One of which a multiprocessor works on two thread blocks at once, which bounds its registers.
+#define MQ_KERNEL_IN_PAIRS(name) extern "C" __global__ void __launch_bounds__(256, 2) name
 
 using u8 = unsigned char;
 using u16 = unsigned short;
