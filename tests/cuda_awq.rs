@@ -334,7 +334,7 @@ fn when_device_memory_runs_out_the_model_is_as_it_was() {
         let mut there = There::new(&gpu, &parts(), true, true);
         let before = there.states();
         let mut refused = 0;
-        for allowed in 0.. {
+        for allowed in (0..).step_by(2) {
             left.store(allowed, SeqCst);
             let outcome = there.quantize(&config);
             left.store(PLENTY, SeqCst);
@@ -346,7 +346,7 @@ fn when_device_memory_runs_out_the_model_is_as_it_was() {
             stack::assert_same(&there.states(), &before, "as it was");
             assert_eq!(there.model.mode(), Mode::Registered, "{allowed}");
         }
-        assert!(refused > 20, "{refused}");
+        assert!(refused > 10, "{refused}");
         let near = in_host_memory(parts(), &config);
         assert_alike(&there.states(), &near.states(), "with memory");
         drop((there, gpu));

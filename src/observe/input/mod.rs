@@ -89,7 +89,7 @@ pub struct InputStatistics {
     name: String,
     channels: usize,
     needs: InputNeeds,
-    running: Mutex<Running>,
+    running: Box<Mutex<Running>>,
     summary: OnceLock<Arc<InputSummary>>,
 }
 
@@ -163,7 +163,7 @@ impl InputStatistics {
             name: name.to_owned(),
             channels,
             needs,
-            running: Mutex::new(running),
+            running: Box::new(Mutex::new(running)),
             summary: OnceLock::new(),
         })
     }
