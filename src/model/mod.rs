@@ -42,6 +42,7 @@ pub use quantizer::{
 };
 pub use registry::{CalibrationOptions, Mode, Model, Shared};
 pub use select::{Selector, Target};
+pub(crate) use slot::Rounding;
 pub use slot::{Observer, Role, Scales, Slot};
 pub use snapshot::Snapshot;
 pub use summary::SummaryFormat;

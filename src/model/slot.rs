@@ -4,6 +4,7 @@ mod first_failure;
 mod refresh;
 mod requantize;
 mod resident;
+mod rounding;
 mod scratch;
 mod weight;
 
@@ -23,6 +24,7 @@ pub(in crate::model) use first_failure::FirstFailure;
 pub(super) use requantize::NewWeight;
 pub use requantize::Scales;
 use resident::Resident;
+pub(crate) use rounding::Rounding;
 use scratch::Scratch;
 
 /// What passes a quantizer.

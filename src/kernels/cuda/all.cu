@@ -5,6 +5,7 @@
 #include "../channel_scale.cu"
 #include "../channel_squares/channel_squares.cu"
 #include "../channel_stats/channel_stats.cu"
+#include "../clipping/clipping.cu"
 #include "../difference.cu"
 #include "../fake_quant/error.cu"
 #include "../fake_quant/fake_quant.cu"

@@ -30,9 +30,16 @@ pub(crate) struct Form {
 }
 
 impl Form {
-    /// Takes a matrix of which the entries on and above the diagonal are read, with room for so many rows at a time.
-    pub fn new(gpu: &Arc<Gpu>, gram: &Gram, rows: usize) -> Result<Self, GpuError> {
+    /// Takes a whole matrix of which the entries on and above the diagonal are read, with room for so many rows at a time.
+    /// With `factors`, one for each column, it is that of activations before they were multiplied with them.
+    pub fn new(
+        gpu: &Arc<Gpu>,
+        gram: &Gram,
+        factors: Option<&[f32]>,
+        rows: usize,
+    ) -> Result<Self, GpuError> {
         let n = gram.n();
+        assert_eq!(gram.block(), n, "a whole matrix");
         let floats = |count: usize| DeviceBuffer::new(gpu, count * size_of::<f32>());
         let tiles = rows.div_ceil(SIDE) * n.div_ceil(SIDE);
         let form = Self {
@@ -52,10 +59,19 @@ impl Form {
                 to
             }
         };
+        // The room for other factors, which come later.
+        let factors = match factors {
+            Some(factors) => {
+                assert_eq!(factors.len(), n, "columns");
+                form.inverse.write(factors)?;
+                form.inverse.address()
+            }
+            None => 0,
+        };
         let blocks = gpu.blocks_for(((n * n) as u64).div_ceil(2048));
         if n > 0 {
-            // SAFETY: the kernel of that signature; both matrices are n by n.
-            unsafe { launch!(gpu, "doubled_upper", (blocks, 1); from, n as u64, to) };
+            // SAFETY: the kernel of that signature; both matrices are n by n, and there are n factors or none.
+            unsafe { launch!(gpu, "doubled_upper", (blocks, 1); from, n as u64, factors, to) };
         }
         Ok(form)
     }
@@ -155,24 +171,36 @@ mod tests {
                 OnGpu::copy_of(&machine, &view, 8)
             };
             let (w, q) = (there(&mut w), there(&mut q));
-            let form = Form::new(gpu, &Gram::from(gram), rows).expect("memory");
+            // The matrix of activations that are a quarter of these, or double, and multiplied with factors it is this one.
+            let factors: Vec<f32> = (0..n).map(|i| [4.0, 0.5][i % 2]).collect();
+            let mut unscaled = gram.clone();
+            for (row, a) in unscaled.chunks_exact_mut(n).zip(&factors) {
+                for (value, b) in row.iter_mut().zip(&factors) {
+                    *value /= a * b;
+                }
+            }
+            let form = Form::new(gpu, &Gram::from(gram), None, rows).expect("memory");
+            let scaled = Form::new(gpu, &Gram::from(unscaled), Some(&factors), rows);
+            let scaled = scaled.expect("memory");
+            scaled.set_inverse(&inverse).expect("a copy");
             form.set_inverse(&inverse).expect("a copy");
             for (changed, want) in [(Some(&q.view()), of_change), (None, of_weight)] {
-                let measure = || {
+                let measure = |form: &Form| {
                     form.clear();
                     form.add(changed, changed.is_some(), &w.view());
                     form.sum().expect("a sum")
                 };
-                let got = measure();
+                let got = measure(&form);
                 assert!(
                     (got - want).abs() <= 1e-5 * want,
                     "{rows} x {n}: {got} {want}"
                 );
                 assert_eq!(
                     got.to_bits(),
-                    measure().to_bits(),
+                    measure(&form).to_bits(),
                     "the same bytes every run"
                 );
+                assert_eq!(got.to_bits(), measure(&scaled).to_bits(), "with factors");
             }
             testing::assert_no_failure(&machine);
         }

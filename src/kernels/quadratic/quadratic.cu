@@ -10,11 +10,13 @@ constexpr u32 kQuadraticSide = 128;
 // Rows of T whose products are summed in float32, K_CHUNK of gemm.rs.
 constexpr u64 kQuadraticChunk = 256;
 
-// T of a matrix of which the entries on and above the diagonal are read; `to` may be `from`. Exact.
-MQ_KERNEL(doubled_upper)(const float* from, u64 n, float* to) {
+// T of a matrix of which the entries on and above the diagonal are read; `to` may be `from`. With factors, the matrix is
+// that of activations before they were multiplied with them. Exact.
+MQ_KERNEL(doubled_upper)(const float* from, u64 n, const float* factors, float* to) {
   for (u64 at = (u64)blockIdx.x * kThreads + threadIdx.x; at < n * n; at += (u64)gridDim.x * kThreads) {
     u64 row = at / n, column = at % n;
     float entry = from[at];
+    if (factors != nullptr) entry = __fmul_rn(entry, __fmul_rn(factors[row], factors[column]));
     to[at] = row > column ? 0.0f : row == column ? entry : __fmul_rn(entry, 2.0f);
   }
 }

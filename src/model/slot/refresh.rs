@@ -98,7 +98,7 @@ impl Refresh {
 }
 
 /// The amax of the tensor, where the format has a scale for it and it is known.
-fn tensor_amax(q: &Quantizer) -> Option<f32> {
+pub(super) fn tensor_amax(q: &Quantizer) -> Option<f32> {
     match q.kind()? {
         Kind::Nvfp4Dynamic => quantization::amax_values(q).map(absmax::largest),
         Kind::Nvfp4Static { .. } => {

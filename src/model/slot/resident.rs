@@ -55,7 +55,7 @@ pub(super) struct Member {
 }
 
 /// The numbers of a quantizer, the slot's flaws, and where memory goes that was outgrown.
-type Places<'a> = (
+pub(super) type Places<'a> = (
     &'a mut Member,
     &'a DeviceBuffer,
     &'a mut Vec<Arc<DeviceBuffer>>,
@@ -240,7 +240,7 @@ impl Slot {
         Ok(())
     }
 
-    fn launch(
+    pub(super) fn launch(
         &self,
         gpu: &Arc<Gpu>,
         quantizer: &Quantizer,
@@ -313,12 +313,17 @@ impl Slot {
             return Ok(());
         }
         resident.flaws.fill(0)?;
-        match found[0] & flaws::NEGATIVE != 0 {
-            true => Err(quantization::negative(&self.name)),
-            false => Err(Error::Numeric(format!(
+        Err(self.flaw(found[0]))
+    }
+
+    /// What a word of flaws, which is not 0, says.
+    pub(super) fn flaw(&self, found: u32) -> Error {
+        match found & flaws::NEGATIVE != 0 {
+            true => quantization::negative(&self.name),
+            false => Error::Numeric(format!(
                 "`{}`: NaN or Inf in a tensor on the GPU, whose dynamic amax they would be",
                 self.name
-            ))),
+            )),
         }
     }
 }
