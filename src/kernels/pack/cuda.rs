@@ -11,7 +11,7 @@ use crate::kernels::grid::Grid;
 use crate::tensor::TensorView;
 
 /// Elements of a thread block.
-const OF_A_BLOCK: u64 = 256 * 8;
+pub(super) const OF_A_BLOCK: u64 = 256 * 8;
 
 /// Puts the codes of `x` into device memory, under amax values that lie there: one float32 for each block. Puts work on
 /// the stream, and waits for nothing.
@@ -109,29 +109,6 @@ pub(super) fn decode(
     let there = DeviceBuffer::holding(gpu, codes)?;
     let scales = scales_there(gpu, scaling)?;
     decode_resident(gpu, there.address(), grid, elements, scales.address(), out);
-    Ok(())
-}
-
-/// Fake quantization to NF4 under amax values and scales of the host's, one for each block.
-pub(super) fn fake_nf4(
-    gpu: &Arc<Gpu>,
-    x: &TensorView,
-    out: &TensorView,
-    grid: &Grid,
-    amax: &[f32],
-    scaling: Scaling<'_>,
-) -> Result<(), GpuError> {
-    let count = x.count() as u64;
-    if count == 0 {
-        return Ok(());
-    }
-    let (amax, scales) = (on_gpu(gpu, amax)?, on_gpu(gpu, &each(scaling))?);
-    // SAFETY: the kernel of that signature; both tensors have the grid's elements, and there are an amax and a scale for
-    // each block.
-    unsafe {
-        launch!(gpu, by_dtype!("fake_nf4", x), (gpu.blocks_for(count.div_ceil(OF_A_BLOCK)), 1);
-            x.address(), out.address(), GridParams::from(grid), count, amax.address(), scales.address());
-    }
     Ok(())
 }
 

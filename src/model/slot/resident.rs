@@ -10,7 +10,7 @@ use super::refresh::Refresh;
 use super::{Slot, quantization};
 use crate::error::{Error, Result};
 use crate::kernels::absmax::{self, cuda as flaws};
-use crate::kernels::bias::shift_resident;
+use crate::kernels::bias::cuda::{self as biases, SpreadAt, shift_resident};
 use crate::kernels::cuda::{DeviceBuffer, Gpu};
 use crate::kernels::fake_quant::Format;
 use crate::kernels::fake_quant::cuda::{Resident as Addresses, needs_scratch, run_resident};
