@@ -23,7 +23,7 @@ use scarce::{PLENTY, Scarce};
 use there::{TENSORS, There, config, here, states};
 
 /// Every way to quantize a weight or an activation, and the algorithms that need nothing but magnitudes.
-const CONFIGS: [&str; 23] = [
+const CONFIGS: [&str; 29] = [
     "INT8_DEFAULT_CFG",
     "INT8_WEIGHT_ONLY_CFG",
     "FP8_DEFAULT_CFG",
@@ -54,8 +54,26 @@ const CONFIGS: [&str; 23] = [
     r#"{"quant_cfg": {"*weight_quantizer": {"num_bits": 8, "axis": 0, "bias": {"-1": null, "type": "static"}},
         "*input_quantizer": {"num_bits": 8, "bias": {"-1": null, "type": "dynamic"}}, "default": {"enable": false}},
         "algorithm": "max"}"#,
+    r#"{"quant_cfg": {"*weight_quantizer": {"num_bits": 8, "axis": 0, "bias": {"-1": null, "type": "static", "method": "max_min"}},
+        "*input_quantizer": {"num_bits": [4, 3], "bias": {"-2": null, "type": "static"}}, "default": {"enable": false}},
+        "algorithm": "max"}"#,
+    r#"{"quant_cfg": {"*weight_quantizer": {"num_bits": 8, "axis": 0, "type": "dynamic", "bias": {"-1": null, "type": "dynamic",
+        "method": "max_min"}}, "*input_quantizer": {"num_bits": 8, "axis": -1, "type": "dynamic", "bias": {"-1": null, "-2": null,
+        "type": "dynamic"}}, "default": {"enable": false}}, "algorithm": "max"}"#,
     r#"{"quant_cfg": {"*weight_quantizer": {"num_bits": 4, "block_sizes": {"-1": 16, "type": "static", "scale_bits": 8,
         "scale_block_sizes": {"-1": 4}}}, "default": {"enable": false}}, "algorithm": "max"}"#,
+    r#"{"quant_cfg": {"*weight_quantizer": {"num_bits": 4, "block_sizes": {"-1": 24, "type": "static", "scale_bits": 8,
+        "scale_block_sizes": {"-1": 256}}}, "*input_quantizer": {"num_bits": 4, "block_sizes": {"-1": 7, "type": "static",
+        "scale_bits": 8, "scale_block_sizes": {"-1": 3}}}, "default": {"enable": false}}, "algorithm": null}"#,
+    r#"{"quant_cfg": {"*weight_quantizer": {"num_bits": 4, "constant_amax": 0.7, "block_sizes": {"-1": 16, "type": "static",
+        "scale_bits": 8, "scale_block_sizes": {"-1": 4}}}, "*input_quantizer": {"num_bits": [2, 1], "constant_amax": 2.5,
+        "block_sizes": {"-1": 16, "type": "static", "scale_bits": [4, 3]}}, "default": {"enable": false}}, "algorithm": "max"}"#,
+    r#"{"quant_cfg": {"*weight_quantizer": {"num_bits": [2, 1], "block_sizes": {"-1": 16, "type": "static", "scale_bits": [4, 3]}},
+        "*input_quantizer": {"num_bits": [2, 1], "block_sizes": {"-1": 32, "type": "static", "scale_bits": [4, 3]}},
+        "default": {"enable": false}}, "algorithm": null}"#,
+    r#"{"quant_cfg": {"*weight_quantizer": {"num_bits": [2, 1], "block_sizes": {"-1": 16, "type": "static", "scale_bits": [4, 3],
+        "four_over_six": true}}, "*input_quantizer": {"num_bits": 8, "axis": 0, "bias": {"-1": null, "type": "static"},
+        "type": "dynamic"}, "default": {"enable": false}}, "algorithm": "max"}"#,
     r#"{"quant_cfg": {"*weight_quantizer": {"num_bits": [2, 1], "block_sizes": {"-1": 16, "type": "static", "scale_bits": [4, 3]}},
         "default": {"enable": false}}, "algorithm": {"method": "mse", "fp8_scale_sweep": true}}"#,
     r#"{"quant_cfg": {"*weight_quantizer": {"num_bits": 4, "axis": 0},

@@ -33,20 +33,38 @@ impl RunningBias {
         let granularity = granularity(bias, x.shape())?;
         self.check_shape(&granularity)?;
         let next = spread(machine, x, granularity.grid());
-        if self.batches == 0.0 {
-            self.shape = granularity.amax_shape().to_vec();
-            self.blocks = next;
-        } else {
-            for (block, next) in self.blocks.iter_mut().zip(next) {
-                *block = block.joined(self.batches, next);
-            }
+        let batches = self.count_batch(&granularity);
+        for (block, next) in self.blocks.iter_mut().zip(next) {
+            *block = match batches {
+                0.0 => next,
+                _ => block.joined(batches, next),
+            };
         }
-        self.batches += 1.0;
         Ok(())
     }
 
+    /// Counts one more batch; returns how many there were. The first one says how many blocks there are.
+    pub(super) fn count_batch(&mut self, granularity: &Granularity) -> f32 {
+        if self.batches == 0.0 {
+            self.shape = granularity.amax_shape().to_vec();
+            self.blocks = vec![Spread::default(); granularity.grid().num_blocks()];
+        }
+        self.batches += 1.0;
+        self.batches - 1.0
+    }
+
+    /// What is known of each block.
+    pub(super) fn blocks(&self) -> &[Spread] {
+        &self.blocks
+    }
+
+    /// The same, to be written to.
+    pub(super) fn blocks_mut(&mut self) -> &mut [Spread] {
+        &mut self.blocks
+    }
+
     /// Errors when a tensor that is cut like this has another bias shape than those before.
-    fn check_shape(&self, granularity: &Granularity) -> Result<(), String> {
+    pub(super) fn check_shape(&self, granularity: &Granularity) -> Result<(), String> {
         match self.batches == 0.0 || self.shape == granularity.amax_shape() {
             true => Ok(()),
             false => Err(format!(
@@ -68,7 +86,7 @@ impl RunningBias {
 }
 
 /// Which number of a block is the bias.
-pub fn center(bias: &Bias) -> Center {
+pub(super) fn center(bias: &Bias) -> Center {
     match bias.method {
         BiasMethod::Mean => Center::Mean,
         BiasMethod::MaxMin => Center::Middle,

@@ -67,12 +67,7 @@ pub(crate) fn find(gpu: &Gpu, x: &TensorView, grid: &Grid, at: SpreadAt) {
 
 /// Mean and extremes in host memory: waits for the stream. Zeros when it fails, which the GPU keeps.
 pub(super) fn fetched(gpu: &Arc<Gpu>, x: &TensorView, grid: &Grid) -> Vec<Spread> {
-    let zero = Spread {
-        mean: 0.0,
-        min: 0.0,
-        max: 0.0,
-    };
-    let mut found = vec![zero; grid.num_blocks()];
+    let mut found = vec![Spread::default(); grid.num_blocks()];
     let fetch = || -> Result<(), GpuError> {
         let spread = DeviceBuffer::new(gpu, size_of_val(&found[..]))?;
         let workspace = DeviceBuffer::new(gpu, workspace_bytes(grid))?;

@@ -14,7 +14,7 @@ use crate::tensor::TensorView;
 
 /// Mean and extremes of one block, `Spread` of `bias.cu`.
 #[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Spread {
     /// The mean.
     pub mean: f32,
