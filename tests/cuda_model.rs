@@ -119,6 +119,60 @@ fn every_format_calibrates_and_quantizes_to_the_same_bits() {
     }
 }
 
+/// The errors of activations are measured on tokens that were sampled where they passed.
+#[test]
+fn the_checker_reports_the_same_errors() {
+    let Some(gpu) = on_gpu::gpu(std::ptr::null_mut(), None) else {
+        return;
+    };
+    let affine = r#"{"quant_cfg": {"*weight_quantizer": {"num_bits": 4, "block_sizes": {"-1": 16, "type": "static", "scale_bits": 8,
+        "scale_block_sizes": {"-1": 4}}}, "*input_quantizer": {"num_bits": 8, "bias": {"-1": null, "type": "dynamic"}},
+        "default": {"enable": false}}, "algorithm": "max"}"#;
+    for text in [
+        "INT8_DEFAULT_CFG",
+        "FP8_DEFAULT_CFG",
+        "INT8_SMOOTHQUANT_CFG",
+        "NVFP4_DEFAULT_CFG",
+        affine,
+    ] {
+        for dtype in [DType::F32, DType::BF16] {
+            let mut here = here(dtype);
+            let mut there = There::new(Arc::clone(&gpu), &here, dtype);
+            here.quantize(&config(text)).expect(text);
+            there.quantize(&config(text)).expect(text);
+            let [want, got] = [&here.model, &there.model]
+                .map(|model| mq::check::check(model).expect(text).to_json());
+            let quantizers = |report: &serde_json::Value| {
+                report["quantizers"].as_array().expect("a list").clone()
+            };
+            let (want, got) = (quantizers(&want), quantizers(&got));
+            assert_eq!(got.len(), want.len());
+            let (mut measured, mut enabled) = (0, 0);
+            for (got, want) in got.iter().zip(&want) {
+                let name = want["name"].as_str().expect("a name");
+                if name.ends_with("input_quantizer") {
+                    assert_eq!(got, want, "{text}");
+                    enabled += usize::from(want["enabled"] == true);
+                    measured += usize::from(
+                        got["error"]["after"]
+                            .as_f64()
+                            .is_some_and(|error| error > 0.0),
+                    );
+                }
+                // The squares of a weight are summed in another order.
+                let after = |of: &serde_json::Value| of["error"]["after"].as_f64().unwrap_or(-1.0);
+                let (got, want) = (after(got), after(want));
+                assert!(
+                    (got - want).abs() <= 1e-9 * want.abs(),
+                    "{text} {name}: {got} {want}"
+                );
+            }
+            assert!(enabled > 10, "{text}");
+            assert_eq!(measured, enabled, "{text} {dtype}");
+        }
+    }
+}
+
 #[test]
 fn a_pre_quant_scale_is_applied_there_too() {
     let Some(gpu) = on_gpu::gpu(std::ptr::null_mut(), None) else {

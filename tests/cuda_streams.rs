@@ -235,6 +235,51 @@ fn what_cannot_be_captured_is_refused_and_the_capture_goes_on() {
     }
 }
 
+/// What a calibration collects stays on the GPU: a tap that observes waits for nothing and, after the first one, needs no
+/// memory. So it can be captured, and the graph observes when it is launched.
+#[test]
+fn taps_that_observe_can_be_captured() {
+    let _alone = alone();
+    if on_gpu::gpu(std::ptr::null_mut(), None).is_none() {
+        return;
+    }
+    let stream = Stream::new();
+    let gpu = on_gpu::gpu(stream.handle(), None).expect("as before");
+    for text in [
+        r#"{"*input_quantizer": {"num_bits": 8, "axis": null}}"#,
+        r#"{"*input_quantizer": {"num_bits": 8, "bias": {"-1": null, "type": "static", "method": "max_min"}}}"#,
+        r#"{"*input_quantizer": {"num_bits": [4, 3], "bias": {"-2": null, "type": "static"}}}"#,
+        r#"{"*input_quantizer": {"num_bits": 8, "bias": {"-1": null, "type": "dynamic"}}}"#,
+    ] {
+        let batches =
+            [2, 3, 4].map(|seed| OnGpu::copy_of(&gpu, &noise(&[40, 64], DType::BF16, seed)));
+        let calibrated = |captured: bool| {
+            let mut one = One::new(&gpu);
+            let layer = Arc::clone(&one.layer);
+            let tap = |x: &OnGpu| layer.input(x.view(), None).expect(text);
+            let mut forward = || {
+                tap(&batches[0]);
+                let rest = || batches[1..].iter().for_each(tap);
+                match captured {
+                    true => stream.launch(&stream.capture(rest)),
+                    false => rest(),
+                }
+                Ok(())
+            };
+            calibrate::quantize(&mut one.model, &config(text), Some(&mut forward)).expect(text);
+            let q = one.layer.input_slot().one(None).expect("single");
+            // A bias of every token fits no sample of them.
+            let is_measured = q
+                .record
+                .as_ref()
+                .is_some_and(|record| record.error.is_some());
+            assert_eq!(is_measured, !text.contains("max_min"), "{text}");
+            format!("{:?} {:?} {:?}", q.amax, q.bias_value, q.record)
+        };
+        assert_eq!(calibrated(true), calibrated(false), "{text}");
+    }
+}
+
 /// A host captures on one thread what it serves with, while another thread calibrates the next model.
 #[test]
 fn another_thread_may_work_while_a_stream_is_captured() {
