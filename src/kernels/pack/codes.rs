@@ -146,9 +146,20 @@ impl<'a> Scaling<'a> {
                 zero,
                 ..
             } => {
-                let group = codes.len() / multipliers.len();
-                nf4::scale(codes[block] as i8, multipliers[block / group], zero)
+                let multiplier = multipliers[block / self.group()];
+                nf4::scale(codes[block] as i8, multiplier, zero)
             }
+        }
+    }
+
+    /// How many blocks share a multiplier.
+    #[inline(always)]
+    pub(super) fn group(&self) -> usize {
+        match self {
+            Self::Nf4 {
+                codes, multipliers, ..
+            } => codes.len() / multipliers.len(),
+            _ => 1,
         }
     }
 }
