@@ -219,16 +219,25 @@ fn nan_is_reported_with_the_name_of_the_layer_and_the_model_is_as_it_was() {
     let bad = OnGpu::copy_of(&gpu, &x);
     let layer = Arc::clone(layer);
     let mut forward = || layer.input(bad.view(), None);
-    let error = calibrate::quantize(
-        &mut there.model,
-        &config("INT8_DEFAULT_CFG"),
-        Some(&mut forward),
-    )
-    .expect_err("NaN");
-    assert!(matches!(error, Error::Numeric(_)), "{error}");
-    assert!(error.to_string().contains(&name), "{error}");
-    assert_eq!(there.states(), before);
-    assert_eq!(there.model.mode(), Mode::Registered);
+    let affine = |kind: &str, bias: &str| {
+        format!(
+            r#"{{"quant_cfg": {{"*input_quantizer": {{"num_bits": 8, "axis": -1, "type": "{kind}", "bias": {{"-1": null,
+            "type": "{bias}"}}}}, "default": {{"enable": false}}}}, "algorithm": "max"}}"#
+        )
+    };
+    for text in [
+        "INT8_DEFAULT_CFG",
+        &affine("static", "static"),
+        &affine("static", "dynamic"),
+        &affine("dynamic", "static"),
+    ] {
+        let error = calibrate::quantize(&mut there.model, &config(text), Some(&mut forward))
+            .expect_err("NaN");
+        assert!(matches!(error, Error::Numeric(_)), "{error}");
+        assert!(error.to_string().contains(&name), "{error}");
+        assert_eq!(there.states(), before);
+        assert_eq!(there.model.mode(), Mode::Registered);
+    }
     // A weight with NaN.
     let mut spoilt = weight.fetch();
     let good = spoilt.clone();
@@ -240,17 +249,27 @@ fn nan_is_reported_with_the_name_of_the_layer_and_the_model_is_as_it_was() {
     assert_eq!(there.states(), before);
     weight.write(&good);
     // Once quantized, a tap cannot wait: it is found later.
-    let dynamic = r#"{"quant_cfg": {"*input_quantizer": {"num_bits": 8, "type": "dynamic"},
-        "*weight_quantizer": {"enable": false}, "default": {"enable": false}}, "algorithm": null}"#;
-    calibrate::quantize(&mut there.model, &config(dynamic), None).expect("quantized");
-    there.model.synchronize().expect("nothing is wrong");
-    layer
-        .input(bad.view(), Some(bad.view()))
-        .expect("put on the stream");
-    let error = there.model.synchronize().expect_err("NaN");
-    assert!(matches!(error, Error::Numeric(_)), "{error}");
-    assert!(error.to_string().contains(&name), "{error}");
-    there.model.synchronize().expect("said once");
+    for dynamic in [
+        r#"{"num_bits": 8, "type": "dynamic"}"#,
+        r#"{"num_bits": 8, "axis": -1, "type": "dynamic", "bias": {"-1": null, "type": "dynamic"}}"#,
+        r#"{"num_bits": 4, "block_sizes": {"-1": 16, "type": "static", "scale_bits": 8, "scale_block_sizes": {"-1": 4}}}"#,
+        r#"{"num_bits": [2, 1], "block_sizes": {"-1": 16, "type": "static", "scale_bits": [4, 3]}}"#,
+    ] {
+        let text = format!(
+            r#"{{"quant_cfg": {{"*input_quantizer": {dynamic}, "*weight_quantizer": {{"enable": false}},
+            "default": {{"enable": false}}}}, "algorithm": null}}"#
+        );
+        let bad = OnGpu::copy_of(&gpu, &x);
+        calibrate::quantize(&mut there.model, &config(&text), None).expect(dynamic);
+        there.model.synchronize().expect("nothing is wrong");
+        layer
+            .input(bad.view(), Some(bad.view()))
+            .expect("put on the stream");
+        let error = there.model.synchronize().expect_err(dynamic);
+        assert!(matches!(error, Error::Numeric(_)), "{error}");
+        assert!(error.to_string().contains(&name), "{error}");
+        there.model.synchronize().expect("said once");
+    }
 }
 
 #[test]
