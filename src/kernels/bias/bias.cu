@@ -39,6 +39,32 @@ struct Spread {
   float mean, min, max;
 };
 
+// Elements that a lane has on the way at once.
+constexpr u32 kAhead = 8;
+
+// What is known of the elements from `first` to `end` of a block, of which `at` says where they lie; a lane has every
+// 32nd.
+template <class T, class At>
+__device__ __forceinline__ SpreadPart spread_of_lane(const T* x, u64 first, u64 end, const At& at) {
+  SpreadPart part = no_part();
+#pragma unroll 1
+  for (u64 i = first + threadIdx.x % kWarp; i < end; i += kAhead * kWarp) {
+    float values[kAhead];
+#pragma unroll
+    for (u32 j = 0; j < kAhead; ++j) {
+      // The first one again is not added.
+      values[j] = load(x[at(i + j * kWarp < end ? i + j * kWarp : i)]);
+    }
+#pragma unroll
+    for (u32 j = 0; j < kAhead; ++j) {
+      if (i + j * kWarp >= end) continue;
+      part.sum = __dadd_rn(part.sum, (double)values[j]);
+      if (!is_nan(values[j])) part.widen(order_of(values[j]), order_of(values[j]));
+    }
+  }
+  return part;
+}
+
 // A warp for a chunk of a block. Neighbouring warps have neighbouring blocks, whose elements lie side by side where a
 // block is a column.
 template <class T>
@@ -48,12 +74,13 @@ __device__ void spread_parts(const T* x, const GridParams& grid, u64 blocks, u64
   for (u64 index = (u64)blockIdx.x * (kThreads / kWarp) + threadIdx.x / kWarp; index < blocks * chunks; index += step) {
     u64 position = index % blocks, first = index / blocks * kSumChunk, count = grid.count_of_block(position);
     u64 end = first + kSumChunk < count ? first + kSumChunk : count;
-    SpreadPart part = no_part();
-#pragma unroll 1
-    for (u64 i = first + lane; i < end; i += kWarp) {
-      float value = load(x[grid.element_of_block(position, i)]);
-      part.sum = __dadd_rn(part.sum, (double)value);
-      if (!is_nan(value)) part.widen(order_of(value), order_of(value));
+    SpreadPart part;
+    if (count == grid.longest_block() && count >> 32 == 0) {
+      // What is usual goes without divisions of 64 bits, each of which costs more than the element.
+      const T* from = x + grid.element_of_block(position, 0);
+      part = spread_of_lane(from, first, end, [&](u64 i) { return grid.offset_in_whole_block((u32)i); });
+    } else {
+      part = spread_of_lane(x, first, end, [&](u64 i) { return grid.element_of_block(position, i); });
     }
     part.sum = sum_of_lanes(part.sum);
     part.widen_to_lanes();
