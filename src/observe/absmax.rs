@@ -193,9 +193,6 @@ impl AbsMax {
         bias: &Bias,
         x: &TensorView,
     ) -> Result<()> {
-        if x.count() == 0 {
-            return Ok(());
-        }
         let mut on_gpu = lock(&member.bias_on_gpu);
         let running = match &mut *on_gpu {
             Some(running) => running,
@@ -283,8 +280,10 @@ impl AbsMax {
             }
             let quantizer = &*observed.quantizer;
             match (&quantizer.attributes.bias, machine.gpu_of(x)) {
-                (Some(bias), Some(gpu)) => self.observe_affine_on_gpu(gpu, observed, bias, x)?,
-                (Some(bias), None) => {
+                (Some(bias), Some(gpu)) if x.count() > 0 => {
+                    self.observe_affine_on_gpu(gpu, observed, bias, x)?;
+                }
+                (Some(bias), _) => {
                     // A running mean depends on the order of its batches: one after the other.
                     self.settle_member(observed)?;
                     self.observe_affine(machine, quantizer, bias, &mut lock(collected), x)?;
