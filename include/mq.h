@@ -1227,7 +1227,7 @@ mq_status mq_layer_weight(struct mq_layer *layer,
  * With tensors on a GPU this puts work on the context's stream and does nothing else, once the first call has found
  * memory for the layer's numbers: it may be captured into a graph. Refreshed scales are written to the device memory that
  * taps and captured graphs read; NaN and Inf are then reported by mq_model_synchronize() and the verbs, which take over
- * the numbers. Not NF4, whose scales are found on the host.
+ * the numbers.
  *
  * Threads: as the taps of mq_layer; not with MQ_SCALES_REFRESH during a verb.
  */
@@ -1750,10 +1750,10 @@ mq_status mq_auto_quantize_config(struct mq_model *model,
  * - w4a8, from INT4 followed by FP8 with one amax: the parts of int4, and "double_scale" float32 [],
  *   the FP8's amax / 448. mq_layer_weight() unpacks INT4 and fake-quantizes that to FP8.
  *
- * Weights in device memory are packed and unpacked there, to the same bits. mq keeps a float32 for each block beside
- * the parts of all formats but int4 and w4a8, so that mq_layer_weight() only puts kernels on the CUDA stream, and can be
- * captured. A graph that holds an mq_layer_weight() from before must not be launched any more. The call waits for the
- * stream; while that is being captured it is MQ_ERR_STATE.
+ * Weights in device memory are packed and unpacked there, to the same bits. Beside the parts of int8 and fp8 mq keeps a
+ * float32 for each block, so that mq_layer_weight() only puts kernels on the CUDA stream, and can be captured. A graph
+ * that holds an mq_layer_weight() from before must not be launched any more. The call waits for the stream; while that
+ * is being captured it is MQ_ERR_STATE.
  *
  * 4-bit formats need an even last axis; a short last block of a row has a scale of its own. A weight
  * without elements is left as it is.

@@ -75,10 +75,10 @@ pub const MQ_DTYPE_FLOAT8_E4M3FN: u8 = 10;
 /// - w4a8, from INT4 followed by FP8 with one amax: the parts of int4, and "double_scale" float32 [],
 ///   the FP8's amax / 448. mq_layer_weight() unpacks INT4 and fake-quantizes that to FP8.
 ///
-/// Weights in device memory are packed and unpacked there, to the same bits. mq keeps a float32 for each block beside
-/// the parts of all formats but int4 and w4a8, so that mq_layer_weight() only puts kernels on the CUDA stream, and can be
-/// captured. A graph that holds an mq_layer_weight() from before must not be launched any more. The call waits for the
-/// stream; while that is being captured it is MQ_ERR_STATE.
+/// Weights in device memory are packed and unpacked there, to the same bits. Beside the parts of int8 and fp8 mq keeps a
+/// float32 for each block, so that mq_layer_weight() only puts kernels on the CUDA stream, and can be captured. A graph
+/// that holds an mq_layer_weight() from before must not be launched any more. The call waits for the stream; while that
+/// is being captured it is MQ_ERR_STATE.
 ///
 /// 4-bit formats need an even last axis; a short last block of a row has a scale of its own. A weight
 /// without elements is left as it is.

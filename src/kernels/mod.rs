@@ -34,6 +34,7 @@ mod pieces;
 pub mod quadratic;
 pub mod row_scale;
 pub mod scaled_difference;
+mod tree_sum;
 pub mod unfold;
 
 pub use grid::Grid;

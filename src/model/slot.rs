@@ -1,6 +1,7 @@
 //! One quantizer as the host knows it by name, and what happens to a tensor that passes it.
 
 mod first_failure;
+mod launch;
 mod refresh;
 mod requantize;
 mod resident;
@@ -419,10 +420,8 @@ impl Slot {
                 _ => return self.members(member).map(|_| ()),
             },
         };
-        if let Some(gpu) = machine.gpu_of(x)
-            && let Some(done) = self.quantize_resident(gpu, &state, member, x, out)?
-        {
-            return Ok(done);
+        if let Some(gpu) = machine.gpu_of(x) {
+            return self.quantize_resident(gpu, &state, member, x, out);
         }
         self.quantize_members(machine, members, false, x, out)
     }

@@ -1,6 +1,6 @@
 // Every kernel of mq, in one unit.
 #include "../absmax/absmax.cu"
-#include "../bias.cu"
+#include "../bias/bias.cu"
 #include "../block_magnitudes/block_magnitudes.cu"
 #include "../channel_scale.cu"
 #include "../channel_squares/channel_squares.cu"
@@ -14,6 +14,7 @@
 #include "../hadamard.cu"
 #include "../histogram/histogram.cu"
 #include "../load_rows.cu"
+#include "../pack/nf4_scales.cu"
 #include "../pack/pack.cu"
 #include "../perturbation/perturbation.cu"
 #include "../quadratic/quadratic.cu"

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::launch::Places;
 use super::refresh::tensor_amax;
 use super::resident::Member;
 use super::{Slot, quantization};
@@ -33,6 +34,7 @@ impl Rounding {
                 pre_quant_scale: none()?,
                 bias: none()?,
                 scratch: none()?,
+                own_bias: none()?,
             },
             flaws: DeviceBuffer::zeroed(gpu, size_of::<u32>())?,
         };
@@ -62,8 +64,9 @@ impl Rounding {
     pub fn run(&mut self, x: &TensorView, out: &TensorView) -> Result<()> {
         // Nothing that was captured reads what is outgrown.
         let mut outgrown = Vec::new();
-        let places = (&mut self.member, &self.flaws, &mut outgrown);
-        self.slot.launch(&self.gpu, &self.quantizer, places, x, out)
+        let flaws = self.flaws.address();
+        let mut places = Places::new(&self.gpu, &mut self.member, flaws, &mut outgrown);
+        self.slot.launch(&self.quantizer, &mut places, x, out)
     }
 
     /// Errors when a tensor had values that are no scale, or negative ones under `unsigned`: waits for the stream.
