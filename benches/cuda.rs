@@ -15,7 +15,7 @@ use std::sync::Arc;
 use cudarc::driver::sys;
 use mq::calibrate;
 use mq::config::QuantizeConfig;
-use mq::kernels::cuda::{DeviceBuffer, Gpu, GpuSettings};
+use mq::kernels::cuda::{DeviceBuffer, Gpu, GpuSettings, UseCublas};
 use mq::kernels::fake_quant::{self, Candidates, Format, Prepared};
 use mq::kernels::{Grid, Isa, Machine};
 use mq::model::{Context, ContextSettings, Layer, LayerKind, LayerSpec, Model};
@@ -234,6 +234,7 @@ fn open() -> (Arc<Gpu>, i32) {
         context: std::ptr::null_mut(),
         stream: std::ptr::null_mut(),
         memory: None,
+        cublas: UseCublas::default(),
     };
     // SAFETY: no handles.
     let gpu = match unsafe { Gpu::open(settings) } {
