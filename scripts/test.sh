@@ -29,6 +29,7 @@ on_emulator cargo test --locked --test golden -- --nocapture # prints how many c
 on_emulator cargo test --locked --test 'cuda_*' --test requantize
 # Whether the benchmark runs; its times mean nothing here.
 MQ_BENCH_BYTES=65536 MQ_BENCH_ROUNDS=1 MQ_BENCH_SWEEP_ROWS=4 on_emulator cargo test --locked --bench cuda
+MQ_BENCH_COLUMNS=96 MQ_BENCH_ROWS=64 MQ_BENCH_ROUNDS=1 on_emulator cargo test --locked --bench cuda_products
 # Every launch three times, in other orders of threads: a missing barrier shows.
 MQ_MOCK_CHECK=1 on_emulator cargo test --locked --test golden --test cuda_model --test cuda_compress
 step "ABI, installed packages, and the library without CUDA"

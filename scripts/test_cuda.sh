@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that a GPU proves: `make test-cuda`. Needs an NVIDIA driver for CUDA 12.0 or later and a GPU from compute
 # capability 7.5 on; nothing is skipped (MQ_REQUIRE_CUDA=1). compute-sanitizer comes with the CUDA toolkit;
-# MQ_WITHOUT_SANITIZER=1 leaves its part out.
+# MQ_WITHOUT_SANITIZER=1 leaves its part out. cuBLAS comes with PyTorch or the toolkit; MQ_WITHOUT_CUBLAS=1 leaves its out.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export MQ_REQUIRE_CUDA=1
@@ -36,6 +36,18 @@ torch_python=${MQ_TORCH_PYTHON:-target/torch/venv/bin/python}
 "$torch_python" -W ignore -m pytest -q tests/torch_cuda
 PYTHONPATH=bindings/python MQ_LIBRARY=$PWD/target/release/libmq.so \
     "$torch_python" -X dev -m pytest -q tests/python/test_gpu_arrays.py
+
+step "cuBLAS"
+if [[ ${MQ_WITHOUT_CUBLAS:-0} == 1 ]]; then
+    echo "LEFT OUT: MQ_WITHOUT_CUBLAS=1"
+else
+    folder=$(scripts/cublas_folder.sh "$torch_python")
+    for tests in "--lib cublas" "--test cuda_cublas"; do
+        # shellcheck disable=SC2086 # words
+        LD_LIBRARY_PATH="$folder${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" MQ_REQUIRE_CUBLAS=1 \
+            cargo test --locked $tests -- --nocapture
+    done
+fi
 
 step "compute-sanitizer"
 if [[ ${MQ_WITHOUT_SANITIZER:-0} == 1 ]]; then

@@ -311,7 +311,10 @@ fn awq_finds_the_same_factors_and_the_log_says_by_what() {
         let _ = calibrate::quantize(&mut model, &preset, Some(&mut forward));
     }
     let lines: Vec<(LogLevel, String)> = lines.lock().expect("lines").clone();
-    let told: Vec<_> = lines.iter().filter(|line| line.1.contains("cuBLAS")).collect();
+    let told: Vec<_> = lines
+        .iter()
+        .filter(|line| line.1.contains("cuBLAS"))
+        .collect();
     assert_eq!(told.len(), 1, "once: {lines:?}");
     assert_eq!(told[0].0, LogLevel::Info);
     let says = "large products on Mock GPU 0 are made by cuBLAS 12.8.4 (libcublas.so.12); mq_context_options.cublas can \
@@ -332,7 +335,9 @@ fn play(says: &str, then: &str) {
         let gpu = open(UseCublas::Always, on_stream(null_mut()));
         if then == "fails" {
             added(&gpu, 1);
-            let error = gpu.take_failure().expect_err("a product that was broken off");
+            let error = gpu
+                .take_failure()
+                .expect_err("a product that was broken off");
             assert!(error.text.contains(says), "{error}");
             assert!(error.text.contains("mq_context_options.cublas"), "{error}");
         }
@@ -359,7 +364,10 @@ fn what_cublas_lacks_is_said_and_the_products_are_made() {
         return;
     };
     if !is_emulator(&gpu) {
-        eprintln!("SKIPPED: 9 machines that only the emulator plays; this is {}", gpu.name());
+        eprintln!(
+            "SKIPPED: 9 machines that only the emulator plays; this is {}",
+            gpu.name()
+        );
         return;
     }
     let searched = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
@@ -372,8 +380,18 @@ fn what_cublas_lacks_is_said_and_the_products_are_made() {
         here.display()
     );
     for (name, value, then, says) in [
-        ("LD_LIBRARY_PATH", &*alone, "falls back", "cuBLAS cannot be used: "),
-        ("LD_LIBRARY_PATH", &lacking, "falls back", "cublasSetWorkspace_v2"),
+        (
+            "LD_LIBRARY_PATH",
+            &*alone,
+            "falls back",
+            "cuBLAS cannot be used: libcublas.so.12: cannot open",
+        ),
+        (
+            "LD_LIBRARY_PATH",
+            &lacking,
+            "falls back",
+            "libcublas.so.12 has no cublasSetWorkspace_v2",
+        ),
         (
             "MQ_MOCK_CUBLAS_VERSION",
             "110903",

@@ -74,8 +74,9 @@ void refusals() {
     CHECK_IS(blas.square(a.address, c.address), kOk);
     CHECK_IS(cublasSetStream_v2(blas.handle, nullptr), kOk);
     CHECK_IS(blas.square(a.address, c.address), kBlasInternalError); // forgotten again
-    CHECK_IS(cublasSetWorkspace_v2(blas.handle, reinterpret_cast<void *>(workspace.address + 4), 64),
-             kBlasInvalidValue);
+    CHECK_IS(
+        cublasSetWorkspace_v2(blas.handle, reinterpret_cast<void *>(workspace.address + 4), 64),
+        kBlasInvalidValue);
     CHECK_IS(blas.set(nullptr, workspace), kOk);
     {
         Gpu other;

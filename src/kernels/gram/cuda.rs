@@ -27,8 +27,8 @@ pub(crate) fn prepare(gpu: &Gpu, count: usize, n: usize) {
 /// *Reducing*: by mq's tiles within [`super::max_rel_err`], and the same bits on every GPU; by cuBLAS, which has large
 /// products where it was found by [`prepare`], within [`max_rel_err_by_cublas`], and the same bits in every run.
 pub(crate) fn accumulate(gpu: &Gpu, rows: u64, count: usize, n: usize, gram: u64) {
-    let is_done = gpu.takes_cublas(multiplications(count, n))
-        && gpu.square_by_cublas(rows, [count, n], gram);
+    let is_done =
+        gpu.takes_cublas(multiplications(count, n)) && gpu.square_by_cublas(rows, [count, n], gram);
     if !is_done {
         run(gpu, rows, [count, n, n], false, gram);
     }

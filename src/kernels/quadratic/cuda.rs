@@ -110,7 +110,9 @@ impl Form {
             launch!(self.gpu, by_dtype!("scaled_difference", w), (turned as u32, 1);
                 changed, inverse, w.address(), rows as u64, n as u64, self.deltas.address());
         }
-        let sums = self.add_panels(rows).unwrap_or_else(|| self.add_tiles(rows));
+        let sums = self
+            .add_panels(rows)
+            .unwrap_or_else(|| self.add_tiles(rows));
         // SAFETY: the kernel of that signature; there are so many sums, and a place for the total.
         unsafe {
             launch!(self.gpu, "sum_of_tiles", (1, 1); self.sums.address(), sums as u64, self.total());
@@ -295,7 +297,10 @@ mod tests {
             assert_eq!(got.to_bits(), measure(&with).to_bits(), "every run");
             let is_real = !testing::is_emulator(with.gpu().expect("a GPU"));
             let is_other = measure(&plain).to_bits() != got.to_bits();
-            assert!(is_other || is_real || n < 100, "{rows} x {n} was not its work");
+            assert!(
+                is_other || is_real || n < 100,
+                "{rows} x {n} was not its work"
+            );
         }
     }
 }

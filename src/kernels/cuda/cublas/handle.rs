@@ -45,7 +45,11 @@ impl Handle {
         // SAFETY: a place for the handle.
         let status = unsafe { (library.create)(&mut raw) };
         if status != 0 {
-            return Err(format!("{}: cublasCreate: {}", library.name, name_of(status)));
+            return Err(format!(
+                "{}: cublasCreate: {}",
+                library.name,
+                name_of(status)
+            ));
         }
         let handle = Self {
             library,
@@ -74,7 +78,10 @@ impl Handle {
         unsafe {
             check((library.get_version)(raw, &mut version), "cublasGetVersion")?;
             // No TF32, no sums in 16 bits.
-            check((library.set_math_mode)(raw, PEDANTIC_MATH), "cublasSetMathMode")?;
+            check(
+                (library.set_math_mode)(raw, PEDANTIC_MATH),
+                "cublasSetMathMode",
+            )?;
             // No sums in the order in which threads come.
             check(
                 (library.set_atomics_mode)(raw, ATOMICS_NOT_ALLOWED),
@@ -97,7 +104,11 @@ impl Handle {
     /// Name and version, for the log.
     pub fn name(&self) -> String {
         let (major, minor) = (self.version / 10_000, self.version / 100 % 100);
-        format!("cuBLAS {major}.{minor}.{} ({})", self.version % 100, self.library.name)
+        format!(
+            "cuBLAS {major}.{minor}.{} ({})",
+            self.version % 100,
+            self.library.name
+        )
     }
 
     /// Puts `c += a aᵀ` on the stream, for the lower triangle of `c`, `[n, n]` column by column, which is the upper one row
@@ -170,11 +181,7 @@ impl Handle {
         // SAFETY: a live handle; a stream of its context, and device memory of ours, aligned to 256.
         let status = unsafe {
             match (self.library.set_stream)(raw.0, stream) {
-                0 => (self.library.set_workspace)(
-                    raw.0,
-                    self.workspace as *mut _,
-                    WORKSPACE_BYTES,
-                ),
+                0 => (self.library.set_workspace)(raw.0, self.workspace as *mut _, WORKSPACE_BYTES),
                 status => status,
             }
         };
@@ -186,7 +193,10 @@ impl Handle {
 
     /// Ends it, in its context, which is current. Waits for the device.
     pub fn destroy(self) {
-        let raw = self.raw.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let raw = self
+            .raw
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
         // SAFETY: made once, ended once.
         let _ = unsafe { (self.library.destroy)(raw.0) };
     }

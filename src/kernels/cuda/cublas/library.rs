@@ -3,6 +3,7 @@
 //! One that the process has loaded already is taken before any other: it is the host's own, and a second one would take
 //! its memory once more. It is never unloaded, for it has threads and statics of its own.
 
+use std::error::Error;
 use std::ffi::{CStr, c_int, c_void};
 use std::sync::OnceLock;
 
@@ -99,7 +100,12 @@ fn open(name: &str, only_loaded: bool) -> Result<Loaded, String> {
     const NO_LOAD: c_int = 4;
     let flags = unix::RTLD_LAZY | unix::RTLD_LOCAL | if only_loaded { NO_LOAD } else { 0 };
     // SAFETY: a shared library by its SONAME, whose initializers are NVIDIA's.
-    unsafe { Loaded::open(Some(name), flags) }.map_err(|error| error.to_string())
+    unsafe { Loaded::open(Some(name), flags) }.map_err(|error| {
+        // What the loader says is the error's cause, and names the library.
+        error
+            .source()
+            .map_or_else(|| error.to_string(), ToString::to_string)
+    })
 }
 
 fn functions(name: &'static str, loaded: Loaded) -> Result<Library, String> {
@@ -110,22 +116,25 @@ fn functions(name: &'static str, loaded: Loaded) -> Result<Library, String> {
     unsafe fn function<F: Copy>(loaded: &Loaded, symbol: &CStr) -> Result<F, String> {
         // SAFETY: contract.
         let found = unsafe { loaded.get::<F>(symbol.to_bytes_with_nul()) };
-        found.map(|found| *found).map_err(|error| error.to_string())
+        found
+            .map(|found| *found)
+            .map_err(|_| symbol.to_string_lossy().into_owned())
     }
+    let lacks = |symbol: String| format!("{name} has no {symbol}");
     // SAFETY: the types are those of the declarations.
     let library = unsafe {
         Library {
             name,
-            create: function(&loaded, c"cublasCreate_v2")?,
-            destroy: function(&loaded, c"cublasDestroy_v2")?,
-            get_version: function(&loaded, c"cublasGetVersion_v2")?,
-            set_stream: function(&loaded, c"cublasSetStream_v2")?,
-            set_workspace: function(&loaded, c"cublasSetWorkspace_v2")?,
-            set_math_mode: function(&loaded, c"cublasSetMathMode")?,
-            set_atomics_mode: function(&loaded, c"cublasSetAtomicsMode")?,
-            set_pointer_mode: function(&loaded, c"cublasSetPointerMode_v2")?,
-            ssyrk: function(&loaded, c"cublasSsyrk_v2")?,
-            sgemm: function(&loaded, c"cublasSgemm_v2")?,
+            create: function(&loaded, c"cublasCreate_v2").map_err(lacks)?,
+            destroy: function(&loaded, c"cublasDestroy_v2").map_err(lacks)?,
+            get_version: function(&loaded, c"cublasGetVersion_v2").map_err(lacks)?,
+            set_stream: function(&loaded, c"cublasSetStream_v2").map_err(lacks)?,
+            set_workspace: function(&loaded, c"cublasSetWorkspace_v2").map_err(lacks)?,
+            set_math_mode: function(&loaded, c"cublasSetMathMode").map_err(lacks)?,
+            set_atomics_mode: function(&loaded, c"cublasSetAtomicsMode").map_err(lacks)?,
+            set_pointer_mode: function(&loaded, c"cublasSetPointerMode_v2").map_err(lacks)?,
+            ssyrk: function(&loaded, c"cublasSsyrk_v2").map_err(lacks)?,
+            sgemm: function(&loaded, c"cublasSgemm_v2").map_err(lacks)?,
         }
     };
     // Never unloaded.

@@ -182,6 +182,9 @@ impl Gpu {
     /// What large products are made with, when that was found out since this was last asked: a line for the log.
     pub fn take_notice(&self) -> Option<String> {
         let mut notice = self.products().notice.lock();
-        notice.as_mut().unwrap_or_else(|poisoned| poisoned.get_mut()).take()
+        notice
+            .as_mut()
+            .unwrap_or_else(|poisoned| poisoned.get_mut())
+            .take()
     }
 }
