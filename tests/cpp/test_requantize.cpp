@@ -33,7 +33,7 @@ void cublas_is_one_of_three() {
         const mq::Context context(options); // nothing to use it for in host memory
     }
     options.cublas = 3;
-    CHECK_THROWS(mq::Context(options), MQ_ERR_INVALID_ARGUMENT);
+    CHECK_THROWS(mq::Context{options}, MQ_ERR_INVALID_ARGUMENT);
 }
 
 } // namespace

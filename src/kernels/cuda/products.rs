@@ -14,6 +14,10 @@ pub enum UseCublas {
 
 /// `c = a bᵀ` in float32, all of them stored column by column as cuBLAS has it: `a` is `[rows, sums]`, `b` is `[columns,
 /// sums]` with `b_stride` floats from one column to the next. Addresses in device memory.
+#[cfg_attr(
+    not(feature = "cuda"),
+    expect(dead_code, reason = "nobody makes a product without a GPU")
+)]
 pub(crate) struct Product {
     pub a: u64,
     pub b: u64,

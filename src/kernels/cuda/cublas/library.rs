@@ -3,12 +3,11 @@
 //! One that the process has loaded already is taken before any other: it is the host's own, and a second one would take
 //! its memory once more. It is never unloaded, for it has threads and statics of its own.
 
-use std::error::Error;
 use std::ffi::{CStr, c_int, c_void};
 use std::sync::OnceLock;
 
 use cudarc::driver::sys::CUstream;
-use libloading::os::unix::{self, Library as Loaded};
+use libloading::Library as Loaded;
 
 use crate::kernels::cuda::driver;
 
@@ -61,6 +60,8 @@ pub(super) struct Library {
     pub set_pointer_mode: unsafe extern "C" fn(RawHandle, c_int) -> Status,
     pub ssyrk: Ssyrk,
     pub sgemm: Sgemm,
+    /// Never dropped: this is in a static.
+    _loaded: Loaded,
 }
 
 /// The library of this process, or why there is none: one line.
@@ -95,17 +96,27 @@ fn find() -> Result<Library, String> {
     Err(reasons.join("; "))
 }
 
+#[cfg(target_os = "linux")]
 fn open(name: &str, only_loaded: bool) -> Result<Loaded, String> {
-    /// `RTLD_NOLOAD` of Linux.
+    use std::error::Error;
+
+    use libloading::os::unix;
+
+    /// `RTLD_NOLOAD`.
     const NO_LOAD: c_int = 4;
     let flags = unix::RTLD_LAZY | unix::RTLD_LOCAL | if only_loaded { NO_LOAD } else { 0 };
     // SAFETY: a shared library by its SONAME, whose initializers are NVIDIA's.
-    unsafe { Loaded::open(Some(name), flags) }.map_err(|error| {
+    let loaded = unsafe { unix::Library::open(Some(name), flags) };
+    loaded.map(Loaded::from).map_err(|error| {
         // What the loader says is the error's cause, and names the library.
-        error
-            .source()
-            .map_or_else(|| error.to_string(), ToString::to_string)
+        let cause = error.source().map(ToString::to_string);
+        cause.unwrap_or_else(|| error.to_string())
     })
+}
+
+#[cfg(not(target_os = "linux"))]
+fn open(name: &str, _only_loaded: bool) -> Result<Loaded, String> {
+    Err(format!("{name} is looked for on Linux alone"))
 }
 
 fn functions(name: &'static str, loaded: Loaded) -> Result<Library, String> {
@@ -113,33 +124,30 @@ fn functions(name: &'static str, loaded: Loaded) -> Result<Library, String> {
     ///
     /// # Safety
     /// `F` is that type.
-    unsafe fn function<F: Copy>(loaded: &Loaded, symbol: &CStr) -> Result<F, String> {
+    unsafe fn function<F: Copy>(name: &str, loaded: &Loaded, symbol: &CStr) -> Result<F, String> {
         // SAFETY: contract.
-        let found = unsafe { loaded.get::<F>(symbol.to_bytes_with_nul()) };
-        found
-            .map(|found| *found)
-            .map_err(|_| symbol.to_string_lossy().into_owned())
-    }
-    let lacks = |symbol: String| format!("{name} has no {symbol}");
-    // SAFETY: the types are those of the declarations.
-    let library = unsafe {
-        Library {
-            name,
-            create: function(&loaded, c"cublasCreate_v2").map_err(lacks)?,
-            destroy: function(&loaded, c"cublasDestroy_v2").map_err(lacks)?,
-            get_version: function(&loaded, c"cublasGetVersion_v2").map_err(lacks)?,
-            set_stream: function(&loaded, c"cublasSetStream_v2").map_err(lacks)?,
-            set_workspace: function(&loaded, c"cublasSetWorkspace_v2").map_err(lacks)?,
-            set_math_mode: function(&loaded, c"cublasSetMathMode").map_err(lacks)?,
-            set_atomics_mode: function(&loaded, c"cublasSetAtomicsMode").map_err(lacks)?,
-            set_pointer_mode: function(&loaded, c"cublasSetPointerMode_v2").map_err(lacks)?,
-            ssyrk: function(&loaded, c"cublasSsyrk_v2").map_err(lacks)?,
-            sgemm: function(&loaded, c"cublasSgemm_v2").map_err(lacks)?,
+        match unsafe { loaded.get::<F>(symbol.to_bytes_with_nul()) } {
+            Ok(found) => Ok(*found),
+            Err(_) => Err(format!("{name} has no {}", symbol.to_string_lossy())),
         }
-    };
-    // Never unloaded.
-    let _ = loaded.into_raw();
-    Ok(library)
+    }
+    // SAFETY: the types are those of the declarations.
+    unsafe {
+        Ok(Library {
+            name,
+            create: function(name, &loaded, c"cublasCreate_v2")?,
+            destroy: function(name, &loaded, c"cublasDestroy_v2")?,
+            get_version: function(name, &loaded, c"cublasGetVersion_v2")?,
+            set_stream: function(name, &loaded, c"cublasSetStream_v2")?,
+            set_workspace: function(name, &loaded, c"cublasSetWorkspace_v2")?,
+            set_math_mode: function(name, &loaded, c"cublasSetMathMode")?,
+            set_atomics_mode: function(name, &loaded, c"cublasSetAtomicsMode")?,
+            set_pointer_mode: function(name, &loaded, c"cublasSetPointerMode_v2")?,
+            ssyrk: function(name, &loaded, c"cublasSsyrk_v2")?,
+            sgemm: function(name, &loaded, c"cublasSgemm_v2")?,
+            _loaded: loaded,
+        })
+    }
 }
 
 /// The name of a status in the documentation.
