@@ -479,9 +479,9 @@ typedef struct mq_context_options {
      */
     struct mq_log_fn log;
     /**
-     * Most bytes that the statistics and the work memory of a calibration may take beside the host's own
-     * memory and the scales it results in; 0 (default): no limit. Where one pass of the forward would need
-     * more, there are several (see mq_plan()); the results are the same.
+     * Most bytes that the statistics and the work memory of a calibration may take, in host and device memory
+     * together, beside the host's own memory and the scales it results in; 0 (default): no limit. Where one pass
+     * of the forward would need more, there are several (see mq_plan()); the results are the same.
      */
     uint64_t memory_limit_bytes;
     /**

@@ -274,6 +274,23 @@ fn tensors_that_are_not_where_they_are_said_to_be_are_refused() {
         layer.input(beyond.expect("valid"), None),
         "beyond its memory",
     );
+    // And the reverse.
+    let square = OnGpu::copy_of(&gpu, &Owned::zeros(DType::F32, &[4, 4]));
+    let at_home = |there: &OnGpu| {
+        let (address, shape) = (there.view().address() as *mut u8, *there.view().shape());
+        // SAFETY: as above.
+        unsafe { TensorView::new_on(Device::Cpu, address, DType::F32, shape.dims()) }
+            .expect("valid")
+    };
+    let says = "is said to be host memory, but it is memory of CUDA device";
+    refused(layer.input(at_home(&far), None), says);
+    refused(layer.input(x.view(), Some(at_home(&far))), says);
+    refused(layer.output(at_home(&far), None), says);
+    let spec = LayerSpec {
+        weight: Some(at_home(&square)),
+        ..LayerSpec::new("another", LayerKind::Linear)
+    };
+    refused(there.model.add_layer(spec).map(|_| ()), says);
     // A context without a GPU.
     refused(
         here.layers[0].0.input(far.view(), None),
@@ -293,6 +310,16 @@ fn tensors_that_are_not_where_they_are_said_to_be_are_refused() {
     let slot = Arc::clone(layer.input_slot());
     let outcome = there.model.set_amax(&slot, None, one.view());
     refused(outcome, "expected one in host memory");
+    // SAFETY: as above.
+    let lie = unsafe {
+        TensorView::new_on(
+            Device::Cpu,
+            one.view().address() as *mut u8,
+            DType::F32,
+            &[],
+        )
+    };
+    refused(there.model.set_amax(&slot, None, lie.expect("valid")), says);
 }
 
 #[test]

@@ -100,9 +100,10 @@ pub unsafe extern "C" fn mq_compress(
                 None => CompressConfig::all(),
             };
             let allow_none = flags & MQ_ALLOW_NO_MATCH != 0;
+            let device = model.context().machine().gpu().cloned();
             let mut of_host =
                 |layer: &str, part: &str, size: usize, gpu: Option<&Arc<Gpu>>| match &buffers {
-                    Some(buffers) => buffers.allocate(layer, part, size, gpu),
+                    Some(buffers) => buffers.allocate(layer, part, size, (gpu, device.as_ref())),
                     None => allocate_own(layer, part, size, gpu),
                 };
             let count = apply::compress(model, &config, allow_none, &mut of_host)?;

@@ -35,9 +35,9 @@ pub struct mq_context_options {
     /// context and its models, or at once when mq_context_create() fails (but not when `struct_size` is
     /// too small to hold it).
     pub log: mq_log_fn,
-    /// Most bytes that the statistics and the work memory of a calibration may take beside the host's own
-    /// memory and the scales it results in; 0 (default): no limit. Where one pass of the forward would need
-    /// more, there are several (see mq_plan()); the results are the same.
+    /// Most bytes that the statistics and the work memory of a calibration may take, in host and device memory
+    /// together, beside the host's own memory and the scales it results in; 0 (default): no limit. Where one pass
+    /// of the forward would need more, there are several (see mq_plan()); the results are the same.
     pub memory_limit_bytes: u64,
     /// Receives the progress of verbs; default: none. Released as `log`.
     pub progress: mq_progress_fn,

@@ -217,7 +217,8 @@ impl Gpu {
         )
     }
 
-    /// Copies from device memory, once the stream has come so far.
+    /// Copies from device memory, once the stream has come so far. Errors with what has failed before, if that is not
+    /// taken yet: what would be read is not what it should have become.
     pub(crate) fn read_from<T: Plain>(
         &self,
         address: u64,
@@ -227,6 +228,7 @@ impl Gpu {
         if bytes == 0 {
             return Ok(());
         }
+        self.take_failure()?;
         self.refuse_capture("a copy to host memory")?;
         let _current = self.enter()?;
         // SAFETY: the caller knows that the address holds the values; waited for below.

@@ -52,6 +52,11 @@ impl Gpu {
         match *self {}
     }
 
+    /// Whether the host may follow an address.
+    pub fn check_host_address(&self, _address: u64) -> Result<(), GpuError> {
+        match *self {}
+    }
+
     pub(crate) fn read_from<T: Plain>(
         &self,
         _address: u64,
