@@ -1,28 +1,29 @@
-//! Large products by cuBLAS: the mock of it beside the emulator, or the real one where it is found. Whatever it lacks, mq's
-//! own kernels make the products, and the log says so.
+//! Large products by cuBLAS: the mock of it beside the emulator, or the real one where it is found.
 
 mod network;
 mod on_gpu;
 mod owned;
+mod products;
 mod safetensors_file;
 mod streams;
 mod there;
 
-use std::ffi::{CStr, c_char, c_void};
-use std::path::PathBuf;
-use std::process::Command;
+use std::ffi::c_void;
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::sys;
 use mq::calibrate;
-use mq::kernels::cuda::{DeviceBuffer, DeviceMemory, Gpu, GpuSettings, UseCublas};
+use mq::kernels::cuda::{DeviceMemory, GpuSettings, UseCublas};
 use mq::kernels::gram::cuda::accumulate_buffer;
 use mq::model::{Context, ContextSettings, LayerKind, LayerSpec, LogLevel, Model};
 use mq::tensor::DType;
 use on_gpu::OnGpu;
 use owned::Owned;
+use products::{
+    COLUMNS, ROWS, added, bits, buffers, counted, is_emulator, on_stream, open, with_cublas,
+};
 use streams::{Stream, ok};
 use there::{There, config, here};
 
@@ -31,80 +32,6 @@ static ALONE: Mutex<()> = Mutex::new(());
 
 fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-const COLUMNS: usize = 70;
-const ROWS: usize = 300;
-
-fn open(cublas: UseCublas, settings: GpuSettings) -> Arc<Gpu> {
-    // SAFETY: live handles, which the test keeps.
-    unsafe { Gpu::open(GpuSettings { cublas, ..settings }) }.expect("opened before")
-}
-
-fn on_stream(stream: *mut c_void) -> GpuSettings {
-    GpuSettings {
-        device: 0,
-        context: null_mut(),
-        stream,
-        memory: None,
-        cublas: UseCublas::default(),
-    }
-}
-
-/// A GPU that uses cuBLAS for all it can, has found it, and has told so. None: there is no GPU, or no cuBLAS.
-fn with_cublas(settings: GpuSettings) -> Option<Arc<Gpu>> {
-    on_gpu::gpu(null_mut(), None)?;
-    let gpu = open(UseCublas::Always, settings);
-    let (rows, gram) = buffers(&gpu);
-    accumulate_buffer(&rows, COLUMNS, &gram);
-    let notice = gpu.take_notice().expect("it says what it found");
-    if notice.contains("made by cuBLAS ") {
-        return Some(gpu);
-    }
-    let must = is_emulator(&gpu) || std::env::var_os("MQ_REQUIRE_CUBLAS").is_some();
-    assert!(!must, "{notice}");
-    eprintln!("SKIPPED: {notice}");
-    None
-}
-
-fn is_emulator(gpu: &Gpu) -> bool {
-    gpu.name().starts_with("Mock GPU")
-}
-
-fn values() -> Vec<f32> {
-    let number = |i: usize| ((i * 37) as f32 * 0.7311).sin();
-    (0..ROWS * COLUMNS).map(number).collect()
-}
-
-/// Rows, and an empty Gram matrix.
-fn buffers(gpu: &Arc<Gpu>) -> (DeviceBuffer, DeviceBuffer) {
-    (
-        DeviceBuffer::holding(gpu, &values()).expect("memory"),
-        DeviceBuffer::zeroed(gpu, COLUMNS * COLUMNS * 4).expect("memory"),
-    )
-}
-
-/// The bits of a Gram matrix to which the rows were added so many times.
-fn added(gpu: &Arc<Gpu>, times: usize) -> Vec<u32> {
-    let (rows, gram) = buffers(gpu);
-    (0..times).for_each(|_| accumulate_buffer(&rows, COLUMNS, &gram));
-    bits(&gram)
-}
-
-fn bits(gram: &DeviceBuffer) -> Vec<u32> {
-    let mut entries = vec![0u32; COLUMNS * COLUMNS];
-    gram.read(&mut entries).expect("a copy");
-    entries
-}
-
-/// What the emulator counts; None: it is no emulator.
-fn counted(what: &CStr) -> Option<i64> {
-    // SAFETY: the driver, which is loaded; the type is that of `control.h`.
-    unsafe {
-        let driver = libloading::Library::new("libcuda.so.1").ok()?;
-        let get = driver.get::<unsafe extern "C" fn(*const c_char) -> i64>(b"mq_mock_get\0");
-        get.ok().map(|get| get(what.as_ptr()))
-    }
 }
 
 #[test]
@@ -320,139 +247,4 @@ fn awq_finds_the_same_factors_and_the_log_says_by_what() {
     let says = "large products on Mock GPU 0 are made by cuBLAS 12.8.4 (libcublas.so.12); mq_context_options.cublas can \
                 forbid it";
     assert!(told[0].1 == says || !is_emulator(&gpu), "{lines:?}");
-}
-
-/// Set in a process that plays a machine: what the notice says of cuBLAS, and how it goes on.
-const SAYS: &str = "MQ_TEST_CUBLAS_SAYS";
-const THEN: &str = "MQ_TEST_CUBLAS_THEN";
-
-/// What one of those processes does.
-fn play(says: &str, then: &str) {
-    let plain = open(UseCublas::Never, on_stream(null_mut()));
-    let tiled = added(&plain, 2);
-    let live = counted(c"live_bytes");
-    {
-        let gpu = open(UseCublas::Always, on_stream(null_mut()));
-        if then == "fails" {
-            let (rows, gram) = buffers(&gpu);
-            accumulate_buffer(&rows, COLUMNS, &gram);
-            let error = gpu
-                .take_failure()
-                .expect_err("a product that was broken off");
-            assert!(error.text.contains(says), "{error}");
-            assert!(error.text.contains("mq_context_options.cublas"), "{error}");
-        }
-        let found = added(&gpu, 2);
-        assert_eq!(found == tiled, then != "works", "by mq's own kernels");
-        let notice = gpu.take_notice().expect("it says what it found");
-        assert!(notice.contains(says) || then == "fails", "{notice}");
-        assert_eq!(gpu.take_notice(), None, "once");
-        added(&gpu, 1);
-        assert_eq!(gpu.take_notice(), None, "once");
-        gpu.take_failure().expect("no failure");
-    }
-    assert_eq!(counted(c"live_bytes"), live);
-    assert_eq!(counted(c"cublas_handles"), Some(0));
-}
-
-#[test]
-fn what_cublas_lacks_is_said_and_the_products_are_made() {
-    let _alone = alone();
-    if let (Ok(says), Ok(then)) = (std::env::var(SAYS), std::env::var(THEN)) {
-        return play(&says, &then);
-    }
-    let Some(gpu) = on_gpu::gpu(null_mut(), None) else {
-        return;
-    };
-    if !is_emulator(&gpu) {
-        eprintln!(
-            "SKIPPED: 9 machines that only the emulator plays; this is {}",
-            gpu.name()
-        );
-        return;
-    }
-    let searched = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
-    let here = std::env::split_paths(&searched).find(|at| at.join("without_cublas").is_dir());
-    let here: PathBuf = here.expect("the emulator's folder");
-    let alone = here.join("without_cublas").display().to_string();
-    let lacking = format!(
-        "{}:{}",
-        here.join("cublas_without_workspace").display(),
-        here.display()
-    );
-    for (name, value, then, says) in [
-        (
-            "LD_LIBRARY_PATH",
-            &*alone,
-            "falls back",
-            "cuBLAS cannot be used: libcublas.so.12: cannot open",
-        ),
-        (
-            "LD_LIBRARY_PATH",
-            &lacking,
-            "falls back",
-            "libcublas.so.12 has no cublasSetWorkspace_v2",
-        ),
-        (
-            "MQ_MOCK_CUBLAS_VERSION",
-            "110903",
-            "falls back",
-            "libcublas.so.12: version 110903, but 120000 or later is needed",
-        ),
-        (
-            "MQ_MOCK_FAIL_CUBLAS_CREATE",
-            "1",
-            "falls back",
-            "libcublas.so.12: cublasCreate: CUBLAS_STATUS_NOT_INITIALIZED",
-        ),
-        (
-            "MQ_MOCK_FAIL_CUBLAS_PRODUCT",
-            "15",
-            "falls back",
-            "mq's own kernels from now on: cuBLAS 12.8.4 (libcublas.so.12): cublasSsyrk: CUBLAS_STATUS_NOT_SUPPORTED",
-        ),
-        (
-            "MQ_MOCK_FAIL_CUBLAS_PRODUCT",
-            "13",
-            "fails",
-            "CUDA: cuBLAS 12.8.4 (libcublas.so.12): cublasSsyrk: CUBLAS_STATUS_EXECUTION_FAILED",
-        ),
-        (
-            "MQ_MOCK_MEMORY_LIMIT",
-            "16777216",
-            "falls back",
-            "no 33554432 bytes of device memory",
-        ),
-        // Room for the workspace, but not for what cuBLAS takes by itself.
-        (
-            "MQ_MOCK_MEMORY_LIMIT",
-            "34603008",
-            "falls back",
-            "cublasCreate: CUBLAS_STATUS_ALLOC_FAILED",
-        ),
-        // A newer driver works with the library of an older CUDA.
-        (
-            "MQ_MOCK_DRIVER_VERSION",
-            "13000",
-            "works",
-            "are made by cuBLAS 12.8.4 (libcublas.so.12)",
-        ),
-    ] {
-        let this = std::env::current_exe().expect("this test");
-        let played = Command::new(this)
-            .args([
-                "--exact",
-                "what_cublas_lacks_is_said_and_the_products_are_made",
-                "--nocapture",
-            ])
-            .env(name, value)
-            .env(SAYS, says)
-            .env(THEN, then)
-            .output()
-            .expect("a process");
-        let told = String::from_utf8_lossy(&played.stdout);
-        let wrong = String::from_utf8_lossy(&played.stderr);
-        assert!(played.status.success(), "{name}={value}: {told}\n{wrong}");
-        assert!(told.contains("1 passed"), "{name}={value}: {told}\n{wrong}");
-    }
 }
