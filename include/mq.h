@@ -132,13 +132,13 @@
 #define MQ_CUBLAS_DEFAULT 0
 
 /**
- * No product is made by cuBLAS: results are the same bytes on every GPU and machine.
+ * No product is made by cuBLAS: they are the same bytes on every GPU and machine.
  */
 #define MQ_CUBLAS_NEVER 1
 
 /**
  * Large products are made by cuBLAS where it can be loaded and works. The log says which library that is, or why it is
- * none. Results are the same bytes in every run with one version of cuBLAS on one model of GPU.
+ * none. Products are the same bytes in every run with one version of cuBLAS on one model of GPU.
  */
 #define MQ_CUBLAS_IF_FOUND 2
 

@@ -13,10 +13,10 @@ use crate::kernels::cuda::{DeviceMemory, Gpu, GpuSettings, UseCublas, without_gp
 
 /// `cublas` of mq_context_options: what this version takes for the best, which is MQ_CUBLAS_IF_FOUND and may change.
 pub const MQ_CUBLAS_DEFAULT: u32 = 0;
-/// No product is made by cuBLAS: results are the same bytes on every GPU and machine.
+/// No product is made by cuBLAS: they are the same bytes on every GPU and machine.
 pub const MQ_CUBLAS_NEVER: u32 = 1;
 /// Large products are made by cuBLAS where it can be loaded and works. The log says which library that is, or why it is
-/// none. Results are the same bytes in every run with one version of cuBLAS on one model of GPU.
+/// none. Products are the same bytes in every run with one version of cuBLAS on one model of GPU.
 pub const MQ_CUBLAS_IF_FOUND: u32 = 2;
 
 /// What the host wants of cuBLAS. Errors for a number that means nothing.

@@ -41,7 +41,7 @@ class Model(AutoQuantize, Saving):
             index, or a `torch.device`. Work on it is put on the stream that the library of the
             array works on at the time of the call; use one stream at a time. Default: none.
         cublas: whether large products on that device may be made by cuBLAS, which is looked for at
-            run time. False: never; results are then the same bytes on every GPU. True: where it is
+            run time. False: never; they are then the same bytes on every GPU. True: where it is
             found; the log says so. None: what this version takes for the best, which is True and
             may change.
 
