@@ -127,6 +127,22 @@
 #define MQ_DTYPE_FLOAT8_E4M3FN 10
 
 /**
+ * `cublas` of mq_context_options: what this version takes for the best, which is MQ_CUBLAS_IF_FOUND and may change.
+ */
+#define MQ_CUBLAS_DEFAULT 0
+
+/**
+ * No product is made by cuBLAS: they are the same bytes on every GPU and machine.
+ */
+#define MQ_CUBLAS_NEVER 1
+
+/**
+ * Large products are made by cuBLAS where it can be loaded and works. The log says which library that is, or why it is
+ * none. Products are the same bytes in every run with one version of cuBLAS on one model of GPU.
+ */
+#define MQ_CUBLAS_IF_FOUND 2
+
+/**
  * Outcome of a call. Everything but `MQ_OK` comes with a text: mq_last_error_message().
  *
  * Numbers are never reused or changed.
@@ -494,6 +510,17 @@ typedef struct mq_context_options {
      * Released as `log`.
      */
     struct mq_device_memory_fn device_memory;
+    /**
+     * Whether cuBLAS, which is looked for at run time, may make large products in device memory (Gram matrices and the
+     * errors under them, as AWQ and the search by `gram` need them): `MQ_CUBLAS_DEFAULT`, `MQ_CUBLAS_NEVER` or
+     * `MQ_CUBLAS_IF_FOUND`. A context that has used it holds device memory for it, 32 MiB from `device_memory`
+     * and what cuBLAS takes by itself, and waits for the device when the last of it and its models is destroyed.
+     */
+    uint32_t cublas;
+    /**
+     * Must be 0.
+     */
+    uint32_t reserved;
 } mq_context_options;
 
 /**

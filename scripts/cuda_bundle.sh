@@ -27,7 +27,7 @@ take() { # what cargo is told, the prefix of the name
     done
 }
 take "" test --lib --test golden --test 'cuda_*' --test requantize
-take bench_ bench --bench cuda
+take bench_ bench --bench cuda --bench cuda_products
 cargo build --release --locked
 strip -o "$out/target/release/libmq.so" target/release/libmq.so
 ln -s libmq.so "$out/target/release/libmq.so.0.1"
@@ -48,5 +48,6 @@ cp Cargo.toml "$out/" # has the version
 find "$out" \( -name __pycache__ -o -name '*.egg-info' -o -name build \) -prune -exec rm -rf {} +
 rm -f "$out/bindings/python/mq/libmq.so"
 cp scripts/cuda_run.sh "$out/run.sh"
+cp scripts/cublas_folder.sh "$out/"
 git log -1 --format='commit %h of %cs' >"$out/commit" 2>/dev/null || echo "not from a checkout" >"$out/commit"
 git diff --quiet HEAD 2>/dev/null || echo "with changes that are not committed" >>"$out/commit"

@@ -9,7 +9,8 @@
 #
 # All steps run, whatever fails; each has a log in logs/, and a line in the table at the end. PyTorch and pytest are those
 # of MQ_TORCH_PYTHON (default: python3); compute-sanitizer comes with the CUDA toolkit. MQ_WITHOUT_TORCH=1 and
-# MQ_WITHOUT_SANITIZER=1 leave these out, with a line that says so. MQ_STEP_SECONDS (default 600) stops a step.
+# MQ_WITHOUT_SANITIZER=1 leave these out, with a line that says so. cuBLAS is that of PyTorch's packages, else that of the
+# loader's path; MQ_WITHOUT_CUBLAS=1 leaves its checks out. MQ_STEP_SECONDS (default 600) stops a step.
 set -uo pipefail
 cd "$(dirname "$0")"
 what=${1:-}
@@ -50,6 +51,11 @@ left_out() {
     table+=("$(printf '%-16s LEFT OUT       %s' "$1" "$2")")
 }
 
+# What runs a command with cuBLAS in the loader's path, where the emulator has its own.
+folder=
+[[ ${MQ_ON_EMULATOR:-0} == 1 || ${MQ_WITHOUT_CUBLAS:-0} == 1 ]] || folder=$(./cublas_folder.sh "$python")
+with_cublas=(env "LD_LIBRARY_PATH=$folder${LD_LIBRARY_PATH:+${folder:+:}$LD_LIBRARY_PATH}" MQ_REQUIRE_CUBLAS=1)
+
 cat commit
 if [[ ${MQ_ON_EMULATOR:-0} == 1 ]]; then
     echo "on the emulator"
@@ -60,8 +66,14 @@ if [[ $what == test ]]; then
     step kernels bin/lib
     step golden bin/golden --nocapture
     for test in bin/cuda_* bin/requantize; do
-        step "$(basename "$test")" "$test"
+        [[ $test == bin/cuda_cublas ]] || step "$(basename "$test")" "$test"
     done
+    if [[ ${MQ_WITHOUT_CUBLAS:-0} == 1 ]]; then
+        left_out cublas MQ_WITHOUT_CUBLAS=1
+    else
+        step cublas_kernels "${with_cublas[@]}" bin/lib cublas
+        step cuda_cublas "${with_cublas[@]}" bin/cuda_cublas
+    fi
     step c bin/harness cuda
     if [[ ${MQ_WITHOUT_TORCH:-0} == 1 ]]; then
         left_out torch MQ_WITHOUT_TORCH=1
@@ -79,6 +91,7 @@ if [[ $what == test ]]; then
     fi
 else
     step taps bin/bench_cuda
+    step products "${with_cublas[@]}" bin/bench_cuda_products
     if [[ ${MQ_WITHOUT_TORCH:-0} == 1 ]]; then
         left_out beside_torch MQ_WITHOUT_TORCH=1
     else

@@ -29,7 +29,8 @@ scripts/cuda_bundle.sh
 export MQ_ON_EMULATOR=1 MQ_WITHOUT_TORCH=1 MQ_WITHOUT_SANITIZER=1 MQ_STEP_SECONDS=1800
 on_emulator target/cuda-bundle/run.sh test
 # Whether the benchmark runs; its times mean nothing here.
-MQ_BENCH_BYTES=65536 MQ_BENCH_ROUNDS=1 MQ_BENCH_SWEEP_ROWS=4 on_emulator target/cuda-bundle/run.sh bench
+MQ_BENCH_BYTES=65536 MQ_BENCH_ROUNDS=1 MQ_BENCH_SWEEP_ROWS=4 MQ_BENCH_COLUMNS=96 MQ_BENCH_ROWS=64 \
+    on_emulator target/cuda-bundle/run.sh bench
 # Every launch three times, in other orders of threads: a missing barrier shows.
 MQ_MOCK_CHECK=1 on_emulator target/cuda-bundle/run.sh test golden cuda_model cuda_compress
 MQ_MOCK_CHECK=1 on_emulator target/cuda-bundle/bin/lib clipping quadratic

@@ -15,7 +15,7 @@ use memory_cases::bytes_needed;
 use mq::calibrate;
 use mq::config::QuantizeConfig;
 use mq::error::Error;
-use mq::kernels::cuda::{DeviceBuffer, DeviceMemory, Gpu, GpuSettings};
+use mq::kernels::cuda::{DeviceBuffer, DeviceMemory, Gpu, GpuSettings, UseCublas};
 use mq::model::{Context, ContextSettings, Model, SlotState};
 use on_gpu::OnGpu;
 use stack::{INT4_BLOCKS, assert_same, config, states};
@@ -91,6 +91,7 @@ fn run(pool: &Arc<Gpu>, limit: u64, config: &QuantizeConfig) -> Result<Outcome, 
         context: std::ptr::null_mut(),
         stream: std::ptr::null_mut(),
         memory: Some(Box::new(memory)),
+        cublas: UseCublas::default(),
     };
     // SAFETY: no context and no stream are given.
     let gpu = unsafe { Gpu::open(settings) }?;

@@ -10,7 +10,7 @@ use cudarc::driver::sys;
 use mq::calibrate;
 use mq::config::QuantizeConfig;
 use mq::error::Error;
-use mq::kernels::cuda::{Gpu, GpuErrorKind, GpuSettings};
+use mq::kernels::cuda::{Gpu, GpuErrorKind, GpuSettings, UseCublas};
 use mq::model::{Layer, LayerKind, LayerSpec, Model, Scales};
 use mq::tensor::DType;
 use on_gpu::{OnGpu, bits};
@@ -334,6 +334,7 @@ fn the_current_context_is_left_as_it_was() {
             context: context.cast(),
             stream: stream.cast(),
             memory: None,
+            cublas: UseCublas::default(),
         };
         // SAFETY: live handles.
         unsafe { Gpu::open(settings) }
@@ -416,6 +417,7 @@ fn a_device_that_is_not_there_is_said() {
             context: std::ptr::null_mut(),
             stream: std::ptr::null_mut(),
             memory: None,
+            cublas: UseCublas::default(),
         };
         // SAFETY: no handles.
         let error = unsafe { Gpu::open(settings) }

@@ -30,6 +30,15 @@ static void contexts_without_a_gpu(void) {
     CHECK_SAYS("cuda_stream");
     CHECK(context == NULL);
     options = options_for(MQ_DEVICE_CPU, 0);
+    options.cublas = 3;
+    CHECK_STATUS(mq_context_create(&options, &context), MQ_ERR_INVALID_ARGUMENT);
+    CHECK_SAYS("cublas is 3");
+    options.cublas = MQ_CUBLAS_NEVER;
+    options.reserved = 1;
+    CHECK_STATUS(mq_context_create(&options, &context), MQ_ERR_INVALID_ARGUMENT);
+    CHECK_SAYS("reserved is 1");
+    CHECK(context == NULL);
+    options = options_for(MQ_DEVICE_CPU, 0);
     CHECK_STATUS(mq_context_create(&options, &context), MQ_OK);
     CHECK_STATUS(mq_context_set_cuda_stream(context, NULL), MQ_ERR_INVALID_ARGUMENT);
     CHECK_STATUS(mq_context_set_cuda_stream(NULL, NULL), MQ_ERR_INVALID_ARGUMENT);

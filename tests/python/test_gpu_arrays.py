@@ -242,3 +242,14 @@ def test_a_library_that_cannot_be_written_to_needs_out(cupy):
     out = on_gpu(X)
     assert mq.fake_quant(alien, ATTRIBUTES, out=out) is out
     assert_same_bits(out.get(), mq.fake_quant(X, ATTRIBUTES))
+
+
+@pytest.mark.parametrize("cublas", [None, True, False])
+def test_cublas_is_a_choice(cublas):
+    lines = []
+    model = mq.Model(log=lambda _, text: lines.append(text), device="cuda", cublas=cublas)
+    layer = model.add_linear("a", on_gpu(X))
+    x = on_gpu(X)
+    model.quantize(INT8, lambda: layer.input(x))
+    # Nothing here is large enough to look for it.
+    assert not any("cuBLAS" in line for line in lines)

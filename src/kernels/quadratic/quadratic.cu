@@ -90,6 +90,22 @@ MQ_KERNEL(quadratic_tiles)(const float* deltas, const float* upper, u64 rows, u6
 }
 MQ_REGISTER(quadratic_tiles)
 
+// Elements whose products a block of threads adds up.
+constexpr u64 kDotPart = 16384;
+
+// For every part of two arrays, the sum of their products in float64, where the products are exact: of a panel of δ T
+// that cuBLAS has made, and of δ.
+// mq: reducing dot_of_parts
+MQ_KERNEL(dot_of_parts)(const float* a, const float* b, u64 count, double* of_parts) {
+  __shared__ double scratch[kThreads];
+  u64 first = blockIdx.x * kDotPart, last = first + kDotPart < count ? first + kDotPart : count;
+  double own = 0.0;
+  for (u64 i = first + threadIdx.x; i < last; i += kThreads) own = __dadd_rn(own, __dmul_rn((double)a[i], (double)b[i]));
+  own = sum_of_block(own, scratch);
+  if (threadIdx.x == 0) of_parts[blockIdx.x] = own;
+}
+MQ_REGISTER(dot_of_parts)
+
 // Adds up the sums of tiles, to what is there; one thread block.
 MQ_KERNEL(sum_of_tiles)(const double* of_tiles, u64 count, double* total) {
   __shared__ double scratch[kThreads];

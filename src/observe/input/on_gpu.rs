@@ -64,6 +64,9 @@ impl OnGpu {
         ] {
             summed.fill(0)?;
         }
+        if needs.gram {
+            gram::prepare(gpu, STAGE_ROWS, channels);
+        }
         Ok(statistics)
     }
 
