@@ -231,6 +231,40 @@ fn every_form_of_candidates_is_rounded_there() {
 }
 
 #[test]
+fn a_tensor_is_clipped_as_a_whole_under_the_factors_of_its_input() {
+    let Some(gpu) = on_gpu::gpu(std::ptr::null_mut(), None) else {
+        return;
+    };
+    let parts = || {
+        let parts = (0..60).map(|i| {
+            // Of few blocks, so that the largest of them counts.
+            let mut part = Part::linear(&format!("layer{i}"), [1 + i as usize % 2, 16], None);
+            part.batches = (0..2u64)
+                .map(|batch| stack::noise(&[40, 16], 90 + 2 * i + batch))
+                .collect();
+            part
+        });
+        parts.collect::<Vec<_>>()
+    };
+    let scaled = in_host_memory(parts(), &config(NVFP4, INT8, r#""awq_lite""#));
+    let fine = r#"{"method": "awq_full", "min_clip_ratio": 0.9, "shrink_step": 0.01}"#;
+    let config = config(NVFP4, INT8, fine);
+    let near = in_host_memory(parts(), &config);
+    let amax = |stack: &Stack| -> Vec<String> {
+        let weights = stack.layers.iter().filter_map(|layer| layer.weight_slot());
+        weights
+            .map(|slot| format!("{:?}", slot.state().members()[0].amax))
+            .collect()
+    };
+    let pairs = amax(&near).into_iter().zip(amax(&scaled));
+    let clipped = pairs.filter(|(clipped, scaled)| clipped != scaled).count();
+    assert!(clipped > 2, "of 60 only {clipped} gain by it");
+    let mut far = There::new(&gpu, &parts(), true, true);
+    far.quantize(&config).expect("there");
+    assert_alike(&far.states(), &near.states(), "clipped");
+}
+
+#[test]
 fn weights_and_activations_may_lie_apart() {
     let Some(gpu) = on_gpu::gpu(std::ptr::null_mut(), None) else {
         return;
