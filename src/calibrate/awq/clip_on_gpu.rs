@@ -4,12 +4,22 @@ use std::sync::Arc;
 
 use super::clip::{Clipping, Found};
 use super::output_error;
+use super::target::Target;
 use crate::error::{Error, Result};
 use crate::kernels::absmax;
 use crate::kernels::clipping::cuda::{Problem, Search};
 use crate::kernels::cuda::Gpu;
 use crate::model::{Kind, negative};
 use crate::tensor::TensorView;
+
+/// Bytes that clipping takes of both memories.
+pub(super) fn bytes(target: &Target, block: usize, ratios: &[f32]) -> u64 {
+    let (rows, channels) = (target.rows(), target.channels());
+    let there = Search::bytes(rows, channels, block, ratios.len());
+    // The amax values, the copies that come back, and the weight under the factors of its input.
+    let here = 3 * rows * channels.div_ceil(block) * size_of::<f32>();
+    (there + here + target.weight().size_bytes()) as u64
+}
 
 impl Clipping<'_> {
     /// One amax for each block, each with an error of its own.

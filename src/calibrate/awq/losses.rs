@@ -6,12 +6,13 @@
 
 use super::super::algorithm::Run;
 use super::by_rows::{Rows, by_rows, tasks};
+use super::losses_on_gpu;
 use super::target::{Reach, Target};
 use crate::error::{Error, Result};
 use crate::kernels::gram::Gram;
 use crate::kernels::load_rows;
 use crate::kernels::{Machine, channel_scale, quadratic, scaled_difference};
-use crate::tensor::{Device, TensorView};
+use crate::tensor::TensorView;
 
 /// Rows of the weight that a task takes.
 const ROWS: usize = 32;
@@ -49,15 +50,16 @@ fn rows_per_task(target: &Target) -> usize {
     }
 }
 
-/// Bytes of host memory that errors of so many candidates take, on so many threads.
+/// Bytes that errors of so many candidates take, on so many threads or on the GPU.
 pub(super) fn workspace_bytes(target: &Target, candidates: usize, threads: usize) -> u64 {
     let (rows, channels) = (rows_per_task(target), target.channels());
     let blocks = channels.div_ceil(target.block());
     // The factors of the channels, the amax values.
     let of_candidates = candidates * channels * 2 * size_of::<f32>();
     let numbers = of_candidates + target.rows() * blocks * 3 * size_of::<f32>();
-    if target.weight().device() != Device::Cpu {
-        return numbers as u64;
+    if let Some(gpu) = target.slot.weight_gpu() {
+        let scaled = target.weight().size_bytes();
+        return (numbers + scaled + losses_on_gpu::bytes(target, gpu)) as u64;
     }
     let tasks = target.rows().div_ceil(rows);
     let deltas = candidates * rows * channels;

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::losses::Search;
-use super::target::Reach;
+use super::target::{Reach, Target};
 use crate::error::{Error, Result};
 use crate::kernels::channel_scale;
 use crate::kernels::cuda::{DeviceBuffer, Gpu};
@@ -15,17 +15,32 @@ use crate::tensor::TensorView;
 /// Floats of a band: 64 MiB of changes.
 const BAND: usize = 16 << 20;
 
+/// Rows of a band: whole groups of rows that share an amax.
+fn rows_per_band(target: &Target) -> usize {
+    let (rows, channels) = (target.rows(), target.channels());
+    let group = match target.reach {
+        Reach::Rows(group) => group.min(rows.max(1)),
+        Reach::Tensor | Reach::Columns => 1,
+    };
+    let most = (BAND / channels.max(1) / group).max(1) * group;
+    most.min(rows)
+}
+
+/// Bytes of device memory that errors take.
+pub(super) fn bytes(target: &Target, gpu: &Gpu) -> usize {
+    let (rows, channels) = (rows_per_band(target), target.channels());
+    let blocks = target.rows() * channels.div_ceil(target.block());
+    // The amax values, and room for those that a tensor finds for itself; the factors.
+    let floats = 2 * blocks + channels;
+    let rounded = rows * channels * target.weight().dtype().size();
+    Form::bytes(gpu, channels, rows) + rounded + floats * size_of::<f32>()
+}
+
 impl Search<'_> {
     /// Every candidate's error, and that of a weight of nothing.
     pub(super) fn all_on_gpu(&self, gpu: &Arc<Gpu>) -> Result<(Vec<f64>, f64)> {
         let (rows, channels) = (self.target.rows(), self.target.channels());
-        // Whole groups of rows that share an amax.
-        let group = match self.target.reach {
-            Reach::Rows(group) => group.min(rows.max(1)),
-            Reach::Tensor | Reach::Columns => 1,
-        };
-        let most = (BAND / channels.max(1) / group).max(1) * group;
-        let per_band = most.min(rows);
+        let per_band = rows_per_band(self.target);
         let form = Form::new(gpu, self.gram, self.factors, per_band)?;
         let band = |first: usize| {
             let count = per_band.min(rows - first);

@@ -25,7 +25,6 @@ use crate::model::{
 };
 use crate::observe::{BlockNeeds, InputNeeds, InputSummary};
 use crate::plan::{Planned, SlotNeeds};
-use crate::tensor::Device;
 use target::Target;
 
 /// The algorithm, in one of its three forms.
@@ -80,19 +79,30 @@ impl Planned for Awq {
     }
 
     fn workspace_bytes(&self, layer: &Layer, threads: usize) -> u64 {
-        match Target::find(layer) {
-            Ok(Some(target)) => {
-                let is_here = target.weight().device() == Device::Cpu;
-                let clips_whole = self.clips() && target.clips_as_a_whole();
-                let copies_gram = is_here && self.scales() && clips_whole;
-                let gram = match copies_gram {
-                    true => target.channels().pow(2) * size_of::<f32>(),
-                    false => 0,
-                };
-                losses::workspace_bytes(&target, self.candidates(), threads) + gram as u64
-            }
-            _ => 0,
+        let Ok(Some(target)) = Target::find(layer) else {
+            return 0;
+        };
+        let clips_whole = self.clips() && target.clips_as_a_whole();
+        let losses = || losses::workspace_bytes(&target, self.candidates(), threads);
+        if target.slot.weight_gpu().is_none() {
+            let copied = match self.scales() && clips_whole {
+                true => target.channels().pow(2) * size_of::<f32>(),
+                false => 0,
+            };
+            return losses() + copied as u64;
         }
+        // Whole matrices for the factors, or when a tensor is clipped; then blocks.
+        let whole = match self.scales() || clips_whole {
+            true => losses(),
+            false => 0,
+        };
+        let in_blocks = match target.clip_block().filter(|_| self.clips()) {
+            Some(block) => {
+                clip_on_gpu::bytes(&target, block, &candidates::clip_ratios(&self.config))
+            }
+            None => 0,
+        };
+        whole.max(in_blocks)
     }
 }
 

@@ -78,6 +78,15 @@ pub(crate) struct Search {
 }
 
 impl Search {
+    /// Bytes of device memory that a search takes for a weight of so many rows and channels, in blocks of `block`, under so
+    /// many ratios; at most, for the Gram matrix and factors may be there already.
+    pub fn bytes(rows: usize, channels: usize, block: usize, ratios: usize) -> usize {
+        let blocks = channels.div_ceil(block);
+        let (of_row, at_once) = at_once(rows, blocks, ratios, ERRORS);
+        let floats = blocks * block * block + channels + rows * blocks + ratios;
+        floats * size_of::<f32>() + at_once * of_row + sums_bytes(at_once * blocks)
+    }
+
     /// Finds the memory. Errors when there is none.
     pub fn new(gpu: &Arc<Gpu>, problem: &Problem<'_>) -> Result<Self, GpuError> {
         Self::with_errors(gpu, problem, ERRORS)
@@ -95,8 +104,7 @@ impl Search {
         let blocks = channels.div_ceil(block);
         let rows = problem.amax.len() / blocks;
         assert_eq!(problem.amax.len(), rows * blocks, "amax values");
-        let of_row = blocks * (ratios.len() + 1) * size_of::<f64>();
-        let rows_at_once = (most / of_row).clamp(1, rows.max(1));
+        let (of_row, rows_at_once) = at_once(rows, blocks, ratios.len(), most);
         let copied = match gram.on(gpu) {
             Some(_) => None,
             None => Some(DeviceBuffer::holding(gpu, gram.on_host()?)?),
@@ -104,8 +112,6 @@ impl Search {
         let factors = problem.factors.unwrap_or_default();
         assert!(problem.factors.is_none() || factors.len() == channels);
         let factors = DeviceBuffer::holding(gpu, factors)?;
-        let thread_blocks = thread_blocks(rows_at_once * blocks) as usize;
-        let sums = (3 * thread_blocks + 3) * size_of::<f64>();
         Ok(Self {
             format: problem.format,
             rows,
@@ -123,7 +129,7 @@ impl Search {
             ratios: DeviceBuffer::holding(gpu, ratios)?,
             candidates: ratios.len(),
             errors: DeviceBuffer::new(gpu, rows_at_once * of_row)?,
-            sums: DeviceBuffer::zeroed(gpu, sums)?,
+            sums: DeviceBuffer::zeroed(gpu, sums_bytes(rows_at_once * blocks))?,
             _factors: factors,
             _gram: copied,
             gpu: Arc::clone(gpu),
@@ -215,6 +221,17 @@ impl Search {
 }
 
 /// Thread blocks that have a thread for each block of a weight.
+/// Bytes of errors for a row, and how many rows have room at once within `most` bytes.
+fn at_once(rows: usize, blocks: usize, ratios: usize, most: usize) -> (usize, usize) {
+    let of_row = blocks * (ratios + 1) * size_of::<f64>();
+    (of_row, (most / of_row).clamp(1, rows.max(1)))
+}
+
+/// Three sums for each thread block, and the totals.
+fn sums_bytes(blocks: usize) -> usize {
+    (3 * thread_blocks(blocks) as usize + 3) * size_of::<f64>()
+}
+
 fn thread_blocks(blocks: usize) -> u32 {
     blocks.div_ceil(THREADS as usize) as u32
 }

@@ -81,6 +81,10 @@ impl Gpu {
         match *self {}
     }
 
+    pub(crate) fn bytes_of_cublas(&self, _multiplications: u64) -> Option<usize> {
+        match *self {}
+    }
+
     pub(crate) fn takes_cublas(&self, _multiplications: u64) -> bool {
         match *self {}
     }

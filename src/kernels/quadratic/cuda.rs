@@ -42,7 +42,25 @@ pub struct Form {
     rows: usize,
 }
 
+/// Sums of tiles, or of parts of panels.
+fn sums(rows: usize, n: usize) -> usize {
+    let tiles = rows.div_ceil(SIDE) * n.div_ceil(SIDE);
+    tiles.max(n.div_ceil(PANEL) * (rows * PANEL.min(n)).div_ceil(DOT_PART))
+}
+
 impl Form {
+    /// Bytes of device memory that a matrix of `n` columns takes at most, with room for so many rows at a time, and cuBLAS
+    /// for its products.
+    pub fn bytes(gpu: &Gpu, n: usize, rows: usize) -> usize {
+        let cublas = gpu.bytes_of_cublas(multiplications(rows, n));
+        let (panel, workspace) = match cublas {
+            Some(workspace) => (rows * PANEL.min(n), workspace),
+            None => (0, 0),
+        };
+        let floats = n * n + rows * n + n + panel;
+        floats * size_of::<f32>() + (sums(rows, n) + 1) * size_of::<f64>() + workspace
+    }
+
     /// Takes a whole matrix of which the entries on and above the diagonal are read, with room for so many rows at a time.
     /// With `factors`, one for each column, it is that of activations before they were multiplied with them.
     pub fn new(
@@ -56,16 +74,13 @@ impl Form {
         let floats = |count: usize| DeviceBuffer::new(gpu, count * size_of::<f32>());
         gpu.prepare_cublas(multiplications(rows, n));
         let has_panels = gpu.takes_cublas(multiplications(rows, n));
-        let tiles = rows.div_ceil(SIDE) * n.div_ceil(SIDE);
-        let parts = n.div_ceil(PANEL) * (rows * PANEL.min(n)).div_ceil(DOT_PART);
-        let sums = if has_panels { tiles.max(parts) } else { tiles };
         let form = Self {
             gpu: Arc::clone(gpu),
             upper: floats(n * n)?,
             n,
             deltas: floats(rows * n)?,
             inverse: floats(n)?,
-            sums: DeviceBuffer::new(gpu, (sums + 1) * size_of::<f64>())?,
+            sums: DeviceBuffer::new(gpu, (sums(rows, n) + 1) * size_of::<f64>())?,
             panel: floats(if has_panels { rows * PANEL.min(n) } else { 0 })?,
             rows,
         };

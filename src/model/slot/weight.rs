@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Scratch, Slot, quantization};
 use crate::error::{Error, Result};
-use crate::kernels::cuda::GpuError;
+use crate::kernels::cuda::{Gpu, GpuError};
 use crate::kernels::{Machine, absmax, copy, difference, fingerprint};
 use crate::model::{Mode, SlotState};
 use crate::tensor::TensorView;
@@ -107,6 +107,12 @@ impl Slot {
                 look(&self.change_input(machine, first, weight, &target)?)
             }
         }
+    }
+
+    /// The GPU that the weight lies on; None: it is in host memory, or packed.
+    pub(crate) fn weight_gpu(&self) -> Option<&Arc<Gpu>> {
+        let machine = self.shared.context().machine();
+        machine.gpu_of(self.weight()?)
     }
 
     /// What tells the weight's bytes from others; None for a packed one.

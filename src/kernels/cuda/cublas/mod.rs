@@ -124,6 +124,13 @@ impl Gpu {
     }
 
     /// Whether a product of so many multiplications would be cuBLAS' work.
+    /// Bytes of device memory that cuBLAS may take to work with, once, if products of so many multiplications may be its
+    /// own; None: they may not.
+    pub(crate) fn bytes_of_cublas(&self, multiplications: u64) -> Option<usize> {
+        let is_wanted = self.products().takes(multiplications);
+        is_wanted.then_some(WORKSPACE_BYTES)
+    }
+
     pub(crate) fn takes_cublas(&self, multiplications: u64) -> bool {
         let products = self.products();
         products.takes(multiplications) && products.usable().is_some()
