@@ -4,7 +4,7 @@ use std::ffi::c_void;
 use std::ptr::null;
 
 use super::callback::{UserData, outcome};
-use super::tensor::{MQ_DEVICE_CPU, mq_device, mq_dtype, mq_tensor};
+use super::tensor::{mq_device, mq_dtype, mq_tensor};
 use crate::error::{Error, Result};
 use crate::model::LayerForward;
 use crate::tensor::{MAX_RANK, TensorView};
@@ -84,11 +84,8 @@ fn described(tensor: &TensorView, extents: &mut [i64; MAX_RANK]) -> mq_tensor {
         *extent = i64::try_from(*dim).unwrap_or(i64::MAX);
     }
     mq_tensor {
-        data: tensor.data().cast(),
-        device: mq_device {
-            device_type: MQ_DEVICE_CPU,
-            device_id: 0,
-        },
+        data: tensor.address() as *mut c_void,
+        device: mq_device::of(tensor.device()),
         ndim: dims.len() as i32,
         dtype: mq_dtype::of(tensor.dtype()),
         shape: extents.as_ptr(),

@@ -9,6 +9,7 @@ mod gradient;
 mod moments;
 mod products;
 mod statistics;
+mod tally;
 mod work;
 
 use std::collections::HashMap;

@@ -17,3 +17,4 @@
 #include "../perturbation/perturbation.cu"
 #include "../quadratic/quadratic.cu"
 #include "../row_scale.cu"
+#include "../unfold/unfold.cu"
