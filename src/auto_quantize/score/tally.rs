@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::kernels::absmax::cuda::note_not_finite;
 use crate::kernels::cuda::{DeviceBuffer, Gpu};
 use crate::tensor::TensorView;
@@ -73,14 +73,8 @@ impl Tally {
         there.is_used = false;
         let mut words = vec![0u64; there.recipes + 1];
         there.memory.read(&mut words)?;
-        match words.pop() {
-            Some(NONE) => {}
-            position => {
-                return Err(Error::Numeric(format!(
-                    "layer `{layer}`: NaN or Inf at element {} of a gradient; scores need finite gradients",
-                    position.unwrap_or_default()
-                )));
-            }
+        if let Some(position) = words.pop().filter(|position| *position != NONE) {
+            return Err(super::flawed_gradient(layer, position));
         }
         let found: Vec<f64> = words.into_iter().map(f64::from_bits).collect();
         self.add(&found);

@@ -17,12 +17,12 @@ const TURNED: usize = 64;
 
 /// A Gram matrix on the GPU, and room for the errors under it.
 pub(crate) struct Form {
-    gpu: Arc<Gpu>,
+    pub(super) gpu: Arc<Gpu>,
     /// Its upper triangle, doubled above the diagonal.
-    upper: DeviceBuffer,
-    n: usize,
+    pub(super) upper: DeviceBuffer,
+    pub(super) n: usize,
     /// `[n, rows]`.
-    deltas: DeviceBuffer,
+    pub(super) deltas: DeviceBuffer,
     inverse: DeviceBuffer,
     /// Of tiles, and behind them the total.
     sums: DeviceBuffer,
@@ -72,13 +72,29 @@ impl Form {
     /// Adds the error of some rows: `q * inverse - w`, or of w itself where there is no q. All are on the GPU, `[rows, n]`
     /// in one dtype; `inverse` has a factor for each column, copied with [`Self::set_inverse`]. Waits for nothing.
     pub fn add(&self, q: Option<&TensorView>, scaled: bool, w: &TensorView) {
+        let (rows, n) = (self.set_deltas(q, scaled, w), self.n);
+        let tiles = rows.div_ceil(SIDE) * n.div_ceil(SIDE);
+        if tiles == 0 {
+            return;
+        }
+        // SAFETY: the kernels of those signatures; the differences are in their place, and the buffers have the room.
+        unsafe {
+            launch!(self.gpu, "quadratic_tiles", (tiles as u32, 1);
+                self.deltas.address(), self.upper.address(), rows as u64, n as u64, self.sums.address());
+            launch!(self.gpu, "sum_of_tiles", (1, 1);
+                self.sums.address(), tiles as u64, self.total());
+        }
+    }
+
+    /// Puts the differences of [`Self::add`] into their place; how many rows there are.
+    pub(super) fn set_deltas(&self, q: Option<&TensorView>, scaled: bool, w: &TensorView) -> usize {
         let (count, n) = (w.count(), self.n);
         assert!(
             count <= self.rows * n && count.is_multiple_of(n.max(1)),
             "rows"
         );
         if count == 0 {
-            return;
+            return 0;
         }
         if let Some(q) = q {
             assert!(q.dtype() == w.dtype() && q.count() == count, "two alike");
@@ -87,16 +103,12 @@ impl Form {
         let changed = q.map_or(0, TensorView::address);
         let inverse = if scaled { self.inverse.address() } else { 0 };
         let turned = rows.div_ceil(TURNED) * n.div_ceil(TURNED);
-        let tiles = rows.div_ceil(SIDE) * n.div_ceil(SIDE);
-        // SAFETY: the kernels of those signatures; the operands have the elements (asserted), the buffers the room.
+        // SAFETY: the kernel of that signature; the operands have the elements (asserted), and the buffer the room.
         unsafe {
             launch!(self.gpu, by_dtype!("scaled_difference", w), (turned as u32, 1);
                 changed, inverse, w.address(), rows as u64, n as u64, self.deltas.address());
-            launch!(self.gpu, "quadratic_tiles", (tiles as u32, 1);
-                self.deltas.address(), self.upper.address(), rows as u64, n as u64, self.sums.address());
-            launch!(self.gpu, "sum_of_tiles", (1, 1);
-                self.sums.address(), tiles as u64, self.total());
         }
+        rows
     }
 
     /// The factors of the columns for what is added from now on.
