@@ -1,7 +1,7 @@
 //! A model of layers of many kinds whose formats are searched, in host memory or on a GPU: the same numbers in both.
 #![allow(dead_code, reason = "no test file uses all of it")]
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use cudarc::driver::sys;
 use mq::auto_quantize::auto_quantize;
@@ -172,8 +172,13 @@ impl Kinds {
 
     /// On a GPU.
     pub fn there(gpu: &Arc<Gpu>, kinds: &[Kind]) -> Self {
+        Self::there_apart(gpu, gpu, kinds)
+    }
+
+    /// The same, where the host's tensors are not of the library's memory.
+    pub fn there_apart(hosts: &Arc<Gpu>, gpu: &Arc<Gpu>, kinds: &[Kind]) -> Self {
         let context = on_gpu::context(gpu);
-        Self::new(Place::Gpu(Arc::clone(gpu), context), kinds)
+        Self::new(Place::Gpu(Arc::clone(hosts), context), kinds)
     }
 
     fn new(place: Place, kinds: &[Kind]) -> Self {
@@ -217,7 +222,12 @@ impl Kinds {
     }
 
     /// The same, with a number at the second element of a layer's gradient.
-    pub fn search_spoiled(&mut self, settings: Settings, layer: usize, value: f32) -> Result<Search> {
+    pub fn search_spoiled(
+        &mut self,
+        settings: Settings,
+        layer: usize,
+        value: f32,
+    ) -> Result<Search> {
         let mut host = self.passes();
         host.spoil = Some((layer, value));
         auto_quantize(&mut self.model, settings, &mut host, None)
@@ -232,6 +242,8 @@ impl Kinds {
             layers: self.layers.clone(),
             spoil: None,
             apart: None,
+            probe: None,
+            is_probed: false,
             logits: None,
         }
     }
@@ -240,6 +252,13 @@ impl Kinds {
     pub fn search_apart(&mut self, settings: Settings, layer: usize) -> Result<Search> {
         let mut host = self.passes();
         host.apart = Some(layer);
+        auto_quantize(&mut self.model, settings, &mut host, None)
+    }
+
+    /// The same, with what `probe` reads around every tap of the passes that have gradients.
+    pub fn search_probed(&mut self, settings: Settings, probe: Arc<Probe>) -> Result<Search> {
+        let mut host = self.passes();
+        host.probe = Some(probe);
         auto_quantize(&mut self.model, settings, &mut host, None)
     }
 
@@ -296,13 +315,47 @@ pub fn assert_alike(got: &Search, want: &Search, bound: f64, what: &str) {
     assert!(compared >= 2 * stats.len(), "{what}: scores of nothing");
 }
 
+/// Counters of the driver: how far they moved inside of taps, by step.
+pub struct Probe {
+    pub read: Box<dyn Fn() -> Vec<i64> + Send + Sync>,
+    pub moved: Mutex<Vec<Vec<i64>>>,
+}
+
+impl Probe {
+    fn around(&self, step: u64, tap: impl FnOnce() -> Result<()>) -> Result<()> {
+        let before = (self.read)();
+        tap()?;
+        let after = (self.read)();
+        let mut moved = self.moved.lock().expect("nobody panicked");
+        let step = step as usize;
+        if moved.len() <= step {
+            moved.resize(step + 1, vec![0; before.len()]);
+        }
+        for (moved, (before, after)) in moved[step].iter_mut().zip(before.iter().zip(after)) {
+            *moved += after - before;
+        }
+        Ok(())
+    }
+}
+
 /// Calls every layer once in a step.
 struct Passes {
     place: Place,
     layers: Vec<(Arc<Layer>, Kind)>,
     spoil: Option<(usize, f32)>,
     apart: Option<usize>,
+    probe: Option<Arc<Probe>>,
+    is_probed: bool,
     logits: Option<(Owned, Option<OnGpu>)>,
+}
+
+impl Passes {
+    fn tap(&self, step: u64, tap: impl FnOnce() -> Result<()>) -> Result<()> {
+        match self.probe.as_ref().filter(|_| self.is_probed) {
+            Some(probe) => probe.around(step, tap),
+            None => tap(),
+        }
+    }
 }
 
 impl Host for Passes {
@@ -316,8 +369,10 @@ impl Host for Passes {
         for (at, (layer, kind)) in self.layers.iter().enumerate() {
             let mut x = noise(kind.types[0], &kind.x, 7 + at + 5 * step as usize);
             let mut weight = Owned::zeros(kind.types[1], &kind.weight);
-            self.place.with(&mut x, |x| layer.input(x, Some(x)))?;
-            self.place.with(&mut weight, |weight| layer.weight_into(weight))?;
+            let place = &self.place;
+            place.with(&mut x, |x| self.tap(step, || layer.input(x, Some(x))))?;
+            self.place
+                .with(&mut weight, |weight| layer.weight_into(weight))?;
             let (x, weight) = (x.view().to_f32(), weight.view().to_f32());
             for (i, (x, weight)) in x.iter().zip(weight.iter().cycle()).enumerate() {
                 logits[i % (3 * CLASSES)] += x * weight;
@@ -336,6 +391,7 @@ impl Host for Passes {
     }
 
     fn forward_backward(&mut self, step: u64) -> Result<f64> {
+        self.is_probed = true;
         self.forward(step)?;
         for (at, (layer, kind)) in self.layers.iter().enumerate().rev() {
             let mut g = noise(kind.types[2], &kind.g, 3 + at + 11 * step as usize);
@@ -348,7 +404,10 @@ impl Host for Passes {
             }
             match self.apart == Some(at) {
                 true => layer.gradient(g.view())?,
-                false => self.place.with(&mut g, |g| layer.gradient(g))?,
+                false => {
+                    let place = &self.place;
+                    place.with(&mut g, |g| self.tap(step, || layer.gradient(g)))?;
+                }
             }
         }
         Ok(1.0)

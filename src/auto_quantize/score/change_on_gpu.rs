@@ -72,9 +72,7 @@ impl<'a> OnGpu<'a> {
         }
         let (sizes, gpu) = (products.sizes, self.gpu);
         let elements = products.groups * sizes.tokens * sizes.outputs;
-        let y = work
-            .product
-            .on_gpu(gpu, elements * size_of::<f32>())?;
+        let y = work.product.on_gpu(gpu, elements * size_of::<f32>())?;
         let changed = work.x.like(self.machine, self.x)?;
         let rounded = work.weight.like(self.machine, self.weight)?;
         let convolution = match products.patches() {
@@ -96,12 +94,8 @@ impl<'a> OnGpu<'a> {
             candidate.weight_into(rounded)?;
             let sum = Sum { of_tiles, total };
             match &convolution {
-                None => {
-                    perturbation::add_squared(gpu, [&changed, &rounded, self.g], sizes, y, sum)
-                }
-                Some(convolution) => {
-                    convolution.add_squared([&changed, &rounded, self.g], y, sum)
-                }
+                None => perturbation::add_squared(gpu, [&changed, &rounded, self.g], sizes, y, sum),
+                Some(convolution) => convolution.add_squared([&changed, &rounded, self.g], y, sum),
             }
         }
         Ok(gpu.take_failure()?)

@@ -114,11 +114,7 @@ struct Watched {
 }
 
 impl Watched {
-    fn new(
-        scoring: &Scoring,
-        reading: &Reading,
-        shared: &Arc<Mutex<Shared>>,
-    ) -> Result<Self> {
+    fn new(scoring: &Scoring, reading: &Reading, shared: &Arc<Mutex<Shared>>) -> Result<Self> {
         let name = reading[0].1.input_slot().name().to_owned();
         let moments = reading.iter().map(|(_, layer)| {
             let outputs = layer

@@ -119,7 +119,9 @@ mod tests {
         ] {
             let scaled = |dtype: DType, seed: u32, near: f32| {
                 let first = Host::noise(DType::F32, &[rows, classes], 3).view().to_f32();
-                let other = Host::noise(DType::F32, &[rows, classes], seed).view().to_f32();
+                let other = Host::noise(DType::F32, &[rows, classes], seed)
+                    .view()
+                    .to_f32();
                 let both = first.iter().zip(&other);
                 let values: Vec<f32> = both.map(|(a, b)| scale * (a + near * b)).collect();
                 Host::of(dtype, &[rows, classes], &values)
@@ -133,9 +135,15 @@ mod tests {
             let want = divergence::of(&near[0], &near[1]);
             let got = kept.divergence(&changed).expect("a sum");
             // A term may be off by a unit in the last place of two logarithms.
-            let ulps = near.iter().flatten().fold(0.0f32, |most, x| most.max(x.abs()));
+            let ulps = near
+                .iter()
+                .flatten()
+                .fold(0.0f32, |most, x| most.max(x.abs()));
             let bound = 1e-12 * want.abs() + 1e-6 * f64::from(ulps) * 1e-3 * rows as f64;
-            assert!((got - want).abs() <= bound, "{rows} x {classes}: {got:e} {want:e}");
+            assert!(
+                (got - want).abs() <= bound,
+                "{rows} x {classes}: {got:e} {want:e}"
+            );
             let again = kept.divergence(&changed).expect("a sum");
             assert_eq!(got.to_bits(), again.to_bits(), "the same bytes every run");
             let same = kept.divergence(&kept).expect("a sum");
@@ -162,9 +170,8 @@ mod tests {
             let mut p = Host::of(DType::F32, &[2, 3], &values);
             let mut q = Host::of(DType::F32, &[2, 3], &[3.0, 2.0, 1.0, 1e38, 0.0, 3e38]);
             let far = [&p.view(), &q.view()].map(|x| OnGpu::copy_of(&machine, x, 0));
-            let [there, other] = [0, 1].map(|at| {
-                Distribution::new(gpu, &far[at].view(), false).expect("memory")
-            });
+            let [there, other] =
+                [0, 1].map(|at| Distribution::new(gpu, &far[at].view(), false).expect("memory"));
             assert_eq!(there.is_flawed().expect("a copy"), is_flawed, "{values:?}");
             let near = [p.view(), q.view()].map(|x| of_cpu(&x.to_f32(), 3));
             for (got, want) in [

@@ -70,7 +70,11 @@ fn summed(machine: &Machine, bytes: usize, add: impl Fn(Sum)) -> f64 {
         found[0]
     };
     let found = once();
-    assert_eq!(found.to_bits(), once().to_bits(), "the same bytes every run");
+    assert_eq!(
+        found.to_bits(),
+        once().to_bits(),
+        "the same bytes every run"
+    );
     found - 0.25
 }
 
@@ -193,16 +197,15 @@ fn groups_of_a_convolution_find_their_parts_and_their_gradients() {
             for o in 0..groups * outputs {
                 let from_x = t * width + o / outputs * inputs;
                 let part = |x: &[f32], w: &[f32]| {
-                    (x[from_x..][..inputs].to_vec(), w[o * inputs..][..inputs].to_vec())
+                    (
+                        x[from_x..][..inputs].to_vec(),
+                        w[o * inputs..][..inputs].to_vec(),
+                    )
                 };
                 let before = part(&near_x, &near_w);
                 let after = part(&near_other_x, &near_other_w);
                 let place = (t / area * groups * outputs + o) * area + t % area;
-                exact.add(
-                    [&before.0, &before.1],
-                    [&after.0, &after.1],
-                    near_g[place],
-                );
+                exact.add([&before.0, &before.1], [&after.0, &after.1], near_g[place]);
             }
         }
         exact.assert_near(got, &(groups, images, area, inputs, outputs));
@@ -247,12 +250,19 @@ fn terms_are_clamped_and_not_a_number_stays() {
         OnGpu::copy_of(&machine, &host.view(), 0)
     };
     let (one, zero) = (there(1.0), there(0.0));
-    for (value, want) in [(1e30f32, 1e20), (f32::NEG_INFINITY, 1e20), (f32::NAN, f64::NAN)] {
+    for (value, want) in [
+        (1e30f32, 1e20),
+        (f32::NEG_INFINITY, 1e20),
+        (f32::NAN, f64::NAN),
+    ] {
         let changed = there(value);
         let got = summed(&machine, cuda::difference_bytes(1), |sum| {
             cuda::add_squared_difference(gpu, [&changed.view(), &zero.view(), &one.view()], sum);
         });
-        assert!(got == want || got.is_nan() && want.is_nan(), "{value}: {got}");
+        assert!(
+            got == want || got.is_nan() && want.is_nan(),
+            "{value}: {got}"
+        );
     }
     testing::assert_no_failure(&machine);
 }

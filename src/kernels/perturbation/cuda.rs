@@ -16,7 +16,10 @@ const SIDE: usize = 64;
 ///
 /// A score differs by what that makes of its terms: with E = Σ (g ∘ δ)², where δ bounds the errors of both products and of
 /// the difference, by `2 √(score E) + E` at most, and by the roundings of its sums in float64.
-#[cfg_attr(not(test), allow(dead_code, reason = "the bound that tests hold it to"))]
+#[cfg_attr(
+    not(test),
+    allow(dead_code, reason = "the bound that tests hold it to")
+)]
 pub(crate) fn max_rel_err(inputs: usize) -> f64 {
     inputs as f64 * UNIT_ROUNDOFF * 1.001
 }
@@ -123,7 +126,13 @@ fn assert_fit(x: &TensorView, w: &TensorView, sizes: Sizes) {
 pub(crate) fn product(gpu: &Gpu, [x, w]: [&TensorView; 2], sizes: Sizes, y: u64) {
     assert_fit(x, w, sizes);
     if x.dtype() != w.dtype() {
-        return products(gpu, [x.into(), w.into()], sizes, (1, Places::plain(sizes)), y);
+        return products(
+            gpu,
+            [x.into(), w.into()],
+            sizes,
+            (1, Places::plain(sizes)),
+            y,
+        );
     }
     if tiles(sizes) == 0 {
         return;
@@ -136,13 +145,7 @@ pub(crate) fn product(gpu: &Gpu, [x, w]: [&TensorView; 2], sizes: Sizes, y: u64)
 }
 
 /// Adds `Σ (g ∘ (x wᵀ - y))²`, with y as [`product`] left it. Puts work on the stream, and waits for nothing.
-pub(crate) fn add_squared(
-    gpu: &Gpu,
-    [x, w, g]: [&TensorView; 3],
-    sizes: Sizes,
-    y: u64,
-    sum: Sum,
-) {
+pub(crate) fn add_squared(gpu: &Gpu, [x, w, g]: [&TensorView; 3], sizes: Sizes, y: u64, sum: Sum) {
     assert_fit(x, w, sizes);
     assert_eq!(g.count(), sizes.tokens * sizes.outputs, "g");
     if x.dtype() != w.dtype() || g.dtype() != x.dtype() {
@@ -203,7 +206,10 @@ pub(crate) fn add_all_squared(
 /// Adds `Σ (g ∘ (changed - y))²` of three of as many elements. Puts work on the stream, and waits for nothing.
 pub(crate) fn add_squared_difference(gpu: &Gpu, [changed, y, g]: [&TensorView; 3], sum: Sum) {
     let count = g.count();
-    assert!(changed.count() == count && y.count() == count, "three alike");
+    assert!(
+        changed.count() == count && y.count() == count,
+        "three alike"
+    );
     let tiles = count.div_ceil(TILE);
     if tiles == 0 {
         return;
@@ -215,4 +221,3 @@ pub(crate) fn add_squared_difference(gpu: &Gpu, [changed, y, g]: [&TensorView; 3
     }
     sum.add_up(gpu, tiles);
 }
-

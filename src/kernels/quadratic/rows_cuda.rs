@@ -56,7 +56,9 @@ impl RowScores {
     /// `w`, to the float64 at `total`. Puts work on the stream, and waits for nothing.
     pub fn add(&self, changed: Changed, w: &TensorView, total: u64) {
         let (gpu, n) = (&self.form.gpu, self.form.n);
-        let rows = self.form.set_deltas(Some(changed.weight), changed.scaled, w);
+        let rows = self
+            .form
+            .set_deltas(Some(changed.weight), changed.scaled, w);
         if rows == 0 {
             return;
         }
@@ -144,7 +146,11 @@ mod tests {
                     found[0]
                 };
                 let got = measured();
-                assert_eq!(got.to_bits(), measured().to_bits(), "the same bytes every run");
+                assert_eq!(
+                    got.to_bits(),
+                    measured().to_bits(),
+                    "the same bytes every run"
+                );
                 let deltas: Vec<f32> = (0..rows * n)
                     .map(|at| match scaled {
                         true => of_q[at] * factors[at % n] - of_w[at],
@@ -209,7 +215,10 @@ mod tests {
             scores.add(changed, &w.view(), total.address());
             let mut got = [0.0f64];
             total.read(&mut got).expect("a copy");
-            assert!(got[0] == want || got[0].is_nan() && want.is_nan(), "{got:?} {want}");
+            assert!(
+                got[0] == want || got[0].is_nan() && want.is_nan(),
+                "{got:?} {want}"
+            );
         }
         testing::assert_no_failure(&machine);
     }
