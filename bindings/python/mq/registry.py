@@ -155,7 +155,8 @@ class Registry:
             forward: for `auto_quantize`, where the library cannot compute the layer ("generic",
                 "conv_transpose*", padding with other than zeros): `forward(x, weight)` returns the
                 layer's output, with or without the bias, for arrays of the shapes and dtypes that
-                the layer's input and weight have. Its exceptions come out of `Layer.grad`.
+                the layer's input and weight have. Its exceptions come out of `Layer.grad`. In host
+                memory only: on a GPU it is `mq.torch` that computes layers.
 
         Raises:
             TypeError: not a numpy array, or another dtype; `forward` is no function.
