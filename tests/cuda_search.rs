@@ -81,6 +81,60 @@ fn every_kind_by_the_divergence_of_logits() {
     assert_same_on_both_sides(&kinds::linears(), Method::KlDiv, BALANCED, 1e-5);
 }
 
+#[test]
+fn layers_that_a_step_uses_twice_are_scored_twice() {
+    let Some(gpu) = gpu() else {
+        return;
+    };
+    let mut all = kinds::linears();
+    all.extend(kinds::convolutions());
+    for (kinds, method) in [
+        (&all, Method::Gradient),
+        (&kinds::linears(), Method::Fisher),
+    ] {
+        let asked = || settings(method, FORMATS, 6.5);
+        let here = Kinds::here(kinds).used_twice().search(asked());
+        let there = Kinds::there(&gpu, kinds).used_twice().search(asked());
+        let (want, got) = (here.expect("on the host"), there.expect("on the GPU"));
+        assert_alike(&got, &want, BOUND, &format!("{method:?}"));
+        let once = Kinds::there(&gpu, kinds).search(asked()).expect("once");
+        assert_ne!(once.to_json(), got.to_json());
+    }
+}
+
+/// A step is run again for the inputs that did not fit, and adds up to the same bytes.
+#[test]
+fn a_limit_of_memory_changes_no_score() {
+    let Some(gpu) = gpu() else {
+        return;
+    };
+    let mut all = kinds::linears();
+    all.extend(kinds::convolutions());
+    let asked = || settings(Method::Gradient, FORMATS, 6.5);
+    let want = Kinds::there(&gpu, &all).search(asked()).expect("no limit");
+    let (mut refused, mut served) = (0, 0);
+    for limit in (20_000..600_000).step_by(20_000) {
+        match Kinds::there_within(&gpu, &all, limit).search(asked()) {
+            Ok(got) => {
+                assert_eq!(got.to_json(), want.to_json(), "{limit}");
+                served += 1;
+            }
+            Err(Error::OutOfMemory(text)) => {
+                assert!(text.contains("memory_limit_bytes"), "{text}");
+                refused += 1;
+            }
+            Err(other) => panic!("{limit}: {other}"),
+        }
+        if served > 3 {
+            break;
+        }
+    }
+    assert!(
+        refused > 0 && served > 3,
+        "{refused} refused, {served} served"
+    );
+}
+
 /// A tap does not wait to find out; the step's end does.
 #[test]
 fn a_gradient_that_is_no_number_is_told_with_its_layer() {

@@ -11,7 +11,9 @@ use mq::auto_quantize::search::Search;
 use mq::auto_quantize::settings::{Settings, read_constraints, read_formats};
 use mq::error::{Error, Result};
 use mq::kernels::cuda::Gpu;
-use mq::model::{Convolution, Layer, LayerForward, LayerKind, LayerSpec, Model};
+use mq::model::{
+    Context, ContextSettings, Convolution, Layer, LayerForward, LayerKind, LayerSpec, Model,
+};
 use mq::tensor::{DType, Device, TensorView};
 
 use crate::on_gpu::{self, OnGpu, Place};
@@ -166,7 +168,7 @@ pub struct Kinds {
 impl Kinds {
     /// In host memory.
     pub fn here(kinds: &[Kind]) -> Self {
-        let context = mq::model::Context::new(1, Box::new(|_, _| {})).expect("a thread");
+        let context = Context::new(1, Box::new(|_, _| {})).expect("a thread");
         Self::new(Place::Host(Arc::new(context)), kinds)
     }
 
@@ -179,6 +181,25 @@ impl Kinds {
     pub fn there_apart(hosts: &Arc<Gpu>, gpu: &Arc<Gpu>, kinds: &[Kind]) -> Self {
         let context = on_gpu::context(gpu);
         Self::new(Place::Gpu(Arc::clone(hosts), context), kinds)
+    }
+
+    /// The same, where the library may keep so many bytes of activations.
+    pub fn there_within(gpu: &Arc<Gpu>, kinds: &[Kind], memory_limit_bytes: u64) -> Self {
+        let settings = ContextSettings {
+            threads: 1,
+            memory_limit_bytes,
+            log: Box::new(|_, _| {}),
+            progress: None,
+            gpu: Some(Arc::clone(gpu)),
+        };
+        let context = Arc::new(Context::with(settings).expect("one thread"));
+        Self::new(Place::Gpu(Arc::clone(gpu), context), kinds)
+    }
+
+    /// Every layer is called a second time in each step, with another input.
+    pub fn used_twice(mut self) -> Self {
+        self.layers.extend_from_within(..);
+        self
     }
 
     fn new(place: Place, kinds: &[Kind]) -> Self {
