@@ -133,6 +133,12 @@ fn totals(first: u64) -> impl Iterator<Item = u64> {
     (first..).step_by(size_of::<f64>())
 }
 
+/// How many rows of so many bytes are unfolded at a time.
+fn rows_at_a_time(row: usize, all: usize) -> usize {
+    let whole_tiles = PATCH_BYTES / row.max(1) / TILE_ROWS * TILE_ROWS;
+    whole_tiles.max(TILE_ROWS).min(all)
+}
+
 /// A convolution: its patches are unfolded some rows at a time, and every group of channels is a product of them. How many
 /// rows depends on its sizes alone, and so do the sums.
 struct Convolution<'a> {
@@ -152,8 +158,7 @@ impl<'a> Convolution<'a> {
         work: &mut Work,
     ) -> Result<Self> {
         let row = patches.patch(patches.channels) * size_of::<f32>();
-        let rows = PATCH_BYTES / row.max(1) / TILE_ROWS * TILE_ROWS;
-        let rows = rows.max(TILE_ROWS).min(products.sizes.tokens);
+        let rows = rows_at_a_time(row, products.sizes.tokens);
         Ok(Self {
             gpu: of.gpu,
             products,
@@ -213,5 +218,84 @@ impl<'a> Convolution<'a> {
             let batch = (self.products.groups, places);
             perturbation::add_all_squared(self.gpu, operands, sizes, batch, y, sum);
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::cuda::DeviceBuffer;
+    use crate::kernels::cuda::testing::{self, Host, OnGpu};
+    use crate::model::{Context, Convolution as Moves, LayerKind, LayerSpec, Model};
+
+    #[test]
+    fn whole_tiles_of_rows_fit_the_memory_and_one_tile_is_always_taken() {
+        assert_eq!(rows_at_a_time(4096, 1_000_000), 8192);
+        assert_eq!(rows_at_a_time(4096 + 4, 1_000_000), 8192 - 64);
+        assert_eq!(rows_at_a_time(1 << 30, 1_000_000), 64);
+        assert_eq!(rows_at_a_time(1 << 30, 7), 7);
+        assert_eq!(rows_at_a_time(0, 100), 100);
+    }
+
+    /// An output is summed over one row alone: where the pieces end cannot show. The tiles are the same ones.
+    #[test]
+    fn pieces_give_the_output_and_the_score_of_the_whole() {
+        let Some(machine) = testing::machine() else {
+            return;
+        };
+        let gpu = machine.gpu().expect("a GPU");
+        let there = |shape: &[usize], seed| {
+            OnGpu::copy_of(&machine, &Host::noise(DType::F32, shape, seed).view(), 0)
+        };
+        let (x, other) = (there(&[3, 4, 11, 9], 1), there(&[3, 4, 11, 9], 2));
+        let (weight, g) = (there(&[6, 2, 3, 2], 3), there(&[3, 6, 9, 8], 4));
+        let context = Context::new(1, Box::new(|_, _| {})).expect("a thread");
+        let mut model = Model::new(Arc::new(context));
+        let mut host_weight = Host::noise(DType::F32, &[6, 2, 3, 2], 3);
+        let layer = model.add_layer(LayerSpec {
+            weight: Some(host_weight.view()),
+            convolution: Moves::default(),
+            ..LayerSpec::new("conv", LayerKind::Conv { spatial: 2 })
+        });
+        let layer = layer.expect("a layer");
+        let products = Products::of(&layer, &x.view(), &g.view()).expect("it fits");
+        let products = products.expect("products");
+        let patches = products.patches().expect("a convolution");
+        let tokens = products.sizes.tokens;
+        assert_eq!((tokens, products.groups), (216, 2));
+        let computed = |rows: usize| {
+            let width = patches.patch(patches.channels) * size_of::<f32>();
+            let unfolded = DeviceBuffer::new(gpu, rows * width).expect("memory");
+            let convolution = Convolution {
+                gpu,
+                products: &products,
+                patches,
+                rows,
+                unfolded: unfolded.address(),
+            };
+            let mut y = vec![0.0f32; tokens * 6];
+            let output = DeviceBuffer::new(gpu, size_of_val(&y[..])).expect("memory");
+            convolution.product(&x.view(), &weight.view(), output.address());
+            output.read(&mut y).expect("a copy");
+            let of_tiles = DeviceBuffer::new(gpu, convolution.sums_bytes()).expect("memory");
+            let total = DeviceBuffer::holding(gpu, &[0.0f64]).expect("memory");
+            let sum = Sum {
+                of_tiles: of_tiles.address(),
+                total: total.address(),
+            };
+            let operands = [&other.view(), &weight.view(), &g.view()];
+            convolution.add_squared(operands, output.address(), sum);
+            let mut score = [0.0f64];
+            total.read(&mut score).expect("a copy");
+            (y, score[0])
+        };
+        let (y, score) = computed(tokens);
+        assert!(score > 1.0, "{score}");
+        for rows in [64, 128] {
+            let (of_pieces, sum_of_pieces) = computed(rows);
+            testing::assert_same(&of_pieces, &y, &rows);
+            assert!((sum_of_pieces - score).abs() <= 1e-12 * score);
+        }
+        testing::assert_no_failure(&machine);
     }
 }
