@@ -30,7 +30,7 @@ on_emulator cargo test --locked --test 'cuda_*' --test requantize
 # Whether the benchmark runs; its times mean nothing here.
 MQ_BENCH_BYTES=65536 MQ_BENCH_ROUNDS=1 MQ_BENCH_SWEEP_ROWS=4 on_emulator cargo test --locked --bench cuda
 # Every launch three times, in other orders of threads: a missing barrier shows.
-MQ_MOCK_CHECK=1 on_emulator cargo test --locked --test golden --test cuda_model --test cuda_compress
+MQ_MOCK_CHECK=1 on_emulator cargo test --locked --test golden --test cuda_model --test cuda_compress --test cuda_search
 step "ABI, installed packages, and the library without CUDA"
 tests/packaging/abi.sh
 tests/packaging/run.sh "$release"
