@@ -191,24 +191,58 @@ def test_a_search_has_the_scores_of_host_memory(method, cupy):
             np.testing.assert_allclose(got[name], scores, rtol=1e-4, err_msg=name)
 
 
-def test_a_layer_that_python_computes_is_refused():
-    model = mq.Model(device="cuda")
-    layer = model.add_layer("generic", "a", on_gpu(matrix(4, 8)), forward=lambda x, w: x)
-    x = on_gpu(matrix(5, 8))
+def computed(device, place, compute, dtype="float32"):
+    """The score of a layer that the caller computes."""
+    model = mq.Model(device=device)
+    weight = place(matrix(4, 8, 1))
+    layer = model.add_layer("generic", "scale", weight, forward=compute)
+    x, g = place(matrix(5, 8, 2, "bfloat16")), place(matrix(5, 8, 3, dtype))
 
     def backward(_):
         layer.input(x)
-        layer.grad(x)
+        layer.grad(g)
         return 1.0
 
-    with pytest.raises(NotImplementedError, match="not on a GPU"):
-        model.auto_quantize(
-            {"effective_bits": 16},
-            ["INT8_DEFAULT_CFG"],
-            [0],
-            forward_step=lambda _: layer.input(x),
-            forward_backward_step=backward,
-        )
+    state = model.auto_quantize(
+        {"effective_bits": 16},
+        ["INT8_DEFAULT_CFG"],
+        [0],
+        forward_step=lambda _: layer.input(x),
+        forward_backward_step=backward,
+    )
+    return state["candidate_stats"]["scale.quant_recipe"]["scores"]
+
+
+def scaled(x, w):
+    return np.float32(x) * np.float32(w).sum(0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_layer_is_computed_by_the_library_of_its_weight(dtype, cupy):
+    seen = []
+
+    def there(x, w):
+        assert isinstance(x, gpu_array.ndarray)
+        assert isinstance(w, gpu_array.ndarray)
+        seen.append((x.get(), w.get()))
+        return on_gpu(scaled(*seen[-1]).astype(dtype))
+
+    want = computed(None, np.copy, lambda x, w: scaled(x, w).astype(dtype), dtype)
+    cupy.ptr = gpu_array.new_stream()
+    got = computed("cuda", on_gpu, there, dtype)
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+    assert want[0] > 0
+    assert_same_bits(seen[0][0], matrix(5, 8, 2, "bfloat16"))
+    assert_same_bits(seen[0][1], matrix(4, 8, 1))
+
+
+def test_what_a_layer_that_is_computed_there_gives_is_checked():
+    with pytest.raises(ValueError, match="forward of scale gave is bfloat16"):
+        computed("cuda", on_gpu, lambda x, w: x)
+    with pytest.raises(mq.MqError, match="host memory"):
+        computed("cuda", on_gpu, lambda x, w: np.zeros((5, 8), np.float32))
+    with pytest.raises(ZeroDivisionError):
+        computed("cuda", on_gpu, lambda x, w: 1 // 0)
 
 
 def test_a_weight_is_packed_where_it_is():

@@ -107,8 +107,7 @@ class AutoQuantize(Registry):
             StateError: the model is quantized, data ends early, the backward pass did not call
                 `Layer.grad`, or the checkpoint is of another search.
             NumericError: a loss, gradient, activation, weight or cost is NaN or Inf.
-            UnsupportedError: as `quantize`, and for a layer of a GPU with a `forward` in Python.
-            OutOfMemoryError, CancelledError: as `quantize`.
+            UnsupportedError, OutOfMemoryError, CancelledError: as `quantize`.
             Whatever the functions or the loader raise, unchanged. The model is then as before.
         """
         texts = {
