@@ -5,7 +5,7 @@ export CARGO_TARGET_DIR := $(CURDIR)/target
 PYTHON := $(VENV)/bin/python
 RELEASE := target/release
 
-.PHONY: demo test test-torch test-cuda bench bench-cuda lint kernels docs setup library install install-built uninstall portable abi clean
+.PHONY: demo test test-torch test-cuda bench bench-cuda cuda-bundle lint kernels docs setup library install install-built uninstall portable abi clean
 
 ## The main job: an engine quantizes its own model through libmq; one table.
 demo: library
@@ -24,12 +24,17 @@ test-torch: library
 	scripts/test_torch.sh
 
 ## What only a GPU can prove: kernels, models, graphs, compute-sanitizer. Skips nothing.
-test-cuda: library
+test-cuda:
 	scripts/test_cuda.sh
 
 ## Taps on a GPU against a copy of the same bytes, and PyTorch; target/bench/cuda*.json.
-bench-cuda: library
+bench-cuda:
 	scripts/bench_cuda.sh
+
+## Both of these, for a GPU machine that has no Rust: target/cuda-bundle.tar.xz, and in it run.sh.
+cuda-bundle:
+	scripts/cuda_bundle.sh
+	tar -C target -cf - cuda-bundle | xz -T0 --lzma2=preset=1,dict=128MiB >target/cuda-bundle.tar.xz
 
 ## Ratios against a plain copy, a product of matrices, PyTorch and the reference; target/bench/report.json.
 bench: library

@@ -8,14 +8,16 @@
 //! `target/bench/cuda.json`; MQ_BENCH_BYTES (a list) and MQ_BENCH_ROUNDS make it shorter. Where there is no GPU it says
 //! so and ends with an error: a benchmark has nothing to skip.
 
+mod device_clock;
 mod timing;
 
 use std::sync::Arc;
 
 use cudarc::driver::sys;
+use device_clock::{Clock, introduce, ok, open};
 use mq::calibrate;
 use mq::config::QuantizeConfig;
-use mq::kernels::cuda::{DeviceBuffer, Gpu, GpuSettings};
+use mq::kernels::cuda::{DeviceBuffer, Gpu, UseCublas};
 use mq::kernels::fake_quant::{self, Candidates, Format, Prepared};
 use mq::kernels::{Grid, Isa, Machine};
 use mq::model::{Context, ContextSettings, Layer, LayerKind, LayerSpec, Model};
@@ -89,42 +91,6 @@ const ROWS: [(&str, &str, bool); 12] = [
         false,
     ),
 ];
-
-fn ok(result: sys::CUresult) {
-    assert_eq!(result, sys::CUresult::CUDA_SUCCESS);
-}
-
-/// Milliseconds between two points of the default stream.
-struct Clock {
-    start: sys::CUevent,
-    stop: sys::CUevent,
-}
-
-impl Clock {
-    fn new() -> Self {
-        let (mut start, mut stop) = (std::ptr::null_mut(), std::ptr::null_mut());
-        // SAFETY: places for the handles; a context is current (see `main`).
-        unsafe {
-            ok(sys::cuEventCreate(&mut start, 0));
-            ok(sys::cuEventCreate(&mut stop, 0));
-        }
-        Self { start, stop }
-    }
-
-    fn milliseconds(&self, work: impl FnOnce()) -> f64 {
-        let stream = std::ptr::null_mut();
-        let mut elapsed = 0.0f32;
-        // SAFETY: events of ours on the default stream.
-        unsafe {
-            ok(sys::cuEventRecord(self.start, stream));
-            work();
-            ok(sys::cuEventRecord(self.stop, stream));
-            ok(sys::cuEventSynchronize(self.stop));
-            ok(sys::cuEventElapsedTime(&mut elapsed, self.start, self.stop));
-        }
-        f64::from(elapsed)
-    }
-}
 
 /// Two tensors of so many bytes.
 struct Pair {
@@ -227,32 +193,6 @@ fn measure(
     (median(taps), median(plain), median(ratios))
 }
 
-/// Opens the first GPU and makes its context current; ends the program when there is none.
-fn open() -> (Arc<Gpu>, i32) {
-    let settings = GpuSettings {
-        device: 0,
-        context: std::ptr::null_mut(),
-        stream: std::ptr::null_mut(),
-        memory: None,
-    };
-    // SAFETY: no handles.
-    let gpu = match unsafe { Gpu::open(settings) } {
-        Ok(gpu) => gpu,
-        Err(error) => {
-            eprintln!("nothing is measured: {error}");
-            std::process::exit(1);
-        }
-    };
-    let (mut primary, mut driver) = (std::ptr::null_mut(), 0);
-    // SAFETY: places for the handle and the number; the device is there.
-    unsafe {
-        ok(sys::cuDevicePrimaryCtxRetain(&mut primary, 0));
-        ok(sys::cuCtxPushCurrent_v2(primary));
-        ok(sys::cuDriverGetVersion(&mut driver));
-    }
-    (gpu, driver)
-}
-
 /// What the rows of the report share.
 struct Bench {
     gpu: Arc<Gpu>,
@@ -342,16 +282,8 @@ impl Bench {
 }
 
 fn main() {
-    let (gpu, driver) = open();
-    if gpu.name().starts_with("Mock") {
-        println!("An emulator: whether this runs is of interest, the times are not.");
-    }
-    println!(
-        "{}, driver for CUDA {}.{}",
-        gpu.name(),
-        driver / 1000,
-        driver % 1000 / 10
-    );
+    let gpu = open(UseCublas::default());
+    let driver = introduce(&gpu);
     let settings = ContextSettings {
         threads: 1,
         memory_limit_bytes: 0,

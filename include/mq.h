@@ -127,6 +127,22 @@
 #define MQ_DTYPE_FLOAT8_E4M3FN 10
 
 /**
+ * `cublas` of mq_context_options: what this version takes for the best, which is MQ_CUBLAS_IF_FOUND and may change.
+ */
+#define MQ_CUBLAS_DEFAULT 0
+
+/**
+ * No product is made by cuBLAS: they are the same bytes on every GPU and machine.
+ */
+#define MQ_CUBLAS_NEVER 1
+
+/**
+ * Large products are made by cuBLAS where it can be loaded and works. The log says which library that is, or why it is
+ * none. Products are the same bytes in every run with one version of cuBLAS on one model of GPU.
+ */
+#define MQ_CUBLAS_IF_FOUND 2
+
+/**
  * Outcome of a call. Everything but `MQ_OK` comes with a text: mq_last_error_message().
  *
  * Numbers are never reused or changed.
@@ -463,9 +479,9 @@ typedef struct mq_context_options {
      */
     struct mq_log_fn log;
     /**
-     * Most bytes that the statistics and the work memory of a calibration may take beside the host's own
-     * memory and the scales it results in; 0 (default): no limit. Where one pass of the forward would need
-     * more, there are several (see mq_plan()); the results are the same.
+     * Most bytes that the statistics and the work memory of a calibration may take, in host and device memory
+     * together, beside the host's own memory and the scales it results in; 0 (default): no limit. Where one pass
+     * of the forward would need more, there are several (see mq_plan()); the results are the same.
      */
     uint64_t memory_limit_bytes;
     /**
@@ -494,6 +510,17 @@ typedef struct mq_context_options {
      * Released as `log`.
      */
     struct mq_device_memory_fn device_memory;
+    /**
+     * Whether cuBLAS, which is looked for at run time, may make large products in device memory (Gram matrices and the
+     * errors under them, as AWQ and the search by `gram` need them): `MQ_CUBLAS_DEFAULT`, `MQ_CUBLAS_NEVER` or
+     * `MQ_CUBLAS_IF_FOUND`. A context that has used it holds device memory for it, 32 MiB from `device_memory`
+     * and what cuBLAS takes by itself, and waits for the device when the last of it and its models is destroyed.
+     */
+    uint32_t cublas;
+    /**
+     * Must be 0.
+     */
+    uint32_t reserved;
 } mq_context_options;
 
 /**
@@ -1234,7 +1261,7 @@ mq_status mq_layer_weight(struct mq_layer *layer,
  * With tensors on a GPU this puts work on the context's stream and does nothing else, once the first call has found
  * memory for the layer's numbers: it may be captured into a graph. Refreshed scales are written to the device memory that
  * taps and captured graphs read; NaN and Inf are then reported by mq_model_synchronize() and the verbs, which take over
- * the numbers. Not NF4, whose scales are found on the host.
+ * the numbers.
  *
  * Threads: as the taps of mq_layer; not with MQ_SCALES_REFRESH during a verb.
  */
@@ -1756,10 +1783,10 @@ mq_status mq_auto_quantize_config(struct mq_model *model,
  * - w4a8, from INT4 followed by FP8 with one amax: the parts of int4, and "double_scale" float32 [],
  *   the FP8's amax / 448. mq_layer_weight() unpacks INT4 and fake-quantizes that to FP8.
  *
- * Weights in device memory are packed and unpacked there, to the same bits. mq keeps a float32 for each block beside
- * the parts of all formats but int4 and w4a8, so that mq_layer_weight() only puts kernels on the CUDA stream, and can be
- * captured. A graph that holds an mq_layer_weight() from before must not be launched any more. The call waits for the
- * stream; while that is being captured it is MQ_ERR_STATE.
+ * Weights in device memory are packed and unpacked there, to the same bits. Beside the parts of int8 and fp8 mq keeps a
+ * float32 for each block, so that mq_layer_weight() only puts kernels on the CUDA stream, and can be captured. A graph
+ * that holds an mq_layer_weight() from before must not be launched any more. The call waits for the stream; while that
+ * is being captured it is MQ_ERR_STATE.
  *
  * 4-bit formats need an even last axis; a short last block of a row has a scale of its own. A weight
  * without elements is left as it is.

@@ -4,15 +4,10 @@
 # read it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-mkdir -p target/bench
-git log -1 --format='commit %h of %cs'
-nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
-cargo bench --locked --bench cuda
-python=${MQ_BENCH_PYTHON:-python3}
-if "$python" -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null; then
-    export PYTHONPATH=bindings/python MQ_LIBRARY=target/release/libmq.so
-    "$python" benches/cuda_compare.py target/bench/cuda_compare.json
-    "$python" benches/cuda_awq.py target/bench/cuda_awq.json
-else
-    echo "NOT COMPARED: $python has no PyTorch with CUDA (MQ_BENCH_PYTHON names another)"
+export MQ_TORCH_PYTHON=${MQ_BENCH_PYTHON:-python3}
+if ! "$MQ_TORCH_PYTHON" -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null; then
+    echo "NOT COMPARED: $MQ_TORCH_PYTHON has no PyTorch with CUDA (MQ_BENCH_PYTHON names another)"
+    export MQ_WITHOUT_TORCH=1
 fi
+scripts/cuda_bundle.sh
+target/cuda-bundle/run.sh bench "$@"

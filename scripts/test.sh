@@ -24,13 +24,16 @@ c_tests=$!
 trap 'kill "$c_tests" 2>/dev/null || true' EXIT
 cuda/emulator/run_tests.sh
 on_emulator() { LD_LIBRARY_PATH="$PWD/target/emulator" MQ_REQUIRE_CUDA=1 "$@"; }
-on_emulator cargo test --locked --lib -- --nocapture
-on_emulator cargo test --locked --test golden -- --nocapture # prints how many cases, and where
-on_emulator cargo test --locked --test 'cuda_*' --test requantize
+# As `make test-cuda` and `make bench-cuda` run it; PyTorch with CUDA and compute-sanitizer need a GPU.
+scripts/cuda_bundle.sh
+export MQ_ON_EMULATOR=1 MQ_WITHOUT_TORCH=1 MQ_WITHOUT_SANITIZER=1 MQ_STEP_SECONDS=1800
+on_emulator target/cuda-bundle/run.sh test
 # Whether the benchmark runs; its times mean nothing here.
-MQ_BENCH_BYTES=65536 MQ_BENCH_ROUNDS=1 MQ_BENCH_SWEEP_ROWS=4 on_emulator cargo test --locked --bench cuda
+MQ_BENCH_BYTES=65536 MQ_BENCH_ROUNDS=1 MQ_BENCH_SWEEP_ROWS=4 MQ_BENCH_COLUMNS=96 MQ_BENCH_ROWS=64 \
+    on_emulator target/cuda-bundle/run.sh bench
 # Every launch three times, in other orders of threads: a missing barrier shows.
-MQ_MOCK_CHECK=1 on_emulator cargo test --locked --test golden --test cuda_model --test cuda_compress --test cuda_search
+MQ_MOCK_CHECK=1 on_emulator target/cuda-bundle/run.sh test golden cuda_model cuda_compress cuda_search
+MQ_MOCK_CHECK=1 on_emulator target/cuda-bundle/bin/lib clipping quadratic
 step "ABI, installed packages, and the library without CUDA"
 tests/packaging/abi.sh
 tests/packaging/run.sh "$release"

@@ -1,55 +1,12 @@
 #!/usr/bin/env bash
-# Everything that a GPU proves: `make test-cuda`. Needs an NVIDIA driver for CUDA 12.0 or later and a GPU from compute
-# capability 7.5 on; nothing is skipped (MQ_REQUIRE_CUDA=1). compute-sanitizer comes with the CUDA toolkit;
-# MQ_WITHOUT_SANITIZER=1 leaves its part out.
+# Everything that a GPU proves: `make test-cuda`. scripts/cuda_run.sh says what it needs; PyTorch is that of
+# `make test-torch`, or of MQ_TORCH_PYTHON.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-export MQ_REQUIRE_CUDA=1
-
-step() { printf '\n== %s\n' "$*"; }
-
-step "the GPU"
-nvidia-smi --query-gpu=name,compute_cap,driver_version,memory.total --format=csv
-step "kernels, golden vectors, models, streams and graphs"
-cargo test --locked --lib
-cargo test --locked --test golden -- --nocapture
-cargo test --locked --test 'cuda_*' --test requantize
-step "the C ABI on the GPU"
-out=target/abi-cuda
-mkdir -p "$out"
-rm -f "$out"/*.o
-for source in tests/c/*.c; do
-    [[ $source == */quickstart.c ]] || gcc -std=c99 -D_POSIX_C_SOURCE=200809L -O1 -g -Iinclude -c "$source" \
-        -o "$out/$(basename "$source" .c).o"
-done
-gcc "$out"/*.o -o "$out/harness" -Ltarget/release -lmq -Wl,-rpath,"$PWD/target/release" -lpthread -lm
-ln -sf libmq.so target/release/libmq.so.0.1
-"$out/harness" cuda
-
-step "PyTorch on the GPU"
-# An environment with torch, transformers and pytest: that of `make test-torch`, or MQ_TORCH_PYTHON.
-torch_python=${MQ_TORCH_PYTHON:-target/torch/venv/bin/python}
-[[ -n $(command -v "$torch_python") ]] || {
-    echo "test_cuda.sh: no $torch_python: run make test-torch, or set MQ_TORCH_PYTHON" >&2
+export MQ_TORCH_PYTHON=${MQ_TORCH_PYTHON:-$PWD/target/torch/venv/bin/python}
+[[ ${MQ_WITHOUT_TORCH:-0} == 1 || -n $(command -v "$MQ_TORCH_PYTHON") ]] || {
+    echo "test_cuda.sh: no $MQ_TORCH_PYTHON: run make test-torch, set MQ_TORCH_PYTHON, or leave it out with MQ_WITHOUT_TORCH=1" >&2
     exit 1
 }
-"$torch_python" -W ignore -m pytest -q tests/torch_cuda
-PYTHONPATH=bindings/python MQ_LIBRARY=$PWD/target/release/libmq.so \
-    "$torch_python" -X dev -m pytest -q tests/python/test_gpu_arrays.py
-
-step "compute-sanitizer"
-if [[ ${MQ_WITHOUT_SANITIZER:-0} == 1 ]]; then
-    echo "LEFT OUT: MQ_WITHOUT_SANITIZER=1"
-else
-    sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
-    [[ -x $sanitizer ]] || {
-        echo "test_cuda.sh: compute-sanitizer is missing: install the CUDA toolkit, or set MQ_WITHOUT_SANITIZER=1" >&2
-        exit 1
-    }
-    tests=$(cargo test --locked --lib --no-run 2>&1 | sed -n 's/.*(\(target[^)]*\)).*/\1/p')
-    for tool in memcheck racecheck; do
-        step "compute-sanitizer, $tool"
-        "$sanitizer" --tool "$tool" --error-exitcode 9 "$tests" --test-threads 1 kernels::
-    done
-fi
-step "all passed"
+scripts/cuda_bundle.sh
+target/cuda-bundle/run.sh test "$@"

@@ -23,7 +23,7 @@ use scarce::{PLENTY, Scarce};
 use there::{TENSORS, There, config, here, states};
 
 /// Every way to quantize a weight or an activation, and the algorithms that need nothing but magnitudes.
-const CONFIGS: [&str; 23] = [
+const CONFIGS: [&str; 29] = [
     "INT8_DEFAULT_CFG",
     "INT8_WEIGHT_ONLY_CFG",
     "FP8_DEFAULT_CFG",
@@ -54,8 +54,26 @@ const CONFIGS: [&str; 23] = [
     r#"{"quant_cfg": {"*weight_quantizer": {"num_bits": 8, "axis": 0, "bias": {"-1": null, "type": "static"}},
         "*input_quantizer": {"num_bits": 8, "bias": {"-1": null, "type": "dynamic"}}, "default": {"enable": false}},
         "algorithm": "max"}"#,
+    r#"{"quant_cfg": {"*weight_quantizer": {"num_bits": 8, "axis": 0, "bias": {"-1": null, "type": "static", "method": "max_min"}},
+        "*input_quantizer": {"num_bits": [4, 3], "bias": {"-2": null, "type": "static"}}, "default": {"enable": false}},
+        "algorithm": "max"}"#,
+    r#"{"quant_cfg": {"*weight_quantizer": {"num_bits": 8, "axis": 0, "type": "dynamic", "bias": {"-1": null, "type": "dynamic",
+        "method": "max_min"}}, "*input_quantizer": {"num_bits": 8, "axis": -1, "type": "dynamic", "bias": {"-1": null, "-2": null,
+        "type": "dynamic"}}, "default": {"enable": false}}, "algorithm": "max"}"#,
     r#"{"quant_cfg": {"*weight_quantizer": {"num_bits": 4, "block_sizes": {"-1": 16, "type": "static", "scale_bits": 8,
         "scale_block_sizes": {"-1": 4}}}, "default": {"enable": false}}, "algorithm": "max"}"#,
+    r#"{"quant_cfg": {"*weight_quantizer": {"num_bits": 4, "block_sizes": {"-1": 24, "type": "static", "scale_bits": 8,
+        "scale_block_sizes": {"-1": 256}}}, "*input_quantizer": {"num_bits": 4, "block_sizes": {"-1": 7, "type": "static",
+        "scale_bits": 8, "scale_block_sizes": {"-1": 3}}}, "default": {"enable": false}}, "algorithm": null}"#,
+    r#"{"quant_cfg": {"*weight_quantizer": {"num_bits": 4, "constant_amax": 0.7, "block_sizes": {"-1": 16, "type": "static",
+        "scale_bits": 8, "scale_block_sizes": {"-1": 4}}}, "*input_quantizer": {"num_bits": [2, 1], "constant_amax": 2.5,
+        "block_sizes": {"-1": 16, "type": "static", "scale_bits": [4, 3]}}, "default": {"enable": false}}, "algorithm": "max"}"#,
+    r#"{"quant_cfg": {"*weight_quantizer": {"num_bits": [2, 1], "block_sizes": {"-1": 16, "type": "static", "scale_bits": [4, 3]}},
+        "*input_quantizer": {"num_bits": [2, 1], "block_sizes": {"-1": 32, "type": "static", "scale_bits": [4, 3]}},
+        "default": {"enable": false}}, "algorithm": null}"#,
+    r#"{"quant_cfg": {"*weight_quantizer": {"num_bits": [2, 1], "block_sizes": {"-1": 16, "type": "static", "scale_bits": [4, 3],
+        "four_over_six": true}}, "*input_quantizer": {"num_bits": 8, "axis": 0, "bias": {"-1": null, "type": "static"},
+        "type": "dynamic"}, "default": {"enable": false}}, "algorithm": "max"}"#,
     r#"{"quant_cfg": {"*weight_quantizer": {"num_bits": [2, 1], "block_sizes": {"-1": 16, "type": "static", "scale_bits": [4, 3]}},
         "default": {"enable": false}}, "algorithm": {"method": "mse", "fp8_scale_sweep": true}}"#,
     r#"{"quant_cfg": {"*weight_quantizer": {"num_bits": 4, "axis": 0},
@@ -97,6 +115,60 @@ fn every_format_calibrates_and_quantizes_to_the_same_bits() {
         fold_weight(&mut there.model, false).expect(text);
         for ((layer, weight), (_, own)) in here.layers.iter().zip(&there.layers) {
             assert_eq!(own.bits(), bits(weight), "{text} {}", layer.name());
+        }
+    }
+}
+
+/// The errors of activations are measured on tokens that were sampled where they passed.
+#[test]
+fn the_checker_reports_the_same_errors() {
+    let Some(gpu) = on_gpu::gpu(std::ptr::null_mut(), None) else {
+        return;
+    };
+    let affine = r#"{"quant_cfg": {"*weight_quantizer": {"num_bits": 4, "block_sizes": {"-1": 16, "type": "static", "scale_bits": 8,
+        "scale_block_sizes": {"-1": 4}}}, "*input_quantizer": {"num_bits": 8, "bias": {"-1": null, "type": "dynamic"}},
+        "default": {"enable": false}}, "algorithm": "max"}"#;
+    for text in [
+        "INT8_DEFAULT_CFG",
+        "FP8_DEFAULT_CFG",
+        "INT8_SMOOTHQUANT_CFG",
+        "NVFP4_DEFAULT_CFG",
+        affine,
+    ] {
+        for dtype in [DType::F32, DType::BF16] {
+            let mut here = here(dtype);
+            let mut there = There::new(Arc::clone(&gpu), &here, dtype);
+            here.quantize(&config(text)).expect(text);
+            there.quantize(&config(text)).expect(text);
+            let [want, got] = [&here.model, &there.model]
+                .map(|model| mq::check::check(model).expect(text).to_json());
+            let quantizers = |report: &serde_json::Value| {
+                report["quantizers"].as_array().expect("a list").clone()
+            };
+            let (want, got) = (quantizers(&want), quantizers(&got));
+            assert_eq!(got.len(), want.len());
+            let (mut measured, mut enabled) = (0, 0);
+            for (got, want) in got.iter().zip(&want) {
+                let name = want["name"].as_str().expect("a name");
+                if name.ends_with("input_quantizer") {
+                    assert_eq!(got, want, "{text}");
+                    enabled += usize::from(want["enabled"] == true);
+                    measured += usize::from(
+                        got["error"]["after"]
+                            .as_f64()
+                            .is_some_and(|error| error > 0.0),
+                    );
+                }
+                // The squares of a weight are summed in another order.
+                let after = |of: &serde_json::Value| of["error"]["after"].as_f64().unwrap_or(-1.0);
+                let (got, want) = (after(got), after(want));
+                assert!(
+                    (got - want).abs() <= 1e-9 * want.abs(),
+                    "{text} {name}: {got} {want}"
+                );
+            }
+            assert!(enabled > 10, "{text}");
+            assert_eq!(measured, enabled, "{text} {dtype}");
         }
     }
 }
@@ -147,16 +219,25 @@ fn nan_is_reported_with_the_name_of_the_layer_and_the_model_is_as_it_was() {
     let bad = OnGpu::copy_of(&gpu, &x);
     let layer = Arc::clone(layer);
     let mut forward = || layer.input(bad.view(), None);
-    let error = calibrate::quantize(
-        &mut there.model,
-        &config("INT8_DEFAULT_CFG"),
-        Some(&mut forward),
-    )
-    .expect_err("NaN");
-    assert!(matches!(error, Error::Numeric(_)), "{error}");
-    assert!(error.to_string().contains(&name), "{error}");
-    assert_eq!(there.states(), before);
-    assert_eq!(there.model.mode(), Mode::Registered);
+    let affine = |kind: &str, bias: &str| {
+        format!(
+            r#"{{"quant_cfg": {{"*input_quantizer": {{"num_bits": 8, "axis": -1, "type": "{kind}", "bias": {{"-1": null,
+            "type": "{bias}"}}}}, "default": {{"enable": false}}}}, "algorithm": "max"}}"#
+        )
+    };
+    for text in [
+        "INT8_DEFAULT_CFG",
+        &affine("static", "static"),
+        &affine("static", "dynamic"),
+        &affine("dynamic", "static"),
+    ] {
+        let error = calibrate::quantize(&mut there.model, &config(text), Some(&mut forward))
+            .expect_err("NaN");
+        assert!(matches!(error, Error::Numeric(_)), "{error}");
+        assert!(error.to_string().contains(&name), "{error}");
+        assert_eq!(there.states(), before);
+        assert_eq!(there.model.mode(), Mode::Registered);
+    }
     // A weight with NaN.
     let mut spoilt = weight.fetch();
     let good = spoilt.clone();
@@ -168,17 +249,27 @@ fn nan_is_reported_with_the_name_of_the_layer_and_the_model_is_as_it_was() {
     assert_eq!(there.states(), before);
     weight.write(&good);
     // Once quantized, a tap cannot wait: it is found later.
-    let dynamic = r#"{"quant_cfg": {"*input_quantizer": {"num_bits": 8, "type": "dynamic"},
-        "*weight_quantizer": {"enable": false}, "default": {"enable": false}}, "algorithm": null}"#;
-    calibrate::quantize(&mut there.model, &config(dynamic), None).expect("quantized");
-    there.model.synchronize().expect("nothing is wrong");
-    layer
-        .input(bad.view(), Some(bad.view()))
-        .expect("put on the stream");
-    let error = there.model.synchronize().expect_err("NaN");
-    assert!(matches!(error, Error::Numeric(_)), "{error}");
-    assert!(error.to_string().contains(&name), "{error}");
-    there.model.synchronize().expect("said once");
+    for dynamic in [
+        r#"{"num_bits": 8, "type": "dynamic"}"#,
+        r#"{"num_bits": 8, "axis": -1, "type": "dynamic", "bias": {"-1": null, "type": "dynamic"}}"#,
+        r#"{"num_bits": 4, "block_sizes": {"-1": 16, "type": "static", "scale_bits": 8, "scale_block_sizes": {"-1": 4}}}"#,
+        r#"{"num_bits": [2, 1], "block_sizes": {"-1": 16, "type": "static", "scale_bits": [4, 3]}}"#,
+    ] {
+        let text = format!(
+            r#"{{"quant_cfg": {{"*input_quantizer": {dynamic}, "*weight_quantizer": {{"enable": false}},
+            "default": {{"enable": false}}}}, "algorithm": null}}"#
+        );
+        let bad = OnGpu::copy_of(&gpu, &x);
+        calibrate::quantize(&mut there.model, &config(&text), None).expect(dynamic);
+        there.model.synchronize().expect("nothing is wrong");
+        layer
+            .input(bad.view(), Some(bad.view()))
+            .expect("put on the stream");
+        let error = there.model.synchronize().expect_err(dynamic);
+        assert!(matches!(error, Error::Numeric(_)), "{error}");
+        assert!(error.to_string().contains(&name), "{error}");
+        there.model.synchronize().expect("said once");
+    }
 }
 
 #[test]
@@ -274,6 +365,23 @@ fn tensors_that_are_not_where_they_are_said_to_be_are_refused() {
         layer.input(beyond.expect("valid"), None),
         "beyond its memory",
     );
+    // And the reverse.
+    let square = OnGpu::copy_of(&gpu, &Owned::zeros(DType::F32, &[4, 4]));
+    let at_home = |there: &OnGpu| {
+        let (address, shape) = (there.view().address() as *mut u8, *there.view().shape());
+        // SAFETY: as above.
+        unsafe { TensorView::new_on(Device::Cpu, address, DType::F32, shape.dims()) }
+            .expect("valid")
+    };
+    let says = "is said to be host memory, but it is memory of CUDA device";
+    refused(layer.input(at_home(&far), None), says);
+    refused(layer.input(x.view(), Some(at_home(&far))), says);
+    refused(layer.output(at_home(&far), None), says);
+    let spec = LayerSpec {
+        weight: Some(at_home(&square)),
+        ..LayerSpec::new("another", LayerKind::Linear)
+    };
+    refused(there.model.add_layer(spec).map(|_| ()), says);
     // A context without a GPU.
     refused(
         here.layers[0].0.input(far.view(), None),
@@ -293,6 +401,16 @@ fn tensors_that_are_not_where_they_are_said_to_be_are_refused() {
     let slot = Arc::clone(layer.input_slot());
     let outcome = there.model.set_amax(&slot, None, one.view());
     refused(outcome, "expected one in host memory");
+    // SAFETY: as above.
+    let lie = unsafe {
+        TensorView::new_on(
+            Device::Cpu,
+            one.view().address() as *mut u8,
+            DType::F32,
+            &[],
+        )
+    };
+    refused(there.model.set_amax(&slot, None, lie.expect("valid")), says);
 }
 
 #[test]

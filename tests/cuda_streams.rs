@@ -10,7 +10,7 @@ use cudarc::driver::sys;
 use mq::calibrate;
 use mq::config::QuantizeConfig;
 use mq::error::Error;
-use mq::kernels::cuda::{Gpu, GpuErrorKind, GpuSettings};
+use mq::kernels::cuda::{Gpu, GpuErrorKind, GpuSettings, UseCublas};
 use mq::model::{Layer, LayerKind, LayerSpec, Model, Scales};
 use mq::tensor::DType;
 use on_gpu::{OnGpu, bits};
@@ -33,13 +33,21 @@ fn noise(shape: &[usize], dtype: DType, seed: usize) -> Owned {
     owned.cast(dtype)
 }
 
-const CONFIGS: [&str; 4] = [
+const CONFIGS: [&str; 7] = [
     r#"{"*weight_quantizer": {"num_bits": 8, "axis": 0}, "*input_quantizer": {"num_bits": 8, "axis": null}}"#,
     r#"{"*weight_quantizer": {"num_bits": [4, 3]}, "*input_quantizer": {"num_bits": [4, 3], "type": "dynamic"}}"#,
     r#"{"*weight_quantizer": {"num_bits": [2, 1], "block_sizes": {"-1": 16, "type": "static", "scale_bits": [4, 3]}},
         "*input_quantizer": {"num_bits": [2, 1], "block_sizes": {"-1": 16, "type": "dynamic", "scale_bits": [4, 3]}}}"#,
     r#"{"*weight_quantizer": {"num_bits": [4, 3], "block_sizes": {"-1": 32, "type": "dynamic", "scale_bits": [8, 0]}},
         "*input_quantizer": {"num_bits": 8, "axis": -1, "type": "dynamic"}}"#,
+    r#"{"*weight_quantizer": {"num_bits": 4, "block_sizes": {"-1": 20, "type": "static", "scale_bits": 8,
+        "scale_block_sizes": {"-1": 5}}}, "*input_quantizer": {"num_bits": 8, "bias": {"-1": null, "type": "dynamic"}}}"#,
+    r#"{"*weight_quantizer": {"num_bits": 8, "axis": 0, "bias": {"-1": null, "type": "dynamic", "method": "max_min"}},
+        "*input_quantizer": {"num_bits": 4, "constant_amax": 1.5, "block_sizes": {"-1": 16, "type": "static", "scale_bits": 8,
+        "scale_block_sizes": {"-1": 3}}}}"#,
+    r#"{"*weight_quantizer": {"num_bits": [2, 1], "constant_amax": 0.9, "block_sizes": {"-1": 16, "type": "static",
+        "scale_bits": [4, 3]}}, "*input_quantizer": {"num_bits": 8, "axis": -1, "type": "dynamic", "bias": {"-1": null,
+        "-2": null, "type": "dynamic"}}}"#,
 ];
 
 fn config(text: &str) -> QuantizeConfig {
@@ -199,25 +207,77 @@ fn what_cannot_be_captured_is_refused_and_the_capture_goes_on() {
     one.quantize(&config(text), &x)
         .expect("outside of a capture");
     // A tap whose numbers are not there yet: the scales of a quantizer that nothing on the GPU has passed.
-    let mut model = Model::new(on_gpu::context(&gpu));
-    let own = model.add_quantizer("own", None).expect("a quantizer");
-    let cfg = r#"{"quant_cfg": {"own": {"num_bits": 8, "axis": null, "type": "dynamic"}}, "algorithm": "max"}"#;
-    let cfg = QuantizeConfig::parse(cfg).expect("valid");
-    calibrate::quantize(&mut model, &cfg, None).expect("dynamic");
-    let graph = stream.capture(|| {
-        let error = own
-            .forward(None, x.view(), Some(out.view()))
-            .expect_err("first call");
-        assert!(matches!(error, Error::State(_)), "{error}");
-        assert!(error.to_string().contains("before the capture"), "{error}");
-    });
-    stream.launch(&graph);
-    own.forward(None, x.view(), Some(out.view())).expect("warm");
-    let graph = stream.capture(|| {
-        own.forward(None, x.view(), Some(out.view()))
-            .expect("again")
-    });
-    stream.launch(&graph);
+    for attributes in [
+        r#"{"num_bits": 8, "axis": null, "type": "dynamic"}"#,
+        r#"{"num_bits": 8, "axis": -1, "type": "dynamic", "bias": {"-1": null, "type": "dynamic"}}"#,
+        r#"{"num_bits": 4, "constant_amax": 2.0, "block_sizes": {"-1": 16, "type": "static", "scale_bits": 8,
+            "scale_block_sizes": {"-1": 4}}}"#,
+    ] {
+        let mut model = Model::new(on_gpu::context(&gpu));
+        let own = model.add_quantizer("own", None).expect("a quantizer");
+        let cfg = format!(r#"{{"quant_cfg": {{"own": {attributes}}}, "algorithm": "max"}}"#);
+        let cfg = QuantizeConfig::parse(&cfg).expect("valid");
+        calibrate::quantize(&mut model, &cfg, None).expect("dynamic");
+        let graph = stream.capture(|| {
+            let error = own
+                .forward(None, x.view(), Some(out.view()))
+                .expect_err("first call");
+            assert!(matches!(error, Error::State(_)), "{error}");
+            assert!(error.to_string().contains("before the capture"), "{error}");
+        });
+        stream.launch(&graph);
+        own.forward(None, x.view(), Some(out.view())).expect("warm");
+        let graph = stream.capture(|| {
+            own.forward(None, x.view(), Some(out.view()))
+                .expect("again")
+        });
+        stream.launch(&graph);
+    }
+}
+
+/// What a calibration collects stays on the GPU: a tap that observes waits for nothing and, after the first one, needs no
+/// memory. So it can be captured, and the graph observes when it is launched.
+#[test]
+fn taps_that_observe_can_be_captured() {
+    let _alone = alone();
+    if on_gpu::gpu(std::ptr::null_mut(), None).is_none() {
+        return;
+    }
+    let stream = Stream::new();
+    let gpu = on_gpu::gpu(stream.handle(), None).expect("as before");
+    for text in [
+        r#"{"*input_quantizer": {"num_bits": 8, "axis": null}}"#,
+        r#"{"*input_quantizer": {"num_bits": 8, "bias": {"-1": null, "type": "static", "method": "max_min"}}}"#,
+        r#"{"*input_quantizer": {"num_bits": [4, 3], "bias": {"-2": null, "type": "static"}}}"#,
+        r#"{"*input_quantizer": {"num_bits": 8, "bias": {"-1": null, "type": "dynamic"}}}"#,
+    ] {
+        let batches =
+            [2, 3, 4].map(|seed| OnGpu::copy_of(&gpu, &noise(&[40, 64], DType::BF16, seed)));
+        let calibrated = |captured: bool| {
+            let mut one = One::new(&gpu);
+            let layer = Arc::clone(&one.layer);
+            let tap = |x: &OnGpu| layer.input(x.view(), None).expect(text);
+            let mut forward = || {
+                tap(&batches[0]);
+                let rest = || batches[1..].iter().for_each(tap);
+                match captured {
+                    true => stream.launch(&stream.capture(rest)),
+                    false => rest(),
+                }
+                Ok(())
+            };
+            calibrate::quantize(&mut one.model, &config(text), Some(&mut forward)).expect(text);
+            let q = one.layer.input_slot().one(None).expect("single");
+            // A bias of every token fits no sample of them.
+            let is_measured = q
+                .record
+                .as_ref()
+                .is_some_and(|record| record.error.is_some());
+            assert_eq!(is_measured, !text.contains("max_min"), "{text}");
+            format!("{:?} {:?} {:?}", q.amax, q.bias_value, q.record)
+        };
+        assert_eq!(calibrated(true), calibrated(false), "{text}");
+    }
 }
 
 /// A host captures on one thread what it serves with, while another thread calibrates the next model.
@@ -274,6 +334,7 @@ fn the_current_context_is_left_as_it_was() {
             context: context.cast(),
             stream: stream.cast(),
             memory: None,
+            cublas: UseCublas::default(),
         };
         // SAFETY: live handles.
         unsafe { Gpu::open(settings) }
@@ -356,6 +417,7 @@ fn a_device_that_is_not_there_is_said() {
             context: std::ptr::null_mut(),
             stream: std::ptr::null_mut(),
             memory: None,
+            cublas: UseCublas::default(),
         };
         // SAFETY: no handles.
         let error = unsafe { Gpu::open(settings) }

@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# Builds the mock driver with all kernels of one unit: target/emulator/libcuda.so.1, and the link libcuda.so.
+# Builds the mock driver with all kernels of one unit, target/emulator/libcuda.so.1, and the link libcuda.so; beside it
+# the mock of cuBLAS, libcublas.so.12. For tests of what is missing, in folders of their own: without_cublas has the driver
+# alone, cublas_without_workspace a cuBLAS that lacks a function.
 #     cuda/emulator/build.sh [UNIT.cu [FOLDER]]
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -43,18 +45,43 @@ compile() { # SOURCE OBJECT FLAGS...
     fi
 }
 
+# wait_for_all: ends the script if a compiler failed.
+wait_for_all() {
+    local pid
+    for pid in "${pids[@]}"; do
+        wait "$pid"
+    done
+    pids=() running=0
+}
+
+# link_library LIBRARY SONAME MAP FLAGS...: of what was compiled last.
+link_library() {
+    local library=$1 soname=$2 map=$3
+    shift 3
+    if ((changed)) || [[ ! -f $library || $map -nt $library ]]; then
+        mkdir -p "$(dirname "$library")"
+        "$compiler" -shared -pthread -o "$library.new" "${linked[@]}" -Wl,-soname,"$soname" \
+            -Wl,--version-script="$map" -Wl,--no-undefined "$@"
+        mv "$library.new" "$library"
+    fi
+}
+
 linked=() pids=() changed=0
 compile "$unit" "$objects/kernels.o" -x c++
 for source in "$here"/*.cpp; do
     compile "$source" "$objects/$(basename "$source" .cpp).o"
 done
-for pid in "${pids[@]}"; do
-    wait "$pid"
+wait_for_all
+link_library "$out/libcuda.so.1" libcuda.so.1 "$here/exports.map" -ldl
+ln -sf libcuda.so.1 "$out/libcuda.so"
+
+linked=() changed=0
+for source in "$here"/cublas/*.cpp; do
+    compile "$source" "$objects/cublas_$(basename "$source" .cpp).o"
 done
-library=$out/libcuda.so.1
-if ((changed)) || [[ ! -f $library || $here/exports.map -nt $library ]]; then
-    "$compiler" -shared -pthread -o "$library.new" "${linked[@]}" -Wl,-soname,libcuda.so.1 \
-        -Wl,--version-script="$here/exports.map" -Wl,--no-undefined -ldl
-    mv "$library.new" "$library"
-    ln -sf libcuda.so.1 "$out/libcuda.so"
-fi
+wait_for_all
+link_library "$out/libcublas.so.12" libcublas.so.12 "$here/cublas/exports.map" -L"$out" -lcuda
+link_library "$out/cublas_without_workspace/libcublas.so.12" libcublas.so.12 \
+    "$here/cublas/without_workspace.map" -L"$out" -lcuda
+mkdir -p "$out/without_cublas"
+ln -sf ../libcuda.so.1 "$out/without_cublas/libcuda.so.1"

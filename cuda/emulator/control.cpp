@@ -26,7 +26,10 @@ static std::map<std::string, int64_t *> setting_names(Settings &s) {
             {"null_pointer_context", &s.null_pointer_context},
             {"fail_allocation_after", &s.fail_allocation_after},
             {"fail_launch_after", &s.fail_launch_after},
-            {"fail_launch_error", &s.fail_launch_error}};
+            {"fail_launch_error", &s.fail_launch_error},
+            {"cublas_version", &s.cublas_version},
+            {"fail_cublas_create", &s.fail_cublas_create},
+            {"fail_cublas_product", &s.fail_cublas_product}};
 }
 
 static std::map<std::string, int64_t *> counter_names(Counters &c) {
@@ -48,7 +51,9 @@ static std::map<std::string, int64_t *> counter_names(Counters &c) {
             {"graphs", &c.graphs},
             {"graph_execs", &c.graph_execs},
             {"host_allocations", &c.host_allocations},
-            {"faults", &c.faults}};
+            {"faults", &c.faults},
+            {"cublas_handles", &c.cublas_handles},
+            {"cublas_products", &c.cublas_products}};
 }
 
 static void read_order(const char *text, cuda_on_cpu::Order &order) {
@@ -66,8 +71,8 @@ static void read_order(const char *text, cuda_on_cpu::Order &order) {
 
 // MQ_MOCK_ and the name in capitals; MQ_MOCK_MEMORY_LIMIT needs no _BYTES.
 static Settings from_environment() {
-    Settings s = {1,  12080, int64_t{80} << 30,  90, 16, 1, 2, 0, 0, 0,
-                  -1, -1,    kLaunchFailedError, {}};
+    Settings s = {1,  12080, int64_t{80} << 30,  90,     16, 1, 2, 0, 0, 0,
+                  -1, -1,    kLaunchFailedError, 120804, 0,  0, {}};
     for (auto &entry : setting_names(s)) {
         std::string variable = "MQ_MOCK_";
         for (char letter : entry.first) {
@@ -114,6 +119,15 @@ int64_t mq_mock_get(const char *what) {
     return -1;
 }
 
+void mq_mock_count(const char *what, int64_t more) {
+    std::lock_guard<std::recursive_mutex> lock(mock::driver_mutex());
+    auto names = mock::counter_names(mock::counters());
+    auto found = names.find(what);
+    if (found != names.end()) {
+        *found->second += more;
+    }
+}
+
 int mq_mock_set(const char *what, int64_t value) {
     std::lock_guard<std::recursive_mutex> lock(mock::driver_mutex());
     mock::Settings &settings = mock::settings();
@@ -123,6 +137,7 @@ int mq_mock_set(const char *what, int64_t value) {
         counters.allocations = counters.faults = counters.host_to_device_bytes = 0;
         counters.device_to_host_bytes = counters.device_to_device_bytes = 0;
         counters.peak_bytes = counters.live_bytes;
+        counters.cublas_products = 0;
         return 0;
     }
     // Below 0: forward; 0: reverse; else the seed of a shuffle.

@@ -141,7 +141,8 @@ static CUresult launch(Context *context, const cuda_on_cpu::Launch &launch) {
     ++counters().launches;
     cuda_on_cpu::Fault fault;
     if (now.fail_launch_after == 0) {
-        fault = {static_cast<int>(now.fail_launch_error), "a launch was asked to fail"};
+        // Asked for: no line about it.
+        fault = {static_cast<int>(now.fail_launch_error), ""};
     } else {
         now.fail_launch_after -= now.fail_launch_after > 0;
         bool is_checked = now.check != 0 && !launch.kernel->may_depend_on_order;
@@ -152,7 +153,9 @@ static CUresult launch(Context *context, const cuda_on_cpu::Launch &launch) {
         return kSuccess;
     }
     ++counters().faults;
-    std::fprintf(stderr, "mq mock: %s\n", fault.text.c_str());
+    if (!fault.text.empty()) {
+        std::fprintf(stderr, "mq mock: %s\n", fault.text.c_str());
+    }
     remember(context, fault.status);
     // The real driver learns of it later, at the next call that looks.
     return now.late_errors != 0 ? kSuccess : fault.status;

@@ -41,6 +41,7 @@ struct ContextOptions {
     void *cuda_context = nullptr;          ///< CUcontext, borrowed; NULL: see mq_context_options
     void *cuda_stream = nullptr; ///< CUstream or cudaStream_t, borrowed; NULL: the default one
     mq_device_memory_fn device_memory = {}; ///< handed to mq, which calls its `release`
+    uint32_t cublas = MQ_CUBLAS_DEFAULT;    ///< whether cuBLAS may make large products there
 };
 
 /// Threads and log of the library.
@@ -60,6 +61,7 @@ class Context {
         raw.cuda_context = options.cuda_context;
         raw.cuda_stream = options.cuda_stream;
         raw.device_memory = options.device_memory;
+        raw.cublas = options.cublas;
         // What is in `raw` is released by mq, also when creation fails.
         std::unique_ptr<OnProgress> progress;
         if (options.progress)

@@ -169,6 +169,7 @@ pub(super) fn collect(
     witnesses.check(&watch)?;
     for watched in &watch.watched[..watch.mine] {
         watched.statistic.settle()?;
+        watched.sample.settle()?;
     }
     let mut seen = Vec::new();
     for watched in watch.watched.into_iter().take(watch.mine) {

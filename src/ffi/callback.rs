@@ -283,13 +283,14 @@ impl Taken<Process> {
 }
 
 impl Taken<Buffers> {
-    /// Memory of the host's for a part of a packed weight, on the GPU that the weight lies on.
+    /// Memory of the host's for a part of a packed weight: on the GPU that the weight lies on, else where the CPU can
+    /// follow it, which `driver`, the context's GPU, is asked about.
     pub(crate) fn allocate(
         &self,
         layer: &str,
         part: &str,
         size: usize,
-        gpu: Option<&Arc<Gpu>>,
+        (gpu, driver): (Option<&Arc<Gpu>>, Option<&Arc<Gpu>>),
     ) -> Result<Memory> {
         let allocate = self
             .function
@@ -320,10 +321,14 @@ impl Taken<Buffers> {
                 what()
             )));
         }
+        let address = memory as u64;
+        let found = match (gpu, driver) {
+            (Some(gpu), _) => gpu.check_address(address, size),
+            (None, Some(driver)) => driver.check_host_address(address),
+            (None, None) => Ok(()),
+        };
+        found.map_err(|error| error.of(&format!("{part} of packed {layer}")))?;
         if let Some(gpu) = gpu {
-            let address = memory as u64;
-            let found = gpu.check_address(address, size);
-            found.map_err(|error| error.of(&format!("{part} of packed {layer}")))?;
             // SAFETY: contract of mq_buffer_fn, as below; device memory, as was just checked.
             return Ok(unsafe { Memory::of_host_on(gpu, address, size) });
         }

@@ -75,10 +75,10 @@ pub const MQ_DTYPE_FLOAT8_E4M3FN: u8 = 10;
 /// - w4a8, from INT4 followed by FP8 with one amax: the parts of int4, and "double_scale" float32 [],
 ///   the FP8's amax / 448. mq_layer_weight() unpacks INT4 and fake-quantizes that to FP8.
 ///
-/// Weights in device memory are packed and unpacked there, to the same bits. mq keeps a float32 for each block beside
-/// the parts of all formats but int4 and w4a8, so that mq_layer_weight() only puts kernels on the CUDA stream, and can be
-/// captured. A graph that holds an mq_layer_weight() from before must not be launched any more. The call waits for the
-/// stream; while that is being captured it is MQ_ERR_STATE.
+/// Weights in device memory are packed and unpacked there, to the same bits. Beside the parts of int8 and fp8 mq keeps a
+/// float32 for each block, so that mq_layer_weight() only puts kernels on the CUDA stream, and can be captured. A graph
+/// that holds an mq_layer_weight() from before must not be launched any more. The call waits for the stream; while that
+/// is being captured it is MQ_ERR_STATE.
 ///
 /// 4-bit formats need an even last axis; a short last block of a row has a scale of its own. A weight
 /// without elements is left as it is.
@@ -100,9 +100,10 @@ pub unsafe extern "C" fn mq_compress(
                 None => CompressConfig::all(),
             };
             let allow_none = flags & MQ_ALLOW_NO_MATCH != 0;
+            let device = model.context().machine().gpu().cloned();
             let mut of_host =
                 |layer: &str, part: &str, size: usize, gpu: Option<&Arc<Gpu>>| match &buffers {
-                    Some(buffers) => buffers.allocate(layer, part, size, gpu),
+                    Some(buffers) => buffers.allocate(layer, part, size, (gpu, device.as_ref())),
                     None => allocate_own(layer, part, size, gpu),
                 };
             let count = apply::compress(model, &config, allow_none, &mut of_host)?;

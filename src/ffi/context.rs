@@ -35,9 +35,9 @@ pub struct mq_context_options {
     /// context and its models, or at once when mq_context_create() fails (but not when `struct_size` is
     /// too small to hold it).
     pub log: mq_log_fn,
-    /// Most bytes that the statistics and the work memory of a calibration may take beside the host's own
-    /// memory and the scales it results in; 0 (default): no limit. Where one pass of the forward would need
-    /// more, there are several (see mq_plan()); the results are the same.
+    /// Most bytes that the statistics and the work memory of a calibration may take, in host and device memory
+    /// together, beside the host's own memory and the scales it results in; 0 (default): no limit. Where one pass
+    /// of the forward would need more, there are several (see mq_plan()); the results are the same.
     pub memory_limit_bytes: u64,
     /// Receives the progress of verbs; default: none. Released as `log`.
     pub progress: mq_progress_fn,
@@ -55,8 +55,16 @@ pub struct mq_context_options {
     /// Gives device memory for scales, statistics and work memory; default: the driver's pool (cuMemAllocAsync()).
     /// Released as `log`.
     pub device_memory: mq_device_memory_fn,
+    /// Whether cuBLAS, which is looked for at run time, may make large products in device memory (Gram matrices and the
+    /// errors under them, as AWQ and the search by `gram` need them): `MQ_CUBLAS_DEFAULT`, `MQ_CUBLAS_NEVER` or
+    /// `MQ_CUBLAS_IF_FOUND`. A context that has used it holds device memory for it, 32 MiB from `device_memory`
+    /// and what cuBLAS takes by itself, and waits for the device when the last of it and its models is destroyed.
+    pub cublas: u32,
+    /// Must be 0.
+    pub reserved: u32,
 }
-const _: () = assert!(size_of::<mq_context_options>() == 120);
+const _: () = assert!(size_of::<mq_context_options>() == 128);
+const _: () = assert!(offset_of!(mq_context_options, cublas) == 120);
 const _: () = assert!(offset_of!(mq_context_options, device) == 64);
 const _: () = assert!(offset_of!(mq_context_options, device_memory) == 88);
 const _: () = assert!(offset_of!(mq_context_options, log) == 8);
@@ -100,6 +108,8 @@ unsafe impl Versioned for mq_context_options {
                 free: None,
                 release: None,
             },
+            cublas: cuda::MQ_CUBLAS_DEFAULT,
+            reserved: 0,
         }
     }
 }
@@ -224,6 +234,13 @@ pub unsafe extern "C" fn mq_context_create(
             let report = move |step: &Progress| progress.report(step);
             Box::new(report) as ProgressSink
         });
+        if options.reserved != 0 {
+            return Err(Error::InvalidArgument(format!(
+                "mq_context_options: reserved is {}, expected 0",
+                options.reserved
+            )));
+        }
+        let cublas = cuda::use_cublas(options.cublas)?;
         // SAFETY: contract of the options.
         let gpu = unsafe {
             cuda::open(
@@ -231,6 +248,7 @@ pub unsafe extern "C" fn mq_context_create(
                 options.cuda_context,
                 options.cuda_stream,
                 memory,
+                cublas,
             )
         }?;
         let created = Context::with(ContextSettings {

@@ -9,7 +9,28 @@ use super::model::{self, mq_model};
 use super::status::mq_status;
 use super::tensor::{MQ_DEVICE_CPU, MQ_DEVICE_CUDA, mq_device};
 use crate::error::{Error, Result};
-use crate::kernels::cuda::{DeviceMemory, Gpu, GpuSettings, without_gpu};
+use crate::kernels::cuda::{DeviceMemory, Gpu, GpuSettings, UseCublas, without_gpu};
+
+/// `cublas` of mq_context_options: what this version takes for the best, which is MQ_CUBLAS_IF_FOUND and may change.
+pub const MQ_CUBLAS_DEFAULT: u32 = 0;
+/// No product is made by cuBLAS: they are the same bytes on every GPU and machine.
+pub const MQ_CUBLAS_NEVER: u32 = 1;
+/// Large products are made by cuBLAS where it can be loaded and works. The log says which library that is, or why it is
+/// none. Products are the same bytes in every run with one version of cuBLAS on one model of GPU.
+pub const MQ_CUBLAS_IF_FOUND: u32 = 2;
+
+/// What the host wants of cuBLAS. Errors for a number that means nothing.
+pub(super) fn use_cublas(number: u32) -> Result<UseCublas> {
+    match number {
+        MQ_CUBLAS_DEFAULT => Ok(UseCublas::default()),
+        MQ_CUBLAS_NEVER => Ok(UseCublas::Never),
+        MQ_CUBLAS_IF_FOUND => Ok(UseCublas::WhereItPays),
+        other => Err(Error::InvalidArgument(format!(
+            "mq_context_options: cublas is {other}, expected MQ_CUBLAS_DEFAULT = 0, MQ_CUBLAS_NEVER = 1 or \
+             MQ_CUBLAS_IF_FOUND = 2"
+        ))),
+    }
+}
 
 /// Gives mq device memory, in place of cuMemAllocAsync().
 ///
@@ -107,6 +128,7 @@ pub(super) unsafe fn open(
     cuda_context: *mut c_void,
     cuda_stream: *mut c_void,
     memory: Option<HostMemory>,
+    cublas: UseCublas,
 ) -> Result<Option<Arc<Gpu>>> {
     match device.device_type {
         0 | MQ_DEVICE_CPU => {
@@ -126,6 +148,7 @@ pub(super) unsafe fn open(
                 context: cuda_context,
                 stream: cuda_stream,
                 memory: memory.map(|memory| Box::new(memory) as Box<dyn DeviceMemory>),
+                cublas,
             };
             // SAFETY: contract of this function.
             Ok(Some(unsafe { Gpu::open(settings) }?))

@@ -25,7 +25,7 @@ pub const VALUES: [f32; 16] = [
 pub const ZERO: u8 = 7;
 
 /// Largest integer of a quantized scale.
-const SCALE_MAX: f32 = 127.0;
+pub const SCALE_MAX: f32 = 127.0;
 
 /// The code nearest to `x` under the block's largest magnitude; the lower one on a tie.
 #[inline(always)]
@@ -45,56 +45,6 @@ pub fn encode(x: f32, amax: f32) -> u8 {
 #[inline(always)]
 pub fn decode(code: u8) -> f32 {
     VALUES[usize::from(code & 15)]
-}
-
-/// Scales of blocks as 8-bit integers around their mean, one multiplier for so many of them.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Scales {
-    /// `round((scale - zero) * multiplier)`, padded to whole groups.
-    pub codes: Vec<i8>,
-    /// What a group was multiplied with: 127 over its largest distance from the mean.
-    pub multipliers: Vec<f32>,
-    /// The mean of all scales, the padding included, as in the reference.
-    pub zero: f32,
-}
-
-impl Scales {
-    /// Quantizes the scales of all blocks in groups of `group`.
-    pub fn new(scales: &[f32], group: usize) -> Self {
-        let group = group.max(1);
-        let padded = scales.len().div_ceil(group) * group;
-        // One after the other in float64: the same bytes everywhere.
-        let sum: f64 = scales.iter().map(|scale| f64::from(*scale)).sum();
-        let zero = match padded {
-            0 => 0.0,
-            n => (sum / n as f64) as f32,
-        };
-        let (mut codes, mut multipliers) = (Vec::with_capacity(padded), Vec::new());
-        for members in scales.chunks(group) {
-            let padding = group - members.len();
-            let all = || {
-                members
-                    .iter()
-                    .copied()
-                    .chain(std::iter::repeat_n(0.0, padding))
-            };
-            let farthest = all().map(|s| (s - zero).abs()).fold(0.0, f32::max);
-            let multiplier = SCALE_MAX / farthest;
-            // Scales that are all alike are all zero from their mean.
-            let multiplier = if multiplier.is_finite() {
-                multiplier
-            } else {
-                1.0
-            };
-            multipliers.push(multiplier);
-            codes.extend(all().map(|s| ((s - zero) * multiplier).round_ties_even() as i8));
-        }
-        Self {
-            codes,
-            multipliers,
-            zero,
-        }
-    }
 }
 
 /// A scale from its integer: `code / multiplier + zero`.
@@ -129,25 +79,5 @@ mod tests {
         let middle = (VALUES[7] + VALUES[8]) / 2.0;
         assert_eq!(encode(middle, 1.0), 7);
         assert_eq!(encode(middle.next_up(), 1.0), 8);
-    }
-
-    #[test]
-    fn scales_survive_to_a_254th_of_their_spread() {
-        let scales = [1.0, 2.0, 3.0, 4.0, 10.0];
-        let quantized = Scales::new(&scales, 4);
-        assert_eq!(quantized.zero, 2.5);
-        assert_eq!(quantized.codes.len(), 8);
-        assert_eq!(quantized.multipliers, [127.0 / 1.5, 127.0 / 7.5]);
-        for (i, s) in scales.iter().enumerate() {
-            let back = scale(
-                quantized.codes[i],
-                quantized.multipliers[i / 4],
-                quantized.zero,
-            );
-            assert!((back - s).abs() <= 7.5 / 254.0 + 1e-6, "{s} became {back}");
-        }
-        let alike = Scales::new(&[2.0; 4], 4);
-        assert_eq!((alike.codes, alike.multipliers), (vec![0; 4], vec![1.0]));
-        assert!(Scales::new(&[], 256).codes.is_empty());
     }
 }

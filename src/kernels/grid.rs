@@ -140,6 +140,27 @@ impl Runs {
         self.len
     }
 
+    /// Calls `f` with the flat position of the first element of every run, in order.
+    pub(crate) fn for_each(&self, mut f: impl FnMut(usize)) {
+        let (mut index, mut offset) = ([0; MAX_RANK], self.first);
+        loop {
+            f(offset);
+            let mut dim = self.rank;
+            loop {
+                let Some(inner) = dim.checked_sub(1) else {
+                    return;
+                };
+                dim = inner;
+                let (n, stride) = self.outer[dim];
+                (index[dim], offset) = (index[dim] + 1, offset + stride);
+                if index[dim] < n {
+                    break;
+                }
+                (index[dim], offset) = (0, offset - n * stride);
+            }
+        }
+    }
+
     /// Flat position of the first element of run `i`.
     pub(crate) fn offset(&self, i: usize) -> usize {
         let (mut rest, mut offset) = (i, self.first);
@@ -215,6 +236,10 @@ mod tests {
             for position in 0..grid.num_blocks() {
                 let runs = grid.block(position);
                 prop_assert!(runs.count() <= grid.longest_block());
+                let mut offsets = Vec::new();
+                runs.for_each(|offset| offsets.push(offset));
+                let looked_up: Vec<usize> = (0..runs.count() / runs.len()).map(|i| runs.offset(i)).collect();
+                prop_assert_eq!(offsets, looked_up);
                 for run in 0..runs.count() / runs.len() {
                     for flat in runs.offset(run)..runs.offset(run) + runs.len() {
                         prop_assert_eq!(grid.first_block_of_row(flat / n) + flat % n / b, position);

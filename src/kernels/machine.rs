@@ -88,10 +88,13 @@ impl Machine {
     }
 
     /// Errors when a tensor is none that this machine can work on: on a device that the context does not have, or at an
-    /// address that is not of that device.
+    /// address that is not of that device; or, if there is a GPU, of a device when it is said to be the host's.
     pub fn check_place(&self, x: &TensorView) -> Result<(), GpuError> {
         let Device::Cuda(index) = x.device() else {
-            return Ok(());
+            return match &self.gpu {
+                Some(gpu) if x.count() > 0 => gpu.check_host_address(x.address()),
+                _ => Ok(()),
+            };
         };
         let invalid = |text| Err(GpuError::new(GpuErrorKind::Invalid, text));
         match &self.gpu {

@@ -2,8 +2,9 @@
 //! and the loops that are compiled for several instruction sets.
 //!
 //! Kernels know nothing of layers. They are *exact*, the same bits on every instruction set and for every
-//! number of threads, but for the *reducing* ones: `gram` and `quadratic`, the sums of `channel_stats` and
-//! `channel_squares`, `perturbation`, `divergence`, and the sums of errors in `fake_quant`. Those have the same bits for every number of threads and state the
+//! number of threads, but for the *reducing* ones: `gram`, `quadratic` and `clipping`, the sums of `channel_stats` and
+//! `channel_squares`, `perturbation`, `divergence`, and the sums of errors in `fake_quant`. Those have the same bits for
+//! every number of threads and state the
 //! bound of their error.
 
 pub mod absmax;
@@ -12,6 +13,7 @@ pub mod block_magnitudes;
 pub mod channel_scale;
 pub mod channel_squares;
 pub mod channel_stats;
+pub mod clipping;
 pub mod copy;
 pub mod cuda;
 pub mod difference;
@@ -34,6 +36,7 @@ mod pieces;
 pub mod quadratic;
 pub mod row_scale;
 pub mod scaled_difference;
+mod tree_sum;
 pub mod unfold;
 
 pub use grid::Grid;

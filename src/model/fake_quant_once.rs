@@ -41,6 +41,7 @@ pub fn fake_quant_once(
     for attributes in members {
         let mut quantizer = Quantizer::new(attributes);
         if let Some(amax) = &amax {
+            machine.check_place(amax)?;
             let values = amax.host_values().map_err(Error::InvalidArgument)?;
             amax::check_values(&values, "x")?;
             quantizer.amax = Some(Amax::new(values, amax.shape().dims()));

@@ -14,7 +14,7 @@ use crate::config::NumBits;
 use crate::error::{Error, Result};
 use crate::format::int::{AMAX_EPSILON, IntGrid};
 use crate::format::minifloat::{E2M1, E4M3};
-use crate::format::{e4m3, mx, nf4, nvfp4};
+use crate::format::{e4m3, mx, nvfp4};
 use crate::kernels::cuda::GpuError;
 use crate::kernels::fake_quant::{Format, MxFormat};
 use crate::kernels::pack::{self, Coding};
@@ -171,7 +171,7 @@ impl<'q> Layout<'q> {
                 Scales::Nvfp4(of(0.0).1)
             }
             Coding::Nf4 => {
-                let scales = nf4::Scales::new(&amax, scale_group(self.quantizer));
+                let scales = pack::Nf4Scales::new(&amax, scale_group(self.quantizer));
                 for (to, code) in parts[1].memory.bytes_mut().iter_mut().zip(&scales.codes) {
                     *to = *code as u8;
                 }

@@ -7,6 +7,7 @@
 mod amax;
 mod attributes;
 mod bias;
+mod bias_on_gpu;
 mod configure;
 mod context;
 mod convolution;
@@ -29,6 +30,7 @@ mod summary;
 
 pub use amax::Amax;
 pub use bias::{RunningBias, granularity as bias_granularity};
+pub use bias_on_gpu::BiasOnGpu;
 pub use context::{Context, ContextSettings, LogLevel, LogSink, Progress, ProgressSink};
 pub use convolution::Convolution;
 pub use fake_quant_once::fake_quant_once;
@@ -42,6 +44,7 @@ pub use quantizer::{
 };
 pub use registry::{CalibrationOptions, Mode, Model, Shared};
 pub use select::{Selector, Target};
+pub(crate) use slot::Rounding;
 pub use slot::{Observer, Role, Scales, Slot};
 pub use snapshot::Snapshot;
 pub use summary::SummaryFormat;

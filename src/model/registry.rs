@@ -393,6 +393,10 @@ impl Model {
                 "`{name}` is dynamic or has a constant amax; change its attributes first"
             )));
         }
+        let machine = self.context().machine();
+        machine
+            .check_place(&amax)
+            .map_err(|error| error.of(&name))?;
         let values = amax.host_values().map_err(Error::InvalidArgument)?;
         amax::check_values(&values, &name)?;
         let given = Amax::new(values, amax.shape().dims());
@@ -455,6 +459,10 @@ impl Model {
         let scale: Option<Arc<[f32]>> = match scale {
             None => None,
             Some(scale) => {
+                let machine = self.context().machine();
+                machine
+                    .check_place(&scale)
+                    .map_err(|error| error.of(&name))?;
                 let values = scale.host_values().map_err(Error::InvalidArgument)?;
                 if scale.shape().dims().len() != 1 || values.is_empty() {
                     return Err(Error::InvalidArgument(format!(

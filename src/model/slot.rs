@@ -1,9 +1,11 @@
 //! One quantizer as the host knows it by name, and what happens to a tensor that passes it.
 
 mod first_failure;
+mod launch;
 mod refresh;
 mod requantize;
 mod resident;
+mod rounding;
 mod scratch;
 mod weight;
 
@@ -23,6 +25,7 @@ pub(in crate::model) use first_failure::FirstFailure;
 pub(super) use requantize::NewWeight;
 pub use requantize::Scales;
 use resident::Resident;
+pub(crate) use rounding::Rounding;
 use scratch::Scratch;
 
 /// What passes a quantizer.
@@ -424,10 +427,8 @@ impl Slot {
                 _ => return self.members(member).map(|_| ()),
             },
         };
-        if let Some(gpu) = machine.gpu_of(x)
-            && let Some(done) = self.quantize_resident(gpu, &state, member, x, out)?
-        {
-            return Ok(done);
+        if let Some(gpu) = machine.gpu_of(x) {
+            return self.quantize_resident(gpu, &state, member, x, out);
         }
         self.quantize_members(machine, members, false, x, out)
     }

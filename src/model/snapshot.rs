@@ -90,6 +90,10 @@ impl Model {
     pub fn transaction<T>(&mut self, verb: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         let before = self.snapshot();
         let outcome = verb(self).and_then(|found| self.refresh_gpu().map(|()| found));
+        let context = self.context();
+        if let Some(notice) = context.machine().gpu().and_then(|gpu| gpu.take_notice()) {
+            context.info(&notice);
+        }
         let Err(error) = outcome else {
             return outcome;
         };

@@ -1,6 +1,6 @@
 //! The largest magnitudes seen, at the granularity of a quantizer; kept over calls and calibrations.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::config::{Bias, QuantType};
 use crate::error::{Error, Result};
@@ -8,8 +8,8 @@ use crate::kernels::bias::shift;
 use crate::kernels::cuda::{DeviceBuffer, Gpu};
 use crate::kernels::{Machine, absmax};
 use crate::model::{
-    Amax, Quantizer, RunningBias, Slot, SlotState, amax_granularity, bias_granularity, negative,
-    not_finite,
+    Amax, BiasOnGpu, Quantizer, RunningBias, Slot, SlotState, amax_granularity, bias_granularity,
+    negative, not_finite,
 };
 use crate::tensor::TensorView;
 
@@ -25,6 +25,8 @@ struct Member {
     collected: Option<Mutex<Collected>>,
     /// What it has seen on a GPU.
     on_gpu: Mutex<Option<OnGpu>>,
+    /// The bias it has seen there, of an affine one.
+    bias_on_gpu: Mutex<Option<BiasOnGpu>>,
 }
 
 /// What a member has collected.
@@ -54,6 +56,10 @@ impl OnGpu {
     }
 }
 
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl AbsMax {
     /// An observer of `slot`, going on from what its quantizers have collected; None when no member
     /// needs data.
@@ -76,6 +82,7 @@ impl AbsMax {
             }),
             quantizer: Arc::clone(quantizer),
             on_gpu: Mutex::default(),
+            bias_on_gpu: Mutex::default(),
         });
         Some(Self {
             name: name.to_owned(),
@@ -85,10 +92,10 @@ impl AbsMax {
 
     /// What the members have collected; empty for one that needs nothing.
     pub fn collected(&self) -> Vec<Collected> {
-        let lock = |m: &Mutex<Collected>| m.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let of = |member: &Member| member.collected.as_ref().map(|c| lock(c).clone());
         let members = self.members.iter();
         members
-            .map(|member| member.collected.as_ref().map(lock).unwrap_or_default())
+            .map(|member| of(member).unwrap_or_default())
             .collect()
     }
 
@@ -112,17 +119,8 @@ impl AbsMax {
         running.add(machine, bias, x).map_err(invalid)?;
         if quantizer.is_calibrated_by_data() {
             let blocks = bias_granularity(bias, x.shape()).map_err(invalid)?;
-            let (mut memory, on_gpu);
-            let left = match machine.gpu_of(x) {
-                Some(gpu) => {
-                    on_gpu = DeviceBuffer::new(gpu, x.size_bytes())?;
-                    x.at_address(on_gpu.address())
-                }
-                None => {
-                    memory = vec![0.0; x.size_bytes().div_ceil(size_of::<f32>())];
-                    x.with_data(&mut memory).map_err(Error::Internal)?
-                }
-            };
+            let mut memory = vec![0.0; x.size_bytes().div_ceil(size_of::<f32>())];
+            let left = x.with_data(&mut memory).map_err(Error::Internal)?;
             shift(
                 machine,
                 x,
@@ -171,7 +169,7 @@ impl AbsMax {
         let quantizer = &*member.quantizer;
         let granularity = amax_granularity(quantizer, x.shape())
             .map_err(|text| Error::State(format!("`{}`: {text}", self.name)))?;
-        let mut on_gpu = member.on_gpu.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut on_gpu = lock(&member.on_gpu);
         let shape = granularity.amax_shape();
         if on_gpu.as_ref().is_none_or(|seen| seen.shape != shape) {
             // The first tensor, or one of another shape, which the merge will refuse.
@@ -187,15 +185,41 @@ impl AbsMax {
         Ok(())
     }
 
+    /// The same for an affine member: first the bias, then the amax of what is left without it.
+    fn observe_affine_on_gpu(
+        &self,
+        gpu: &Arc<Gpu>,
+        member: &Member,
+        bias: &Bias,
+        x: &TensorView,
+    ) -> Result<()> {
+        let mut on_gpu = lock(&member.bias_on_gpu);
+        let running = match &mut *on_gpu {
+            Some(running) => running,
+            none => {
+                let before = member.collected.as_ref().and_then(|c| lock(c).bias.clone());
+                none.insert(BiasOnGpu::new(gpu, before.unwrap_or_default())?)
+            }
+        };
+        let left = running.add(bias, &self.name, x)?;
+        match member.quantizer.is_calibrated_by_data() {
+            true => self.observe_on_gpu(gpu, member, &left),
+            false => Ok(()),
+        }
+    }
+
     /// Fetches what was seen on a GPU: waits for its stream. Errors with what cannot be a scale.
     pub fn settle(&self) -> Result<()> {
-        for member in &self.members {
-            let seen = member
-                .on_gpu
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take();
-            self.fetch(member, seen)?;
+        let mut members = self.members.iter();
+        members.try_for_each(|member| self.settle_member(member))
+    }
+
+    fn settle_member(&self, member: &Member) -> Result<()> {
+        let seen = lock(&member.on_gpu).take();
+        self.fetch(member, seen)?;
+        let bias = lock(&member.bias_on_gpu).take();
+        if let (Some(bias), Some(collected)) = (bias, &member.collected) {
+            lock(collected).bias = Some(bias.fetched(&self.name)?);
         }
         Ok(())
     }
@@ -217,7 +241,7 @@ impl AbsMax {
                 self.name
             )));
         }
-        let mut collected = collected.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut collected = lock(collected);
         self.merge(&mut collected, Amax::new(values, &seen.shape))
     }
 
@@ -255,19 +279,22 @@ impl AbsMax {
                 continue;
             }
             let quantizer = &*observed.quantizer;
-            let lock = || collected.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(bias) = &quantizer.attributes.bias {
-                // A running mean depends on the order of its batches: one after the other.
-                self.observe_affine(machine, quantizer, bias, &mut lock(), x)?;
-                continue;
+            match (&quantizer.attributes.bias, machine.gpu_of(x)) {
+                (Some(bias), Some(gpu)) if x.count() > 0 => {
+                    self.observe_affine_on_gpu(gpu, observed, bias, x)?;
+                }
+                (Some(bias), _) => {
+                    // A running mean depends on the order of its batches: one after the other.
+                    self.settle_member(observed)?;
+                    self.observe_affine(machine, quantizer, bias, &mut lock(collected), x)?;
+                }
+                (None, Some(gpu)) => self.observe_on_gpu(gpu, observed, x)?,
+                (None, None) => {
+                    let local = self.local(machine, quantizer, x)?;
+                    // Only the merge is under the lock; maxima are exact in any order.
+                    self.merge(&mut lock(collected), local)?;
+                }
             }
-            if let Some(gpu) = machine.gpu_of(x) {
-                self.observe_on_gpu(gpu, observed, x)?;
-                continue;
-            }
-            let local = self.local(machine, quantizer, x)?;
-            // Only the merge is under the lock; maxima are exact in any order.
-            self.merge(&mut lock(), local)?;
         }
         Ok(())
     }

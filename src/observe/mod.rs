@@ -5,6 +5,7 @@ mod gate;
 mod histogram;
 mod input;
 mod sample;
+mod sample_on_gpu;
 mod tap;
 
 pub use absmax::{AbsMax, Collected};

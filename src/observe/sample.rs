@@ -1,17 +1,21 @@
 //! A few of the tokens that passed, to measure the error of a quantizer on.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::gate::tokens;
+use super::sample_on_gpu::OnGpu;
+use crate::error::Result;
 use crate::kernels::Machine;
 use crate::kernels::load_rows::{self, Rows};
-use crate::tensor::{Device, TensorView};
+use crate::tensor::TensorView;
 
 /// Most tokens that are kept.
-const MOST: u64 = 64;
+pub(super) const MOST: usize = 64;
 
 /// Every `stride`-th token, `stride` the least power of two for which they are few enough. So which ones
 /// they are depends on how many passed, not on how a batch was cut into taps.
+///
+/// Those of a tensor on a GPU are kept there until [`Self::settle`].
 #[derive(Default)]
 pub struct Sample(Mutex<Kept>);
 
@@ -22,6 +26,8 @@ struct Kept {
     stride: u64,
     /// Shared with whoever measures on it, when nothing more comes.
     rows: Arc<Vec<f32>>,
+    /// Where the rows are instead, while tensors of a GPU come.
+    on_gpu: Option<OnGpu>,
     /// A tensor with another last axis came: there is no sample of such.
     mixed: bool,
 }
@@ -29,21 +35,20 @@ struct Kept {
 impl Sample {
     /// Bytes that the sample of so many channels takes.
     pub fn size_bytes(channels: usize) -> u64 {
-        MOST * (channels * size_of::<f32>()) as u64
+        (MOST * channels * size_of::<f32>()) as u64
     }
 
-    /// Takes from a tensor what belongs to the sample.
-    pub fn add(&self, machine: &Machine, x: &TensorView) {
+    /// Takes from a tensor what belongs to the sample. On a GPU nothing is waited for, unless tensors in host memory come
+    /// between.
+    pub fn add(&self, machine: &Machine, x: &TensorView) -> Result<()> {
         let channels = x.shape().dims().last().copied().unwrap_or(1);
         let count = tokens(x.shape());
-        // In device memory there is none: a few rows would have to be fetched from every tensor.
-        if count == 0 || channels == 0 || x.device() != Device::Cpu {
-            return;
+        if count == 0 || channels == 0 {
+            return Ok(());
         }
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.lock();
         if kept.seen == 0 {
             (kept.channels, kept.stride) = (channels, 1);
-            Arc::make_mut(&mut kept.rows).reserve_exact(MOST as usize * channels);
         }
         if kept.mixed || kept.channels != channels {
             *kept = Kept {
@@ -51,22 +56,40 @@ impl Sample {
                 seen: 1,
                 ..Kept::default()
             };
-            return;
+            return Ok(());
+        }
+        match (machine.gpu_of(x), &kept.on_gpu) {
+            (Some(gpu), None) => {
+                kept.on_gpu = Some(OnGpu::holding(gpu, &kept.rows, channels)?);
+                kept.rows = Arc::default();
+            }
+            (None, Some(_)) => kept.settle()?,
+            _ => {}
         }
         kept.add(machine, x, count);
+        Ok(())
     }
 
-    /// The rows, `[count, channels]`, and the number of channels.
+    /// No tensor comes any more: fetches what is kept on a GPU. Waits for its stream.
+    pub fn settle(&self) -> Result<()> {
+        self.lock().settle()
+    }
+
+    /// The rows, `[count, channels]`, and the number of channels, once it is settled.
     pub fn rows(&self) -> (Arc<Vec<f32>>, usize) {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.lock();
         (Arc::clone(&kept.rows), kept.channels)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Kept {
     fn add(&mut self, machine: &Machine, x: &TensorView, count: u64) {
         let total = self.seen + count;
-        while total.div_ceil(self.stride) > MOST {
+        while total.div_ceil(self.stride) > MOST as u64 {
             self.halve();
         }
         let first = self.seen.next_multiple_of(self.stride);
@@ -80,8 +103,12 @@ impl Kept {
             count: (total - first).div_ceil(self.stride) as usize,
             channels: self.channels,
         };
+        if let Some(on_gpu) = &mut self.on_gpu {
+            return on_gpu.add(x, rows);
+        }
         let kept = Arc::make_mut(&mut self.rows);
         let start = kept.len();
+        kept.reserve_exact(MOST * rows.channels - start);
         kept.resize(start + rows.count * rows.channels, 0.0);
         load_rows::run(machine, x, rows, 1.0, &mut kept[start..]);
     }
@@ -89,6 +116,9 @@ impl Kept {
     /// Keeps every second row.
     fn halve(&mut self) {
         self.stride *= 2;
+        if let Some(on_gpu) = &mut self.on_gpu {
+            return on_gpu.halve();
+        }
         let channels = self.channels;
         let kept = Arc::make_mut(&mut self.rows);
         let rows = kept.len() / channels;
@@ -97,12 +127,21 @@ impl Kept {
         }
         kept.truncate(rows.div_ceil(2) * channels);
     }
+
+    fn settle(&mut self) -> Result<()> {
+        if let Some(on_gpu) = self.on_gpu.take() {
+            self.rows = Arc::new(on_gpu.fetched()?);
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::kernels::Isa;
+    use crate::kernels::cuda::testing::{self, Host, OnGpu};
+    use crate::tensor::DType;
     use proptest::prelude::*;
 
     fn sampled(cuts: &[usize]) -> Vec<f32> {
@@ -116,7 +155,7 @@ mod tests {
                 next += 1.0;
             }
             let x = TensorView::over(&mut rows, &[count, 2]).expect("valid");
-            sample.add(&machine, &x);
+            sample.add(&machine, &x).expect("in host memory");
         }
         let (rows, _) = sample.rows();
         assert!(rows.chunks(2).all(|row| row[0] == -row[1]));
@@ -129,6 +168,45 @@ mod tests {
         let many = sampled(&[1000]);
         assert_eq!(many.len(), 63);
         assert_eq!(&many[..3], [0.0, 16.0, 32.0]);
+    }
+
+    /// Tensors of a GPU, of the host, and of both by turns: rows that nobody can tell apart.
+    #[test]
+    fn a_gpu_keeps_the_same_rows() {
+        let Some(machine) = testing::machine() else {
+            return;
+        };
+        for dtype in [DType::F32, DType::F16, DType::BF16] {
+            for (i, cuts) in [
+                &[3][..],
+                &[64, 1],
+                &[1000],
+                &[1, 70, 2, 300, 0, 9],
+                &[40, 40, 40, 40],
+            ]
+            .iter()
+            .enumerate()
+            {
+                let samples: [Sample; 3] = Default::default();
+                for (place, count) in cuts.iter().enumerate() {
+                    let mut host = Host::noise(dtype, &[*count, 3], place as u32 + 1);
+                    let x = host.view();
+                    let there = OnGpu::copy_of(&machine, &x, (i + place) % 3 * dtype.size());
+                    let by_turns = if place % 2 == 0 { there.view() } else { x };
+                    for (sample, x) in samples.iter().zip([x, there.view(), by_turns]) {
+                        sample.add(&machine, &x).expect("room");
+                    }
+                }
+                samples
+                    .iter()
+                    .for_each(|sample| sample.settle().expect("a copy"));
+                let [want, got, turns] = samples.each_ref().map(Sample::rows);
+                assert!(!want.0.is_empty());
+                assert_eq!(got, want, "{dtype} {cuts:?}");
+                assert_eq!(turns, want, "{dtype} {cuts:?}");
+            }
+        }
+        testing::assert_no_failure(&machine);
     }
 
     proptest! {

@@ -127,9 +127,9 @@ impl Observer for Tap {
             Statistic::Histogram(histogram) => histogram.observe(machine, x)?,
             Statistic::Input(input) => input.observe(machine, x)?,
         }
-        if member.is_none() {
-            self.sample.add(machine, x);
+        match member {
+            None => self.sample.add(machine, x),
+            Some(_) => Ok(()),
         }
-        Ok(())
     }
 }

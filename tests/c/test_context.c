@@ -83,6 +83,7 @@ static void options_init_stays_within_the_size(void) {
           room.options.progress.user_data == NULL && room.options.progress.release == NULL);
     CHECK(room.options.device.device_type == MQ_DEVICE_CPU && room.options.cuda_context == NULL &&
           room.options.cuda_stream == NULL && room.options.device_memory.allocate == NULL);
+    CHECK(room.options.cublas == MQ_CUBLAS_DEFAULT && room.options.reserved == 0);
     for (size_t i = 0; i < sizeof room.canary; i++) {
         CHECK(room.canary[i] == 0xAB);
     }
@@ -102,7 +103,7 @@ static void options_of_an_older_or_newer_header(void) {
         uint64_t future;
     } newer;
     mq_context *context = NULL;
-    CHECK(sizeof(mq_context_options) == 120);
+    CHECK(sizeof(mq_context_options) == 128);
     CHECK_STATUS(mq_context_options_init(&newer.known, FIRST_SIZE), MQ_OK);
     memset((unsigned char *)&newer + FIRST_SIZE, 0xAB, sizeof newer - FIRST_SIZE); /* not read */
     CHECK_STATUS(mq_context_create(&newer.known, &context), MQ_OK);

@@ -30,6 +30,15 @@ static void contexts_without_a_gpu(void) {
     CHECK_SAYS("cuda_stream");
     CHECK(context == NULL);
     options = options_for(MQ_DEVICE_CPU, 0);
+    options.cublas = 3;
+    CHECK_STATUS(mq_context_create(&options, &context), MQ_ERR_INVALID_ARGUMENT);
+    CHECK_SAYS("cublas is 3");
+    options.cublas = MQ_CUBLAS_NEVER;
+    options.reserved = 1;
+    CHECK_STATUS(mq_context_create(&options, &context), MQ_ERR_INVALID_ARGUMENT);
+    CHECK_SAYS("reserved is 1");
+    CHECK(context == NULL);
+    options = options_for(MQ_DEVICE_CPU, 0);
     CHECK_STATUS(mq_context_create(&options, &context), MQ_OK);
     CHECK_STATUS(mq_context_set_cuda_stream(context, NULL), MQ_ERR_INVALID_ARGUMENT);
     CHECK_STATUS(mq_context_set_cuda_stream(NULL, NULL), MQ_ERR_INVALID_ARGUMENT);
@@ -280,6 +289,10 @@ static void lies_about_memory_are_found(void) {
     CHECK_STATUS(mq_layer_input(there.layer, &large, NULL), MQ_ERR_INVALID_ARGUMENT);
     CHECK_STATUS(mq_layer_input(there.layer, &there.x_tensor, F32(host, TOKENS, INPUTS)),
                  MQ_ERR_INVALID_ARGUMENT);
+    mq_tensor device_called_host = there.x_tensor;
+    device_called_host.device.device_type = MQ_DEVICE_CPU;
+    CHECK_STATUS(mq_layer_input(there.layer, &device_called_host, NULL), MQ_ERR_INVALID_ARGUMENT);
+    CHECK_SAYS("is said to be host memory, but it is memory of CUDA device 0");
     mq_context *context = NULL;
     mq_context_options options = options_for(MQ_DEVICE_CUDA, 4000);
     CHECK_STATUS(mq_context_create(&options, &context), MQ_ERR_CUDA);

@@ -26,9 +26,20 @@ void a_stream_needs_a_gpu() {
     CHECK_THROWS(context.set_cuda_stream(nullptr), MQ_ERR_INVALID_ARGUMENT);
 }
 
+void cublas_is_one_of_three() {
+    mq::ContextOptions options;
+    for (uint32_t choice : {MQ_CUBLAS_DEFAULT, MQ_CUBLAS_NEVER, MQ_CUBLAS_IF_FOUND}) {
+        options.cublas = choice;
+        const mq::Context context(options); // nothing to use it for in host memory
+    }
+    options.cublas = 3;
+    CHECK_THROWS(mq::Context{options}, MQ_ERR_INVALID_ARGUMENT);
+}
+
 } // namespace
 
 void test_requantize() {
     a_new_weight_is_quantized_with_scales_kept_or_found_anew();
     a_stream_needs_a_gpu();
+    cublas_is_one_of_three();
 }

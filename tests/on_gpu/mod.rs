@@ -5,7 +5,7 @@
 use std::ffi::c_void;
 use std::sync::Arc;
 
-use mq::kernels::cuda::{DeviceBuffer, DeviceMemory, Gpu, GpuSettings};
+use mq::kernels::cuda::{DeviceBuffer, DeviceMemory, Gpu, GpuSettings, UseCublas};
 use mq::model::{Context, ContextSettings};
 use mq::tensor::{Device, TensorView};
 
@@ -18,6 +18,7 @@ pub fn gpu(stream: *mut c_void, memory: Option<Box<dyn DeviceMemory>>) -> Option
         context: std::ptr::null_mut(),
         stream,
         memory,
+        cublas: UseCublas::default(),
     };
     // SAFETY: no context, and a stream that the test keeps.
     match unsafe { Gpu::open(settings) } {

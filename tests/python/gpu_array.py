@@ -28,6 +28,9 @@ def load():
     driver.cuMemFree_v2.argtypes = [ct.c_uint64]
     driver.cuMemcpyHtoD_v2.argtypes = [ct.c_uint64, ct.c_void_p, ct.c_size_t]
     driver.cuMemcpyDtoH_v2.argtypes = [ct.c_void_p, ct.c_uint64, ct.c_size_t]
+    stream = ct.c_void_p
+    driver.cuMemcpyDtoDAsync_v2.argtypes = [ct.c_uint64, ct.c_uint64, ct.c_size_t, stream]
+    driver.cuMemsetD8Async.argtypes = [ct.c_uint64, ct.c_ubyte, ct.c_size_t, stream]
     return driver
 
 
@@ -36,6 +39,16 @@ def check(code):
 
 
 DRIVER = load()
+
+
+class Pointer(SimpleNamespace):
+    """An address, as cupy's arrays show it."""
+
+    def __init__(self, address):
+        super().__init__(ptr=address)
+
+    def copy_from_device_async(self, source, size):
+        check(DRIVER.cuMemcpyDtoDAsync_v2(self.ptr, source.ptr, size, sys.modules["cupy"].ptr))
 
 
 class ndarray(Foreign):  # noqa: N801
@@ -65,7 +78,7 @@ class ndarray(Foreign):  # noqa: N801
 
     @property
     def data(self):
-        return SimpleNamespace(ptr=self.pointer)
+        return Pointer(self.pointer)
 
     @property
     def nbytes(self):
@@ -77,9 +90,9 @@ class ndarray(Foreign):  # noqa: N801
     def reshape(self, shape):
         return Alias(self, self.numpy.reshape(shape))
 
-    def set(self, host):
-        host = np.ascontiguousarray(host)
-        check(DRIVER.cuMemcpyHtoD_v2(self.pointer, host.ctypes.data, host.nbytes))
+    def fill(self, value):
+        assert value == 0
+        check(DRIVER.cuMemsetD8Async(self.pointer, 0, self.nbytes, sys.modules["cupy"].ptr))
 
     def get(self):
         """A copy on the host, once all work is done."""
@@ -120,6 +133,10 @@ class Cupy(type(sys)):
 
     def asarray(self, array):
         return ndarray(array)
+
+    def ascontiguousarray(self, array):
+        assert isinstance(array, ndarray)
+        return array
 
 
 def new_stream():

@@ -173,6 +173,8 @@ def test_wrong_options_are_refused():
     for limit in (0, -1, 2**64):
         with pytest.raises(ValueError, match="memory_limit is"):
             mq.Model(memory_limit=limit)
+    with pytest.raises(TypeError, match="cublas is a str"):
+        mq.Model(cublas="never")
     with pytest.raises(TypeError, match="progress is a int"):
         mq.Model(progress=7)
     model, _ = two_layers()

@@ -1,5 +1,6 @@
 """Arrays in device memory through DLPack: on a GPU, or on the emulator of cuda/emulator."""
 
+import dataclasses
 import functools
 import sys
 
@@ -74,6 +75,18 @@ PACKED_FORMATS = {
         "num_bits": (4, 3),
         "block_sizes": {-1: 32, "type": "dynamic", "scale_bits": (8, 0)},
     },
+    "mxfp4": {
+        "num_bits": (2, 1),
+        "block_sizes": {-1: 32, "type": "dynamic", "scale_bits": (8, 0)},
+    },
+    "nvfp4_static": {
+        "num_bits": (2, 1),
+        "block_sizes": {-1: 16, "type": "static", "scale_bits": (4, 3)},
+    },
+    "nf4": {
+        "num_bits": 4,
+        "block_sizes": {-1: 16, "scale_bits": 8, "scale_block_sizes": {-1: 5}},
+    },
     "w4a8": [{"num_bits": 4, "block_sizes": {-1: 16}}, {"num_bits": (4, 3)}],
 }
 
@@ -107,11 +120,38 @@ def test_packing_there_is_checked():
     with pytest.raises(mq.InvalidArgumentError, match="out is on CUDA device 0, expected"):
         mq.unpack(mq.pack(X, ATTRIBUTES), out=x)
     packed = mq.pack(x, ATTRIBUTES)
-    with pytest.raises(ValueError, match=r"out has the shape \(16, 64\) and dtype float32"):
+    with pytest.raises(mq.InvalidArgumentError, match=r"out is float32 .* expected float16"):
         mq.unpack(packed, dtype="float16", out=x)
+    short = dataclasses.replace(packed, scales=on_gpu(np.ones((8, 1), np.float32)))
+    with pytest.raises(ValueError, match=r"has 32 bytes of float32, .* ask for 64 bytes"):
+        mq.unpack(short)
+    wide = dataclasses.replace(packed, scales=on_gpu(np.ones(8, np.float64)))
+    with pytest.raises(ValueError, match=r"has 64 bytes of float64, .* of float32"):
+        mq.unpack(wide)
+    none = dataclasses.replace(packed, scales=None)
+    with pytest.raises(ValueError, match=r"part scale has 0 bytes"):
+        mq.unpack(none)
     alien = Foreign(X, device=(2, 0), data=x.pointer)
     with pytest.raises(TypeError, match="torch or cupy"):
         mq.pack(alien, ATTRIBUTES)
+
+
+def test_unpacking_copies_nothing_to_the_host(monkeypatch):
+    host = X.astype(ml_dtypes.bfloat16)
+    packed = mq.pack(on_gpu(host), PACKED_FORMATS["nf4"])
+    want = mq.unpack(packed.on_host())
+    monkeypatch.setattr(gpu_array.ndarray, "get", None)
+    values, wide = mq.unpack(packed), mq.unpack(packed, dtype="float32")
+    monkeypatch.undo()
+    assert isinstance(values, gpu_array.ndarray)
+    assert_same_bits(values.get(), want)
+    assert_same_bits(wide.get(), mq.unpack(packed.on_host(), dtype="float32"))
+
+
+def test_parts_that_were_stored_on_the_host_go_there():
+    packed = mq.pack(on_gpu(X), PACKED_FORMATS["nvfp4"])
+    mixed = dataclasses.replace(packed.on_host(), data=packed.data)
+    assert_same_bits(mq.unpack(mixed).get(), mq.unpack(packed.on_host()))
 
 
 def observe(layer, batches):
@@ -305,3 +345,14 @@ def test_a_library_that_cannot_be_written_to_needs_out(cupy):
     out = on_gpu(X)
     assert mq.fake_quant(alien, ATTRIBUTES, out=out) is out
     assert_same_bits(out.get(), mq.fake_quant(X, ATTRIBUTES))
+
+
+@pytest.mark.parametrize("cublas", [None, True, False])
+def test_cublas_is_a_choice(cublas):
+    lines = []
+    model = mq.Model(log=lambda _, text: lines.append(text), device="cuda", cublas=cublas)
+    layer = model.add_linear("a", on_gpu(X))
+    x = on_gpu(X)
+    model.quantize(INT8, lambda: layer.input(x))
+    # Nothing here is large enough to look for it.
+    assert not any("cuBLAS" in line for line in lines)

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use mq::calibrate;
 use mq::config::QuantizeConfig;
 use mq::kernels::cuda::Gpu;
-use mq::model::{Context, Layer, LayerKind, LayerSpec, Model, Slot};
+use mq::model::{CalibrationRecord, Context, Layer, LayerKind, LayerSpec, Model, Role, Slot};
 use mq::tensor::DType;
 
 use crate::network::{BATCHES, Network};
@@ -87,14 +87,22 @@ impl<'a> There<'a> {
     }
 }
 
-/// What every quantizer holds; a note of how well it does is made in host memory alone.
+/// What every quantizer holds, but for the error of weights, whose sums a GPU takes in another order.
 pub fn states(model: &Model) -> Vec<String> {
     let one = |slot: &Arc<Slot>| {
         let state = slot.state();
         let numbers = state.members().iter().map(|q| {
+            let record = q
+                .record
+                .as_deref()
+                .cloned()
+                .map(|record| CalibrationRecord {
+                    error: record.error.filter(|_| slot.role() != Role::Weight),
+                    ..record
+                });
             format!(
-                "{} {:?} {:?} {:?}",
-                q.enabled, q.amax, q.global_amax, q.pre_quant_scale
+                "{} {:?} {:?} {:?} {:?} {record:?}",
+                q.enabled, q.amax, q.global_amax, q.pre_quant_scale, q.bias_value
             )
         });
         format!("{} {:?}", slot.name(), numbers.collect::<Vec<_>>())

@@ -246,8 +246,9 @@ def test_tensors_of_the_host_are_refused():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_one_tensor_is_packed_where_it_is(dtype):
-    attributes = {"num_bits": 4, "block_sizes": {-1: 32}}
+@pytest.mark.parametrize("more", [{}, {"scale_bits": 8, "scale_block_sizes": {-1: 7}}])
+def test_one_tensor_is_packed_where_it_is(dtype, more):
+    attributes = {"num_bits": 4, "block_sizes": {-1: 32, **more}}
     x = data().to(dtype)
     packed, host = mq.pack(x, attributes), mq.pack(x.cpu(), attributes)
     for name, part in packed.parts().items():

@@ -33,6 +33,7 @@ class ModelHandle:
         memory_limit: int,
         progress: Callable[[Progress], object] | None,
         cuda: int | None = None,
+        cublas: bool | None = None,
     ) -> None:
         self._model = None
         self._cuda = cuda
@@ -41,7 +42,7 @@ class ModelHandle:
         self._calls = 0
         self._borrowed: list[object] = []
         self._context, self._options = _lib.create_context(
-            threads, log, memory_limit, progress, cuda
+            threads, log, memory_limit, progress, cuda, cublas=cublas
         )
         self._model = _lib.handle_from(abi.mq_model_create, self._context)
 

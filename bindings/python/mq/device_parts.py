@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from . import producers
 from ._lib import Callback, parts
@@ -20,6 +24,7 @@ class DeviceMemory:
             buffers[part.decode()] = buffer = producers.bytes_beside(like, size)
             memory[0] = producers.pointer(buffer)
 
+        self._like = like
         self._buffers = buffers
         self.callback = Callback(abi.BufferFn, (abi.ALLOCATE, allocate))
 
@@ -29,3 +34,13 @@ class DeviceMemory:
             name: producers.viewed(self._buffers[name], part.dtype, part.shape)
             for name, part in parts.of(layer).items()
         }
+
+    def fill(self, layer: int, given: Mapping[str, Array]) -> None:
+        """Puts given parts in the place of what was packed; raises ValueError unless they fit."""
+        for name, place in parts.of(layer).items():
+            part = given.get(name, np.empty(0))
+            itemsize = int(part.nbytes) // max(math.prod(part.shape), 1)
+            place.check_fits(name, int(part.nbytes), producers.dtype_name(part), itemsize)
+            if isinstance(part, np.ndarray) or not producers.is_on_cuda(part):
+                part = producers.to_place_of(producers.to_host(part), self._like)
+            producers.copy_bytes(part, self._buffers[name])

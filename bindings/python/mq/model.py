@@ -40,6 +40,10 @@ class Model(AutoQuantize, Saving):
         device: the CUDA device that arrays may be on, beside host memory: "cuda", "cuda:1", an
             index, or a `torch.device`. Work on it is put on the stream that the library of the
             array works on at the time of the call; use one stream at a time. Default: none.
+        cublas: whether large products on that device may be made by cuBLAS, which is looked for at
+            run time. False: never; they are then the same bytes on every GPU. True: where it is
+            found; the log says so. None: what this version takes for the best, which is True and
+            may change.
 
     Ctrl-C stops `quantize`, `calibrate` and `auto_quantize` like an exception in a callback: at the
     next one, which comes at least after every layer.

@@ -147,7 +147,7 @@ def unpack(packed: Packed, dtype: npt.DTypeLike | None = None, out: Array | None
 
     Args:
         packed: what `pack` gave; its arrays may have been stored meanwhile. Those on a CUDA device
-            are unpacked in host memory, and the values copied back.
+            are unpacked there.
         dtype: float32, float16 or bfloat16, rounded to after every member of a list of attributes;
             None: that of the packed array.
         out: where they go, of the shape of the packed array and of `dtype`; in host memory, or,
@@ -167,35 +167,36 @@ def unpack(packed: Packed, dtype: npt.DTypeLike | None = None, out: Array | None
         raise TypeError(f"dtype is {name}, expected float32, float16 or bfloat16")
     if isinstance(packed.data, np.ndarray) or not producers.speaks_dlpack(packed.data):
         return _unpacked(packed, name, out)
-    host = _unpacked(packed.on_host(), name, None)
-    if out is None:
-        return producers.to_place_of(host, packed.data)
-    place = tensors.result(out, tensors.activation(host, "packed"))
-    if place.stream is None:
-        return _unpacked(packed.on_host(), name, out)
-    if (place.shape, place.dtype) != (host.shape, name):
-        raise ValueError(
-            f"out has the shape {place.shape} and dtype {place.dtype}, expected {host.shape} and "
-            f"{name}"
-        )
-    producers.write(host, out)
-    return out
+    if producers.is_on_cuda(packed.data) and (out is None or _is_there(out)):
+        return _unpacked(packed, name, out, beside=packed.data)
+    host = _unpacked(packed.on_host(), name, out)
+    return producers.to_place_of(host, packed.data) if out is None else host
+
+
+def _is_there(out: Array) -> bool:
+    is_host = isinstance(out, np.ndarray) or not producers.speaks_dlpack(out)
+    return not is_host and producers.is_on_cuda(out)
 
 
 def _host(part: Array) -> Array:
     return producers.to_host(part) if producers.speaks_dlpack(part) else part
 
 
-def _unpacked(packed: Packed, name: str, out: Array | None) -> Array:
+def _unpacked(packed: Packed, name: str, out: Array | None, beside: Array = None) -> Array:
     # The library unpacks the weights of a model: so that is what it gets, with the packed parts.
-    zeros = tensors.activation(np.zeros(packed.shape, tensors.dtype_named(name)), "packed")
-    result = tensors.result(out, zeros)
+    dtype = tensors.dtype_named(name)
+    if beside is None:
+        weight, memory = np.zeros(packed.shape, dtype), parts.Memory()
+    else:
+        weight, memory = producers.zeros_beside(beside, packed.shape, dtype), DeviceMemory(beside)
+    zeros = tensors.activation(weight, "packed")
+    # Once its codes are there, the weight may be written over.
+    result = tensors.result(weight if out is None else out, zeros)
     with model_for(zeros) as model:
         layer = add_weight(model, zeros, packed.attributes, None)
         for quantizer, values in zip(members(model, packed.attributes), packed.amax):
             if values is not None:
                 _lib.call(abi.mq_quantizer_set_amax, quantizer, tensors.values(values))
-        memory = parts.Memory()
         _lib.size_from(abi.mq_compress, model, None, memory.callback, 0)
         memory.fill(layer, packed.parts())
         _lib.call(abi.mq_layer_weight, layer, result.view)

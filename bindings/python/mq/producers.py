@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from ._lib.dlpack import is_cuda
+
 #: Roots of the packages whose arrays never change once they are made.
 _IMMUTABLE = {"jax", "jaxlib"}
 
@@ -76,6 +78,17 @@ def check_torch(array: Any, what: str) -> None:
         )
 
 
+def is_on_cuda(array: Any) -> bool:
+    """Whether an array that speaks DLPack is on a CUDA device."""
+    return is_cuda(array.__dlpack_device__()[0])
+
+
+def dtype_name(array: Any) -> str:
+    """What numpy calls the dtype of an array of numpy, torch or cupy."""
+    dtype = array.dtype
+    return str(getattr(dtype, "name", dtype)).removeprefix("torch.")
+
+
 def address(array: Any) -> int | None:
     """Where its memory is now, if its library lets that be changed; None elsewhere."""
     if isinstance(array, np.ndarray):
@@ -83,19 +96,19 @@ def address(array: Any) -> int | None:
     return int(array.data_ptr()) if "torch" in roots(array) else None
 
 
-def empty_like(array: Any, shape: tuple[int, ...], dtype: str | None = None) -> Any:
+def empty_like(array: Any, shape: tuple[int, ...], dtype: np.dtype[Any] | None = None) -> Any:
     """A new, row-major array of the same library and device; None if it can't be made.
 
-    Its dtype is that of the array, or the one of this name.
+    Its dtype is that of the array, or the one that is given.
     """
     from_library = roots(array)
     if "torch" in from_library:
         torch = sys.modules["torch"]
-        kind = getattr(torch, dtype) if dtype else array.dtype
+        kind = array.dtype if dtype is None else getattr(torch, dtype.name)
         return torch.empty(shape, dtype=kind, device=array.device)
     if "cupy" in from_library:
         with array.device:
-            return sys.modules["cupy"].empty(shape, dtype or array.dtype)
+            return sys.modules["cupy"].empty(shape, array.dtype if dtype is None else dtype)
     return None
 
 
@@ -104,7 +117,23 @@ def bytes_beside(array: Any, size: int) -> Any:
 
     Raises TypeError for an array of another library.
     """
-    made = empty_like(array, (size,), "uint8")
+    return _made_beside(array, (size,), np.dtype(np.uint8))
+
+
+def zeros_beside(array: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+    """Zeros where an array of torch or cupy is, as an array of that library.
+
+    Raises TypeError for an array of another library.
+    """
+    made = _made_beside(array, shape, dtype)
+    if "torch" in roots(array):
+        return made.zero_()
+    made.fill(0)
+    return made
+
+
+def _made_beside(array: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+    made = empty_like(array, shape, dtype)
     if made is None:
         raise TypeError(
             f"memory beside a {type(array).__name__} on a CUDA device cannot be made; pass an "
@@ -145,12 +174,14 @@ def to_place_of(array: np.ndarray, like: Any) -> Any:
         return sys.modules["cupy"].asarray(array)
 
 
-def write(array: np.ndarray, out: Any) -> None:
-    """Copies a numpy array into one of torch or cupy, of its shape and dtype."""
-    if "torch" in roots(out):
-        out.copy_(to_place_of(array, out))
+def copy_bytes(array: Any, into: Any) -> None:
+    """Copies an array of torch or cupy into as many bytes of that library, on their device."""
+    if "torch" in roots(into):
+        into.copy_(array.contiguous().reshape(-1).view(sys.modules["torch"].uint8))
     else:
-        out.set(array)
+        with into.device:
+            whole = sys.modules["cupy"].ascontiguousarray(array)
+            into.data.copy_from_device_async(whole.data, whole.nbytes)
 
 
 def from_numpy(array: Any, like: Any) -> Any:

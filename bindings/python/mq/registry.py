@@ -38,6 +38,7 @@ class Registry:
         memory_limit: int | None = None,
         progress: progress_bar.Choice = None,
         device: devices.Device = None,
+        cublas: bool | None = None,
     ) -> None:
         if not 0 <= threads <= 1024:
             raise ValueError(f"threads is {threads}, expected 0 to 1024")
@@ -49,7 +50,9 @@ class Registry:
             raise TypeError(f"log is a {type(log).__name__}, expected a function")
         told = progress_bar.chosen(progress)
         cuda = devices.cuda_index(device)
-        self._owner = ModelHandle(threads, log, memory_limit or 0, told, cuda)
+        if cublas is not None and not isinstance(cublas, bool):
+            raise TypeError(f"cublas is a {type(cublas).__name__}, expected True, False or None")
+        self._owner = ModelHandle(threads, log, memory_limit or 0, told, cuda, cublas)
         self._layers: dict[str, Layer] = {}
 
     def __enter__(self: R) -> R:

@@ -87,3 +87,4 @@ void test_contexts();
 void test_memory();
 void test_streams();
 void test_capture();
+void test_cublas();

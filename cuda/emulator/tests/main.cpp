@@ -21,6 +21,7 @@ int main() {
         test_contexts();
         test_faults();
         test_order();
+        test_cublas();
         for (const char *what :
              {"contexts", "streams", "events", "graphs", "graph_execs", "retained",
               "live_allocations", "live_bytes", "current_context_depth"}) {

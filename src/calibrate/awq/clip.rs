@@ -11,10 +11,10 @@ use super::target::Target;
 use crate::error::{Error, Result};
 use crate::kernels::gram::Gram;
 use crate::kernels::load_rows;
-use crate::kernels::{Machine, fetch, quadratic, scaled_difference};
+use crate::kernels::{Machine, quadratic, scaled_difference};
 use crate::model::{Amax, QuantizationError, Quantizer, SlotState};
 use crate::observe::InputSummary;
-use crate::tensor::{DType, TensorView};
+use crate::tensor::TensorView;
 
 /// Rows of the weight that a task takes.
 const ROWS: usize = 32;
@@ -32,17 +32,24 @@ pub(super) fn run(
     let Some(highest) = state.members().first().and_then(|q| q.amax.clone()) else {
         return Ok(None);
     };
+    let dtype = target.weight().dtype();
+    let clipping = Clipping {
+        run,
+        target,
+        highest: highest.values(),
+        // The factors as the tap applies them.
+        factors: factors.map(|p| p.iter().map(|p| dtype.round(*p)).collect()),
+        input,
+        ratios,
+    };
     let mut found = None;
     target.slot.with_weight_seen_by(state, |weight| {
-        let mut memory = Vec::new();
-        let weight = &fetch::to_host(run.machine, weight, &mut memory);
         found = match target.clip_block() {
-            Some(block) => Some(blocks(
-                run, target, weight, &highest, block, factors, input, ratios,
-            )?),
-            None if target.clips_as_a_whole() => Some(whole(
-                run, target, weight, &highest, factors, input, ratios,
-            )?),
+            Some(_) => Some(match run.machine.gpu_of(weight) {
+                Some(gpu) => clipping.blocks_on_gpu(gpu, weight)?,
+                None => clipping.blocks(weight)?,
+            }),
+            None if target.clips_as_a_whole() => Some(clipping.whole(weight)?),
             None => None,
         };
         Ok(())
@@ -61,52 +68,94 @@ pub(super) fn run(
     }))
 }
 
-type Found = (Vec<f32>, Option<QuantizationError>);
+/// The clipped amax values, and what that gained.
+pub(super) type Found = (Vec<f32>, Option<QuantizationError>);
 
-/// One amax for the tensor: the error is that of the whole output.
-fn whole(
-    run: &Run,
-    target: &Target,
-    weight: &TensorView,
-    highest: &Amax,
-    factors: Option<&[f32]>,
-    input: &InputSummary,
-    ratios: &[f32],
-) -> Result<Found> {
-    let highest = highest.values()[0];
-    // The Gram matrix is of the input before its factors; so errors are taken back there too.
-    let stored = factors.map(|p| stored(p, weight.dtype()));
-    let scaled_gram = match stored {
-        Some(p) => Some(Gram::from(scaled(
-            input.gram.on_host()?,
-            target.channels(),
-            &p,
-        ))),
-        None => None,
-    };
-    let gram = scaled_gram.as_ref().unwrap_or(&input.gram);
-    let candidates: Vec<Candidate> = ratios
-        .iter()
-        .map(|ratio| Candidate {
-            scale: None,
-            inverse: None,
-            amax: Some(vec![highest * ratio]),
-        })
-        .collect();
-    let search = losses::Search {
-        run,
-        target,
-        seen: weight,
-        candidates: &candidates,
-        gram,
-    };
-    let (errors, energy) = search.all()?;
-    let best = first_least(&errors);
-    let plain = errors.last().copied().unwrap_or_default();
-    Ok((
-        vec![highest * ratios[best]],
-        output_error(plain, errors[best], energy),
-    ))
+/// What is to be clipped.
+pub(super) struct Clipping<'a> {
+    pub run: &'a Run<'a>,
+    pub target: &'a Target,
+    /// The largest magnitudes: of the blocks, or of the tensor.
+    pub highest: &'a [f32],
+    /// What the input will be multiplied with: Gram matrices are of the input before that.
+    pub factors: Option<Vec<f32>>,
+    pub input: &'a InputSummary,
+    pub ratios: &'a [f32],
+}
+
+impl Clipping<'_> {
+    /// One amax for the tensor: the error is that of the whole output.
+    fn whole(&self, weight: &TensorView) -> Result<Found> {
+        let gram = &self.input.gram;
+        let is_on_gpu = self.run.machine.gpu_of(weight).is_some();
+        let scaled = match &self.factors {
+            Some(p) if !is_on_gpu => Some(Gram::from(scaled(gram.on_host()?, gram.block(), p))),
+            _ => None,
+        };
+        let highest = self.highest[0];
+        let candidates: Vec<Candidate> = self
+            .ratios
+            .iter()
+            .map(|ratio| Candidate {
+                scale: None,
+                inverse: None,
+                amax: Some(vec![highest * ratio]),
+            })
+            .collect();
+        let search = losses::Search {
+            run: self.run,
+            target: self.target,
+            seen: weight,
+            candidates: &candidates,
+            gram: scaled.as_ref().unwrap_or(gram),
+            factors: self.factors.as_deref().filter(|_| is_on_gpu),
+        };
+        let (errors, energy) = search.all()?;
+        let best = first_least(&errors);
+        let plain = errors.last().copied().unwrap_or_default();
+        Ok((
+            vec![highest * self.ratios[best]],
+            output_error(plain, errors[best], energy),
+        ))
+    }
+
+    /// One amax for each block, each with an error of its own.
+    fn blocks(&self, weight: &TensorView) -> Result<Found> {
+        let (target, ratios) = (self.target, self.ratios);
+        let gram = &self.input.blocks;
+        let block = gram.block();
+        let scaled = match &self.factors {
+            Some(p) => Some(scaled(gram.on_host()?, block, p)),
+            None => None,
+        };
+        let search = Search {
+            target,
+            weight,
+            highest: self.highest,
+            block,
+            grams: match &scaled {
+                Some(scaled) => scaled,
+                None => gram.on_host()?,
+            },
+            ratios,
+        };
+        let rows: Vec<Rows> = tasks((0, target.rows()), ROWS).collect();
+        let found = by_rows(
+            self.run,
+            &rows,
+            || Work::new(target.channels(), block, ratios.len()),
+            |machine, work, rows| search.rows(machine, work, rows),
+        )?;
+        let mut values = Vec::with_capacity(self.highest.len());
+        let (mut plain, mut best, mut energy) = (0.0, 0.0, 0.0);
+        for rows in found {
+            values.extend(rows.amax);
+            plain += rows.plain;
+            best += rows.best;
+            energy += rows.energy;
+        }
+        Ok((values, output_error(plain, best, energy)))
+    }
 }
 
 fn first_least(errors: &[f64]) -> usize {
@@ -119,24 +168,8 @@ fn first_least(errors: &[f64]) -> usize {
     best
 }
 
-/// The factors as the tap applies them.
-fn stored(factors: &[f32], dtype: DType) -> Vec<f32> {
-    factors.iter().map(|p| dtype.round(*p)).collect()
-}
-
-/// A Gram matrix of `x * p` from that of `x`.
-fn scaled(gram: &[f32], channels: usize, p: &[f32]) -> Vec<f32> {
-    let mut scaled = gram.to_vec();
-    for (row, a) in scaled.chunks_exact_mut(channels).zip(p) {
-        for (value, b) in row.iter_mut().zip(p) {
-            *value *= a * b;
-        }
-    }
-    scaled
-}
-
-/// The same for its blocks.
-fn scaled_blocks(blocks: &[f32], block: usize, p: &[f32]) -> Vec<f32> {
+/// Blocks of a Gram matrix of `x * p` from those of `x`.
+fn scaled(blocks: &[f32], block: usize, p: &[f32]) -> Vec<f32> {
     let mut scaled = blocks.to_vec();
     for (square, p) in scaled.chunks_exact_mut(block * block).zip(p.chunks(block)) {
         for (row, a) in square.chunks_exact_mut(block).zip(p) {
@@ -146,49 +179,6 @@ fn scaled_blocks(blocks: &[f32], block: usize, p: &[f32]) -> Vec<f32> {
         }
     }
     scaled
-}
-
-/// One amax for each block, each with an error of its own.
-#[allow(
-    clippy::too_many_arguments,
-    reason = "a search has data, bounds and candidates"
-)]
-fn blocks(
-    run: &Run,
-    target: &Target,
-    weight: &TensorView,
-    highest: &Amax,
-    block: usize,
-    factors: Option<&[f32]>,
-    input: &InputSummary,
-    ratios: &[f32],
-) -> Result<Found> {
-    let stored = factors.map(|p| stored(p, weight.dtype()));
-    let scaled = stored.map(|p| scaled_blocks(&input.blocks, block, &p));
-    let search = Search {
-        target,
-        weight,
-        highest: highest.values(),
-        block,
-        grams: scaled.as_deref().unwrap_or(&input.blocks),
-        ratios,
-    };
-    let rows: Vec<Rows> = tasks((0, target.rows()), ROWS).collect();
-    let found = by_rows(
-        run,
-        &rows,
-        || Work::new(target.channels(), block, ratios.len()),
-        |machine, work, rows| search.rows(machine, work, rows),
-    )?;
-    let mut values = Vec::with_capacity(highest.values().len());
-    let (mut plain, mut best, mut energy) = (0.0, 0.0, 0.0);
-    for rows in found {
-        values.extend(rows.amax);
-        plain += rows.plain;
-        best += rows.best;
-        energy += rows.energy;
-    }
-    Ok((values, output_error(plain, best, energy)))
 }
 
 /// What was found for some rows.

@@ -96,6 +96,7 @@ fn search_seen(
         seen: weight,
         candidates: &candidates,
         gram: &input.gram,
+        factors: None,
     };
     let (mut errors, energy) = search.least(plain)?;
     let plain = errors.pop().unwrap_or_default();

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::kernels::gram::Gram;
 use crate::kernels::load_rows;
 use crate::kernels::{Machine, channel_scale, quadratic, scaled_difference};
-use crate::tensor::TensorView;
+use crate::tensor::{Device, TensorView};
 
 /// Rows of the weight that a task takes.
 const ROWS: usize = 32;
@@ -49,22 +49,27 @@ fn rows_per_task(target: &Target) -> usize {
     }
 }
 
-/// Bytes that errors of so many candidates take, on so many threads.
+/// Bytes of host memory that errors of so many candidates take, on so many threads.
 pub(super) fn workspace_bytes(target: &Target, candidates: usize, threads: usize) -> u64 {
     let (rows, channels) = (rows_per_task(target), target.channels());
+    let blocks = channels.div_ceil(target.block());
+    // The factors of the channels, the amax values.
+    let of_candidates = candidates * channels * 2 * size_of::<f32>();
+    let numbers = of_candidates + target.rows() * blocks * 3 * size_of::<f32>();
+    if target.weight().device() != Device::Cpu {
+        return numbers as u64;
+    }
     let tasks = target.rows().div_ceil(rows);
     let deltas = candidates * rows * channels;
     let scratch = quadratic::scratch_len(channels, candidates * rows);
     // Rows of the weight in its type and as float32, the scaled and rounded ones.
     let floats = deltas + scratch + 4 * MORE_ROWS * rows * channels + 2 * candidates * rows;
     let a_thread = floats * size_of::<f32>() + quadratic::gemm_workspace_bytes();
-    let a_layer = candidates * channels * 2 * size_of::<f32>()
-        + candidates * tasks * size_of::<f64>()
-        // The scaled weight, its amax values, the factors of the channels.
+    let a_layer = candidates * tasks * size_of::<f64>()
+        // The scaled weight, the blocks of a Gram matrix under other factors.
         + target.weight().size_bytes()
-        + target.rows() * channels.div_ceil(target.block()) * 3 * size_of::<f32>()
-        + channels.div_ceil(target.block()) * target.block() * target.block() * size_of::<f32>();
-    (threads * a_thread + a_layer) as u64
+        + blocks * target.block() * target.block() * size_of::<f32>();
+    (threads * a_thread + a_layer + numbers) as u64
 }
 
 /// Candidates for one weight, and what their errors are computed from.
@@ -76,6 +81,8 @@ pub(super) struct Search<'a> {
     pub candidates: &'a [Candidate],
     /// Of the channels.
     pub gram: &'a Gram,
+    /// Of a weight on a GPU: the Gram matrix is that of the input before it was multiplied with these. None: as it is.
+    pub factors: Option<&'a [f32]>,
 }
 
 impl Search<'_> {

@@ -1,5 +1,5 @@
 //! The errors of candidate weights under one Gram matrix, of a weight on a GPU: a band of rows at a time is scaled,
-//! rounded and measured there, and nothing but the sums comes back.
+//! rounded and measured there, in memory that is found before, and nothing but the sums comes back.
 
 use std::sync::Arc;
 
@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::kernels::channel_scale;
 use crate::kernels::cuda::{DeviceBuffer, Gpu};
 use crate::kernels::quadratic::cuda::Form;
+use crate::model::Rounding;
 use crate::tensor::TensorView;
 
 /// Floats of a band: 64 MiB of changes.
@@ -17,8 +18,7 @@ const BAND: usize = 16 << 20;
 impl Search<'_> {
     /// Every candidate's error, and that of a weight of nothing.
     pub(super) fn all_on_gpu(&self, gpu: &Arc<Gpu>) -> Result<(Vec<f64>, f64)> {
-        let (machine, rows, channels) =
-            (self.run.machine, self.target.rows(), self.target.channels());
+        let (rows, channels) = (self.target.rows(), self.target.channels());
         // Whole groups of rows that share an amax.
         let group = match self.target.reach {
             Reach::Rows(group) => group.min(rows.max(1)),
@@ -26,13 +26,15 @@ impl Search<'_> {
         };
         let most = (BAND / channels.max(1) / group).max(1) * group;
         let per_band = most.min(rows);
-        let form = Form::new(gpu, self.gram, per_band)?;
+        let form = Form::new(gpu, self.gram, self.factors, per_band)?;
         let band = |first: usize| {
             let count = per_band.min(rows - first);
             self.seen.rows(first, count).map_err(Error::Internal)
         };
         let bytes = per_band * channels * self.seen.dtype().size();
         let rounded = DeviceBuffer::new(gpu, bytes)?;
+        let scale = DeviceBuffer::new(gpu, channels * size_of::<f32>())?;
+        let mut rounding = Rounding::new(gpu, &self.target.slot, self.target.quantizer_with(None))?;
         let firsts = || (0..rows).step_by(per_band.max(1));
         form.clear();
         for first in firsts() {
@@ -45,23 +47,27 @@ impl Search<'_> {
             if let Some(inverse) = &candidate.inverse {
                 form.set_inverse(inverse)?;
             }
+            if let Some(factors) = &candidate.scale {
+                scale.write(factors)?;
+            }
+            rounding.set(self.target.quantizer_with(candidate.amax.clone()))?;
             form.clear();
             for first in firsts() {
                 let plain: TensorView = band(first)?;
                 let place = plain.at_address(rounded.address());
                 let from = match &candidate.scale {
-                    Some(scale) => {
-                        channel_scale::run(machine, &plain, scale, &place);
+                    Some(_) => {
+                        channel_scale::run_resident(gpu, &plain, &place, scale.address());
                         &place
                     }
                     None => &plain,
                 };
-                self.target
-                    .quantize_rows(machine, candidate.amax.clone(), from, &place)?;
+                rounding.run(from, &place)?;
                 form.add(Some(&place), candidate.inverse.is_some(), &plain);
             }
             errors.push(form.sum()?);
         }
+        rounding.check()?;
         gpu.take_failure()?;
         Ok((errors, energy))
     }

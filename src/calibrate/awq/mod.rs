@@ -7,6 +7,7 @@
 mod by_rows;
 mod candidates;
 mod clip;
+mod clip_on_gpu;
 mod lite;
 mod losses;
 mod losses_on_gpu;
@@ -24,6 +25,7 @@ use crate::model::{
 };
 use crate::observe::{BlockNeeds, InputNeeds, InputSummary};
 use crate::plan::{Planned, SlotNeeds};
+use crate::tensor::Device;
 use target::Target;
 
 /// The algorithm, in one of its three forms.
@@ -80,7 +82,9 @@ impl Planned for Awq {
     fn workspace_bytes(&self, layer: &Layer, threads: usize) -> u64 {
         match Target::find(layer) {
             Ok(Some(target)) => {
-                let copies_gram = self.scales() && self.clips() && target.clips_as_a_whole();
+                let is_here = target.weight().device() == Device::Cpu;
+                let clips_whole = self.clips() && target.clips_as_a_whole();
+                let copies_gram = is_here && self.scales() && clips_whole;
                 let gram = match copies_gram {
                     true => target.channels().pow(2) * size_of::<f32>(),
                     false => 0,

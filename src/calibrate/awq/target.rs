@@ -108,7 +108,13 @@ impl Target {
         x: &TensorView,
         out: &TensorView,
     ) -> Result<()> {
-        let quantizer = Quantizer {
+        let quantizer = self.quantizer_with(amax);
+        apply_quantizer(machine, &quantizer, self.slot.name(), x, out)
+    }
+
+    /// The quantizer with given amax values, or none but a constant one, for weights that were scaled already.
+    pub(super) fn quantizer_with(&self, amax: Option<Vec<f32>>) -> Quantizer {
+        Quantizer {
             amax: amax.map(|values| Amax::new(values, &[])).or_else(|| {
                 self.quantizer
                     .amax
@@ -117,8 +123,7 @@ impl Target {
             }),
             pre_quant_scale: None,
             ..(*self.quantizer).clone()
-        };
-        apply_quantizer(machine, &quantizer, self.slot.name(), x, out)
+        }
     }
 
     fn has_constant_amax(&self) -> bool {

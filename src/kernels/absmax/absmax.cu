@@ -199,6 +199,12 @@ MQ_KERNEL(check_amax)(const float* amax, u64 count, u32* flaws) {
 }
 MQ_REGISTER(check_amax)
 
+// One amax for all blocks as one for each.
+MQ_KERNEL(repeat_amax)(const float* amax, float* to, u64 count) {
+  for (u64 i = (u64)blockIdx.x * kThreads + threadIdx.x; i < count; i += (u64)gridDim.x * kThreads) to[i] = *amax;
+}
+MQ_REGISTER(repeat_amax)
+
 #define MQ_INSTANTIATE(suffix, T)                                                                                \
   MQ_KERNEL(absmax_tiles_##suffix)(const T* x, GridParams grid, u64 tiles, u32* amax) {                          \
     absmax_tiles<T>(x, grid, tiles, amax);                                                                       \

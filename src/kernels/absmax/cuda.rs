@@ -107,6 +107,15 @@ pub(crate) fn raise_to_largest(gpu: &Gpu, values: u64, count: usize, largest: u6
     }
 }
 
+/// Writes the float32 at `amax` to each of so many places from `to` on: one amax for all blocks as one for each.
+pub(crate) fn repeat(gpu: &Gpu, amax: u64, to: u64, count: usize) {
+    let count = count as u64;
+    // SAFETY: the kernel of that signature; the caller has room for so many values.
+    unsafe {
+        launch!(gpu, "repeat_amax", (gpu.blocks_for(count.div_ceil(1024)), 1); amax, to, count);
+    }
+}
+
 /// The largest magnitudes in host memory: waits for the stream. Zeros when it fails, which the GPU keeps.
 pub(super) fn run(gpu: &Arc<Gpu>, x: &TensorView, grid: &Grid, amax: &mut [f32]) {
     let found = DeviceBuffer::zeroed(gpu, size_of_val(amax)).and_then(|values| {

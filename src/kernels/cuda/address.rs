@@ -8,6 +8,9 @@ use super::driver::check;
 use super::error::{GpuError, GpuErrorKind};
 use super::gpu::Gpu;
 
+/// CU_MEMORYTYPE_HOST: memory that the driver allocated or registered for the host.
+const HOST: u32 = 1;
+
 impl Gpu {
     /// Whether an address is device memory of this context's device, and reaches so far. Errors say what it is.
     pub fn check_address(&self, address: u64, bytes: usize) -> Result<(), GpuError> {
@@ -40,7 +43,6 @@ impl Gpu {
         };
         check(result, "cuPointerGetAttributes")?;
         // Of memory that the driver does not know every attribute is zero.
-        const HOST: u32 = 1;
         match kind {
             0 | HOST => {
                 return invalid(format!(
@@ -61,6 +63,45 @@ impl Gpu {
             false => Ok(()),
             true => invalid(format!(
                 "a tensor of {bytes} bytes at {address:#x} reaches beyond its memory, which ends at {end:#x}"
+            )),
+        }
+    }
+
+    /// Whether the host may follow an address, as far as the driver knows. Errors for memory that is a device's alone.
+    pub fn check_host_address(&self, address: u64) -> Result<(), GpuError> {
+        use sys::CUpointer_attribute as Attribute;
+        let mut kind = 0u32;
+        let mut ordinal = 0i32;
+        let mut is_managed = 0u8;
+        let mut wanted = [
+            Attribute::CU_POINTER_ATTRIBUTE_MEMORY_TYPE,
+            Attribute::CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL,
+            Attribute::CU_POINTER_ATTRIBUTE_IS_MANAGED,
+        ];
+        let mut places: [*mut c_void; 3] = [
+            (&raw mut kind).cast(),
+            (&raw mut ordinal).cast(),
+            (&raw mut is_managed).cast(),
+        ];
+        let _current = self.enter()?;
+        // SAFETY: a place for each attribute; the address is only looked up.
+        let result = unsafe {
+            sys::cuPointerGetAttributes(
+                wanted.len() as u32,
+                wanted.as_mut_ptr(),
+                places.as_mut_ptr(),
+                address,
+            )
+        };
+        check(result, "cuPointerGetAttributes")?;
+        match kind {
+            0 | HOST => Ok(()),
+            _ if is_managed != 0 => Ok(()),
+            _ => Err(GpuError::new(
+                GpuErrorKind::Invalid,
+                format!(
+                    "{address:#x} is said to be host memory, but it is memory of CUDA device {ordinal}"
+                ),
             )),
         }
     }

@@ -67,12 +67,7 @@ fn start_now() -> Result<(), GpuError> {
         }
         other => return unavailable(format!("CUDA: cuInit: {}", name_of(other))),
     }
-    let mut version = 0;
-    check(
-        // SAFETY: a place for the number.
-        unsafe { sys::cuDriverGetVersion(&mut version) },
-        "cuDriverGetVersion",
-    )?;
+    let version = version()?;
     if version < OLDEST_DRIVER {
         return unavailable(format!(
             "CUDA: the driver is for CUDA {}.{}, but mq's kernels need 12.0 or later; update the driver",
@@ -81,6 +76,17 @@ fn start_now() -> Result<(), GpuError> {
         ));
     }
     Ok(())
+}
+
+/// The version of CUDA that the driver is for: 12080 for 12.8. There is a driver.
+pub(super) fn version() -> Result<i32, GpuError> {
+    let mut version = 0;
+    check(
+        // SAFETY: a place for the number.
+        unsafe { sys::cuDriverGetVersion(&mut version) },
+        "cuDriverGetVersion",
+    )?;
+    Ok(version)
 }
 
 /// How many devices there are. Errors when there is no driver.

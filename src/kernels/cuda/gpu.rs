@@ -8,10 +8,12 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use cudarc::driver::sys::{self, CUcontext, CUdevice_attribute, CUfunction, CUmodule, CUstream};
 
 use super::context::{Context, Current, is_default};
+use super::cublas::Products;
 use super::driver::{check, count_devices};
 use super::error::{GpuError, GpuErrorKind};
 use super::image;
 use super::lent::{DeviceMemory, GpuSettings, Plain};
+use super::products::UseCublas;
 
 /// Blocks that a multiprocessor is given at most when a kernel walks over its work by itself.
 const BLOCKS_PER_MULTIPROCESSOR: u64 = 32;
@@ -30,6 +32,7 @@ pub struct Gpu {
     stream: AtomicPtr<c_void>,
     memory: Option<Box<dyn DeviceMemory>>,
     failure: Mutex<Option<GpuError>>,
+    products: Products,
     /// Dropped last: the module lives in it.
     context: Context,
 }
@@ -115,6 +118,7 @@ impl Gpu {
             stream: AtomicPtr::new(settings.stream),
             memory: settings.memory,
             failure: Mutex::default(),
+            products: Products::new(settings.cublas),
             context,
         }))
     }
@@ -135,6 +139,10 @@ impl Gpu {
 
     pub(super) fn allocator(&self) -> Option<&dyn DeviceMemory> {
         self.memory.as_deref()
+    }
+
+    pub(super) fn products(&self) -> &Products {
+        &self.products
     }
 
     /// The stream that work is put on.
@@ -209,7 +217,8 @@ impl Gpu {
         )
     }
 
-    /// Copies from device memory, once the stream has come so far.
+    /// Copies from device memory, once the stream has come so far. Errors with what has failed before, if that is not
+    /// taken yet: what would be read is not what it should have become.
     pub(crate) fn read_from<T: Plain>(
         &self,
         address: u64,
@@ -219,6 +228,7 @@ impl Gpu {
         if bytes == 0 {
             return Ok(());
         }
+        self.take_failure()?;
         self.refuse_capture("a copy to host memory")?;
         let _current = self.enter()?;
         // SAFETY: the caller knows that the address holds the values; waited for below.
@@ -360,6 +370,7 @@ impl Gpu {
 impl Drop for Gpu {
     fn drop(&mut self) {
         if let Ok(_current) = self.context.enter() {
+            std::mem::replace(&mut self.products, Products::new(UseCublas::Never)).end(self);
             // SAFETY: loaded once, unloaded once; nothing of ours is launched any more.
             let _ = unsafe { sys::cuModuleUnload(self.module) };
         }

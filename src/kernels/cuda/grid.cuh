@@ -65,6 +65,30 @@ struct GridParams {
     }
     return element;
   }
+
+  // Number of elements of a block that is not cut short.
+  __device__ u64 longest_block() const {
+    u64 count = 1;
+#pragma unroll 1
+    for (int d = 0; d < rank; ++d) count *= block[d];
+    return count;
+  }
+
+  // Where element `i` of a block that is not cut short lies, counted from the block's first one.
+  __device__ u64 offset_in_whole_block(u32 i) const {
+    u64 offset = 0, stride = 1;
+#pragma unroll 1
+    for (int d = rank - 1; d >= 0 && i > 0; --d) {
+      u32 length = (u32)block[d];
+      if (length > 1) {
+        u32 rest = i / length;
+        offset += (i - rest * length) * stride;
+        i = rest;
+      }
+      stride *= extent[d];
+    }
+    return offset;
+  }
 };
 
 // Elements of a row that a thread block works on: every thread has some vectors of 16 bytes.

@@ -2,6 +2,8 @@
 
 use std::ffi::c_void;
 
+use super::products::UseCublas;
+
 /// What a GPU is opened with.
 pub struct GpuSettings {
     /// Index of the device.
@@ -12,6 +14,8 @@ pub struct GpuSettings {
     pub stream: *mut c_void,
     /// The host's memory.
     pub memory: Option<Box<dyn DeviceMemory>>,
+    /// What large products may be made with.
+    pub cublas: UseCublas,
 }
 
 /// Gives device memory, in the host's way. Called from any thread, while the context is current.

@@ -96,26 +96,31 @@ impl Drop for DeviceBuffer {
         if self.bytes == 0 {
             return;
         }
-        let Ok(_current) = self.gpu.enter() else {
-            // The host has destroyed the context, and with it the memory.
-            return;
-        };
-        let stream = self.gpu.stream();
-        if let Some(own) = self.gpu.allocator() {
-            own.free(self.address, self.bytes, stream.cast());
-            return;
+        // Where that fails, the host has destroyed the context, and with it the memory.
+        if let Ok(_current) = self.gpu.enter() {
+            free(&self.gpu, self.address, self.bytes);
         }
-        // SAFETY: ours, and nothing but what is on the stream uses it.
-        unsafe {
-            match self.gpu.has_pools() {
-                true => sys::cuMemFreeAsync(self.address, stream),
-                false => sys::cuMemFree_v2(self.address),
-            }
-        };
     }
 }
 
-fn allocate(gpu: &Arc<Gpu>, bytes: usize) -> Result<u64, GpuError> {
+/// Gives memory back once the stream has come so far. The context is current.
+pub(super) fn free(gpu: &Gpu, address: u64, bytes: usize) {
+    let stream = gpu.stream();
+    if let Some(own) = gpu.allocator() {
+        own.free(address, bytes, stream.cast());
+        return;
+    }
+    // SAFETY: ours, and nothing but what is on the stream uses it.
+    unsafe {
+        match gpu.has_pools() {
+            true => sys::cuMemFreeAsync(address, stream),
+            false => sys::cuMemFree_v2(address),
+        }
+    };
+}
+
+/// Memory of the host's or of the driver's pool, at least one byte; errors as [`DeviceBuffer::new`].
+pub(super) fn allocate(gpu: &Gpu, bytes: usize) -> Result<u64, GpuError> {
     gpu.refuse_capture("an allocation of device memory")?;
     let _current = gpu.enter()?;
     let out_of_memory = || {

@@ -15,6 +15,8 @@ mod address;
 #[cfg(feature = "cuda")]
 mod context;
 #[cfg(feature = "cuda")]
+mod cublas;
+#[cfg(feature = "cuda")]
 mod driver;
 mod error;
 #[cfg(feature = "cuda")]
@@ -26,6 +28,7 @@ mod lent;
 #[cfg(feature = "cuda")]
 mod memory;
 mod params;
+mod products;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(not(feature = "cuda"))]
@@ -41,5 +44,7 @@ pub use lent::{DeviceMemory, GpuSettings};
 #[cfg(feature = "cuda")]
 pub use memory::DeviceBuffer;
 pub(crate) use params::{Elements, FormatParams, GridParams, TILE, tiles};
+pub(crate) use products::Product;
+pub use products::UseCublas;
 #[cfg(not(feature = "cuda"))]
 pub use without::{DeviceBuffer, Gpu};

@@ -12,6 +12,8 @@
 #endif
 
 #define MQ_KERNEL(name) extern "C" __global__ void name
+// One of which a multiprocessor works on two thread blocks at once, which bounds its registers.
+#define MQ_KERNEL_IN_PAIRS(name) extern "C" __global__ void __launch_bounds__(256, 2) name
 
 using u8 = unsigned char;
 using u16 = unsigned short;
@@ -110,6 +112,11 @@ struct Elements {
   // Those from one of them on.
   __device__ __forceinline__ Elements from(u64 i) const {
     return {static_cast<const u8*>(at) + i * (kind == 32 ? 4 : 2), kind};
+  }
+  // A number as it is read back once it was stored.
+  __device__ __forceinline__ float stored(float x) const {
+    if (kind == 32) return x;
+    return kind == 16 ? load(store<Half>(x)) : load(store<Bfloat>(x));
   }
 };
 

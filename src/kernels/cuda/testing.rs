@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use super::{DeviceBuffer, Gpu, GpuSettings};
+use super::{DeviceBuffer, Gpu, GpuSettings, UseCublas};
 use crate::format::half::{Bf16, F16};
 use crate::kernels::{Isa, Machine};
 use crate::tensor::{DType, Device, TensorView};
@@ -16,6 +16,7 @@ pub(crate) fn machine() -> Option<Machine> {
         context: std::ptr::null_mut(),
         stream: std::ptr::null_mut(),
         memory: None,
+        cublas: UseCublas::default(),
     };
     let opened = OPENED.get_or_init(|| {
         // SAFETY: no handles are given.
@@ -34,6 +35,36 @@ pub(crate) fn machine() -> Option<Machine> {
             None
         }
     }
+}
+
+/// A machine whose GPU makes every product it can by cuBLAS; None: there is no GPU, or no cuBLAS that works, which is
+/// printed, and a failure with MQ_REQUIRE_CUBLAS. Beside the emulator there always is one.
+pub(crate) fn machine_with_cublas() -> Option<Machine> {
+    let gpu = Arc::clone(machine()?.gpu()?);
+    let settings = GpuSettings {
+        device: gpu.device(),
+        context: std::ptr::null_mut(),
+        stream: std::ptr::null_mut(),
+        memory: None,
+        cublas: UseCublas::Always,
+    };
+    // SAFETY: no handles are given.
+    let gpu = unsafe { Gpu::open(settings) }.expect("opened before");
+    gpu.prepare_cublas(1);
+    let notice = gpu.take_notice().expect("it says what it found");
+    if !gpu.takes_cublas(1) {
+        let must = is_emulator(&gpu) || std::env::var_os("MQ_REQUIRE_CUBLAS").is_some();
+        assert!(!must, "{notice}");
+        eprintln!("SKIPPED: {notice}");
+        return None;
+    }
+    let machine = Machine::new(1, Isa::best(None)).expect("one thread");
+    Some(machine.with_gpu(gpu))
+}
+
+/// Whether it is the one of `cuda/emulator`.
+pub(crate) fn is_emulator(gpu: &Gpu) -> bool {
+    gpu.name().starts_with("Mock GPU")
 }
 
 /// Values at which something changes: zeros, ties, subnormals, limits, infinities, NaN.

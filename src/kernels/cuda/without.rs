@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::error::{GpuError, built_without};
 use super::lent::{GpuSettings, Plain};
+use super::products::Product;
 
 /// A GPU in use: none ever is.
 pub enum Gpu {}
@@ -51,6 +52,11 @@ impl Gpu {
         match *self {}
     }
 
+    /// Whether the host may follow an address.
+    pub fn check_host_address(&self, _address: u64) -> Result<(), GpuError> {
+        match *self {}
+    }
+
     pub(crate) fn read_from<T: Plain>(
         &self,
         _address: u64,
@@ -68,6 +74,27 @@ impl Gpu {
     }
 
     pub(crate) fn fill(&self, _address: u64, _byte: u8, _bytes: usize) {
+        match *self {}
+    }
+
+    pub(crate) fn prepare_cublas(&self, _multiplications: u64) {
+        match *self {}
+    }
+
+    pub(crate) fn takes_cublas(&self, _multiplications: u64) -> bool {
+        match *self {}
+    }
+
+    pub(crate) fn square_by_cublas(&self, _a: u64, _sizes: [usize; 2], _c: u64) -> bool {
+        match *self {}
+    }
+
+    pub(crate) fn product_by_cublas(&self, _product: &Product) -> bool {
+        match *self {}
+    }
+
+    /// What products are made with, when that was found out since this was last asked.
+    pub fn take_notice(&self) -> Option<String> {
         match *self {}
     }
 

@@ -1,13 +1,47 @@
 //! Gram matrices on the GPU.
 
-use crate::kernels::cuda::{Gpu, launch};
+use crate::kernels::cuda::{DeviceBuffer, Gpu, launch};
+use crate::kernels::gemm::UNIT_ROUNDOFF;
+
+/// Bound of an entry's error after one call with `count` rows that cuBLAS made, as [`super::max_rel_err`] is that of mq's
+/// tiles. cuBLAS does not say in which order it adds: whatever it is, a product goes through at most one rounding of its
+/// own and `count` additions, and the sum through the one to what was there. In its pedantic mode those are roundings of
+/// float32.
+pub fn max_rel_err_by_cublas(count: usize) -> f64 {
+    (count + 2) as f64 * UNIT_ROUNDOFF * 1.001
+}
+
+/// Multiplications of one call of [`accumulate`].
+fn multiplications(count: usize, n: usize) -> u64 {
+    (count * n) as u64 * (n as u64 + 1) / 2
+}
+
+/// Finds out what makes products of this size, so that [`accumulate`] need not: may allocate.
+pub(crate) fn prepare(gpu: &Gpu, count: usize, n: usize) {
+    gpu.prepare_cublas(multiplications(count, n));
+}
 
 /// Adds `rowsᵀ rows` to the upper triangle of the matrix at `gram`; `rows` is `[count, n]` and `gram` `[n, n]`, both of
 /// float32. Below the diagonal it stays as it was. Puts work on the stream, and waits for nothing.
 ///
-/// *Reducing*: within [`super::max_rel_err`], and the same bits on every GPU.
+/// *Reducing*: by mq's tiles within [`super::max_rel_err`], and the same bits on every GPU; by cuBLAS, which has large
+/// products where it was found by [`prepare`], within [`max_rel_err_by_cublas`], and the same bits in every run.
 pub(crate) fn accumulate(gpu: &Gpu, rows: u64, count: usize, n: usize, gram: u64) {
-    run(gpu, rows, [count, n, n], false, gram);
+    let is_done =
+        gpu.takes_cublas(multiplications(count, n)) && gpu.square_by_cublas(rows, [count, n], gram);
+    if !is_done {
+        run(gpu, rows, [count, n, n], false, gram);
+    }
+}
+
+/// The same, prepared, for whole buffers: `gram` has `[n, n]` floats and `rows` `[count, n]`.
+pub fn accumulate_buffer(rows: &DeviceBuffer, n: usize, gram: &DeviceBuffer) {
+    let row = n * size_of::<f32>();
+    assert!(n > 0 && gram.len() == n * row, "gram");
+    assert!(rows.len().is_multiple_of(row), "rows of {n}");
+    let count = rows.len() / row;
+    prepare(rows.gpu(), count, n);
+    accumulate(rows.gpu(), rows.address(), count, n, gram.address());
 }
 
 /// As [`super::accumulate_blocks`], with everything in device memory.
@@ -153,6 +187,55 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn cublas_makes_the_upper_triangle_and_leaves_the_rest() {
+        let (Some(machine), Some(with)) = (testing::machine(), testing::machine_with_cublas())
+        else {
+            return;
+        };
+        for (n, count) in [(1, 1), (2, 3), (17, 255), (64, 300), (65, 40), (200, 33)] {
+            let rows = check::noise(count * n, n as u32);
+            let mut gram = vec![0.5; n * n];
+            by(&with, None, &rows, [n, n], false, &mut gram);
+            let bound = super::max_rel_err_by_cublas(count);
+            check::assert_upper_is_within(bound, &rows, n, 0.5, &gram);
+            for i in 0..n {
+                assert!(gram[i * n..][..i].iter().all(|below| *below == 0.5));
+            }
+            let mut again = vec![0.5; n * n];
+            by(&with, None, &rows, [n, n], false, &mut again);
+            assert_eq!(check::bits(&again), check::bits(&gram), "every run");
+            let mut tiled = vec![0.5; n * n];
+            by(&machine, None, &rows, [n, n], false, &mut tiled);
+            // The one beside the emulator adds in another order, which shows that it was asked.
+            let is_other = check::bits(&tiled) != check::bits(&gram);
+            let is_real = !testing::is_emulator(with.gpu().expect("a GPU"));
+            assert!(is_other || is_real || count < 256, "{n} {count}");
+        }
+        // Blocks are not its work.
+        let rows = check::noise(300 * 70, 3);
+        let blocks = |machine: &Machine| {
+            let mut out = vec![0.0; 5 * 16 * 16];
+            by(machine, None, &rows, [70, 16], true, &mut out);
+            check::bits(&out)
+        };
+        assert_eq!(blocks(&with), blocks(&machine));
+    }
+
+    #[test]
+    fn only_large_products_are_for_cublas() {
+        // One stage of a layer that is worth it, and those that are not.
+        let large = |count, n| super::multiplications(count, n) >= 1 << 31;
+        assert!(large(512, 4096) && large(512, 14336));
+        assert!(!large(512, 2048) && !large(200, 4096) && !large(0, 1 << 20));
+        let Some(machine) = testing::machine() else {
+            return;
+        };
+        let gpu = machine.gpu().expect("a GPU");
+        super::prepare(gpu, 512, 2048);
+        assert_eq!(gpu.take_notice(), None, "nothing is loaded for small ones");
     }
 
     /// What the bound of the error rests on: a sum that is smaller than half a unit of the whole survives within a chunk

@@ -1,32 +1,51 @@
-//! A Gram matrix where it was collected, in host memory or on a GPU.
+//! A Gram matrix, or its blocks along the diagonal, where it was collected: in host memory or on a GPU.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use crate::kernels::cuda::{DeviceBuffer, Gpu, GpuError};
 
-/// `[n, n]`, valid on and above the diagonal. One that lies on a GPU is fetched when a CPU first asks for it.
+/// `[blocks, block, block]`, valid on and above the diagonals; a whole matrix is one block. The last block may be short of
+/// columns, and takes as much room. One that lies on a GPU is fetched when a CPU first asks for it.
 #[derive(Default)]
 pub struct Gram {
     n: usize,
+    block: usize,
     host: OnceLock<Vec<f32>>,
     there: Option<DeviceBuffer>,
 }
 
 impl Gram {
-    /// One in device memory.
-    pub(crate) fn on_device(n: usize, there: DeviceBuffer) -> Self {
-        assert_eq!(there.len(), n * n * size_of::<f32>(), "gram");
+    /// One of blocks in host memory, of `n` columns all together.
+    pub fn of_blocks(n: usize, block: usize, entries: Vec<f32>) -> Self {
+        assert_eq!(entries.len(), len(n, block), "gram");
         Self {
             n,
+            block,
+            host: OnceLock::from(entries),
+            there: None,
+        }
+    }
+
+    /// One of blocks in device memory.
+    pub(crate) fn on_device(n: usize, block: usize, there: DeviceBuffer) -> Self {
+        assert_eq!(there.len(), len(n, block) * size_of::<f32>(), "gram");
+        Self {
+            n,
+            block,
             there: Some(there),
             ..Self::default()
         }
     }
 
-    /// Rows and columns.
+    /// Columns.
     pub fn n(&self) -> usize {
         self.n
+    }
+
+    /// Columns of a block.
+    pub fn block(&self) -> usize {
+        self.block
     }
 
     /// Whether there are none: it was not asked for.
@@ -40,10 +59,10 @@ impl Gram {
         Arc::ptr_eq(there.gpu(), gpu).then(|| there.address())
     }
 
-    /// Its entries, row by row; waits for the GPU's stream if they have to be fetched.
+    /// Its entries, row by row and block by block; waits for the GPU's stream if they have to be fetched.
     pub fn on_host(&self) -> Result<&[f32], GpuError> {
         if let (None, Some(there)) = (self.host.get(), &self.there) {
-            let mut entries = vec![0.0; self.n * self.n];
+            let mut entries = vec![0.0; len(self.n, self.block)];
             there.read(&mut entries)?;
             // Another thread may have been faster, with the same entries.
             let _ = self.host.set(entries);
@@ -52,16 +71,19 @@ impl Gram {
     }
 }
 
+/// Entries of blocks of so many columns, `n` all together.
+fn len(n: usize, block: usize) -> usize {
+    match block {
+        0 => 0,
+        _ => n.div_ceil(block) * block * block,
+    }
+}
+
 impl From<Vec<f32>> for Gram {
-    /// Of n * n entries.
+    /// A whole one, of n * n entries.
     fn from(entries: Vec<f32>) -> Self {
         let n = entries.len().isqrt();
-        assert_eq!(entries.len(), n * n, "gram");
-        Self {
-            n,
-            host: OnceLock::from(entries),
-            there: None,
-        }
+        Self::of_blocks(n, n, entries)
     }
 }
 
@@ -72,6 +94,6 @@ impl fmt::Debug for Gram {
         } else {
             "the host"
         };
-        write!(f, "Gram({0} x {0} on {place})", self.n)
+        write!(f, "Gram({} columns by {} on {place})", self.n, self.block)
     }
 }

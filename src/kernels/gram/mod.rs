@@ -4,7 +4,7 @@
 //! every number of threads and every tile size, for a tile only decides who computes an entry. Bits differ
 //! between CPUs with and without fused multiply-add (see `gemm`).
 
-pub(crate) mod cuda;
+pub mod cuda;
 mod matrix;
 mod mirror;
 mod scalar;

@@ -3,10 +3,10 @@
 
 use proptest::prelude::*;
 
-use super::{Coding, Scaling, decode, encode, fake_nf4};
+use super::{Coding, Nf4Scales, Scaling, decode, encode, fake_nf4};
 use crate::format::half::{Bf16, F16};
 use crate::format::int::IntGrid;
-use crate::format::{mx, nf4, nvfp4};
+use crate::format::{mx, nvfp4};
 use crate::kernels::cuda::testing::{self, OnGpu};
 use crate::kernels::fake_quant::{Format, MxFormat, scalar};
 use crate::kernels::{Grid, Isa, Machine, absmax};
@@ -333,7 +333,7 @@ proptest! {
         let grid = Grid::new(&Shape::new(&shape).expect("small"), &[block.min(n)]);
         let b = block.min(n);
         let amax: Vec<f32> = values.chunks(b).map(|c| c.iter().fold(0.0, |a: f32, x| a.max(x.abs()))).collect();
-        let scales = nf4::Scales::new(&amax, group);
+        let scales = Nf4Scales::new(&amax, group);
         for isa in Isa::available() {
             let machine = Machine::new(2, isa).expect("threads");
             let mut x = Tensor::new(DType::BF16, &shape, values);

@@ -1,5 +1,6 @@
 //! The codes: how an element becomes one under the amax of its block, and a value under its scale.
 
+use super::Nf4Scales;
 use crate::format::int::IntGrid;
 use crate::format::minifloat::{E2M1, E4M3};
 use crate::format::{e2m1, e4m3, mx, nf4, nvfp4};
@@ -109,7 +110,7 @@ pub enum Scaling<'a> {
 
 impl<'a> Scaling<'a> {
     /// The scales of `blocks` blocks.
-    pub(super) fn of_nf4(scales: &'a nf4::Scales, blocks: usize) -> Self {
+    pub(super) fn of_nf4(scales: &'a Nf4Scales, blocks: usize) -> Self {
         Self::Nf4 {
             // SAFETY: the same bytes, seen as unsigned.
             codes: unsafe {
@@ -145,9 +146,20 @@ impl<'a> Scaling<'a> {
                 zero,
                 ..
             } => {
-                let group = codes.len() / multipliers.len();
-                nf4::scale(codes[block] as i8, multipliers[block / group], zero)
+                let multiplier = multipliers[block / self.group()];
+                nf4::scale(codes[block] as i8, multiplier, zero)
             }
+        }
+    }
+
+    /// How many blocks share a multiplier.
+    #[inline(always)]
+    pub(super) fn group(&self) -> usize {
+        match self {
+            Self::Nf4 {
+                codes, multipliers, ..
+            } => codes.len() / multipliers.len(),
+            _ => 1,
         }
     }
 }

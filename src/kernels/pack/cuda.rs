@@ -11,7 +11,7 @@ use crate::kernels::grid::Grid;
 use crate::tensor::TensorView;
 
 /// Elements of a thread block.
-const OF_A_BLOCK: u64 = 256 * 8;
+pub(super) const OF_A_BLOCK: u64 = 256 * 8;
 
 /// Puts the codes of `x` into device memory, under amax values that lie there: one float32 for each block. Puts work on
 /// the stream, and waits for nothing.
@@ -35,22 +35,81 @@ pub(super) fn encode_resident(
     }
 }
 
-/// Puts the values of codes in device memory into `out`, under scales that lie there: one float32 for each block. Puts
-/// work on the stream, and waits for nothing.
+/// Where the scales lie that codes in device memory are decoded with: [`Scaling`] there.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum ScalesAt {
+    /// A float32 for each block, which integers are divided by and others multiplied with.
+    Floats(u64),
+    /// Exponents plus 127, a byte for each block.
+    Exponents(u64),
+    /// E4M3 codes, a byte for each block, and what one of their units is worth.
+    Nvfp4(u64, f32),
+    /// Integers around a mean.
+    Nf4 {
+        /// A byte for each block.
+        codes: u64,
+        /// A float32 for every so many blocks.
+        multipliers: u64,
+        /// How many those are.
+        group: usize,
+        /// One float32, the mean.
+        zero: u64,
+    },
+}
+
+/// `ScaleParts` of `pack.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct ScaleParts {
+    at: u64,
+    multipliers: u64,
+    zero: u64,
+    group: u64,
+    unit: f32,
+}
+
+impl From<ScalesAt> for ScaleParts {
+    fn from(scales: ScalesAt) -> Self {
+        let of = |at| Self {
+            at,
+            ..Self::default()
+        };
+        match scales {
+            ScalesAt::Floats(at) | ScalesAt::Exponents(at) => of(at),
+            ScalesAt::Nvfp4(at, unit) => Self { unit, ..of(at) },
+            ScalesAt::Nf4 {
+                codes,
+                multipliers,
+                group,
+                zero,
+            } => Self {
+                multipliers,
+                zero,
+                group: group as u64,
+                ..of(codes)
+            },
+        }
+    }
+}
+
+/// Puts the values of codes in device memory into `out`, under the scales of their blocks. Puts work on the stream, and
+/// waits for nothing.
 pub(crate) fn decode_resident(
     gpu: &Gpu,
     codes: u64,
     grid: &Grid,
     elements: Elements,
-    scales: u64,
+    scales: ScalesAt,
     out: &TensorView,
 ) {
-    let name = match elements {
-        Elements::Int8 => by_dtype!("decode_int8", out),
-        Elements::Int4 => by_dtype!("decode_int4", out),
-        Elements::E4m3 => by_dtype!("decode_e4m3", out),
-        Elements::E2m1 => by_dtype!("decode_e2m1", out),
-        Elements::Nf4 => by_dtype!("decode_nf4", out),
+    let name = match (elements, scales) {
+        (Elements::Int8, _) => by_dtype!("decode_int8", out),
+        (Elements::Int4, _) => by_dtype!("decode_int4", out),
+        (Elements::E4m3, ScalesAt::Exponents(_)) => by_dtype!("decode_mx_e4m3", out),
+        (Elements::E4m3, _) => by_dtype!("decode_e4m3", out),
+        (Elements::E2m1, ScalesAt::Exponents(_)) => by_dtype!("decode_mx_e2m1", out),
+        (Elements::E2m1, _) => by_dtype!("decode_nvfp4", out),
+        (Elements::Nf4, _) => by_dtype!("decode_nf4", out),
     };
     let count = out.count() as u64;
     if count == 0 {
@@ -60,7 +119,7 @@ pub(crate) fn decode_resident(
     // scale for each block.
     unsafe {
         launch!(gpu, name, (gpu.blocks_for(count.div_ceil(OF_A_BLOCK)), 1);
-            codes, GridParams::from(grid), count, scales, out.address());
+            codes, GridParams::from(grid), count, ScaleParts::from(scales), out.address());
     }
 }
 
@@ -78,9 +137,10 @@ pub(super) fn encode_there(
     Ok(())
 }
 
-/// The scales that codes are decoded with, in device memory: one float32 for each block.
+/// The scales of the host's as float32, in device memory: one for each block.
 pub(crate) fn scales_there(gpu: &Arc<Gpu>, scaling: Scaling<'_>) -> Result<DeviceBuffer, GpuError> {
-    on_gpu(gpu, &each(scaling))
+    let scales: Vec<f32> = (0..scaling.len()).map(|block| scaling.of(block)).collect();
+    on_gpu(gpu, &scales)
 }
 
 /// Codes in host memory; waits for the stream.
@@ -107,37 +167,31 @@ pub(super) fn decode(
     out: &TensorView,
 ) -> Result<(), GpuError> {
     let there = DeviceBuffer::holding(gpu, codes)?;
-    let scales = scales_there(gpu, scaling)?;
-    decode_resident(gpu, there.address(), grid, elements, scales.address(), out);
+    let scales = match scaling {
+        Scaling::Exponents(codes) | Scaling::Nvfp4(codes, _) | Scaling::Nf4 { codes, .. } => {
+            DeviceBuffer::holding(gpu, codes)?
+        }
+        _ => scales_there(gpu, scaling)?,
+    };
+    let (multipliers, zero) = match scaling {
+        Scaling::Nf4 {
+            multipliers, zero, ..
+        } => (on_gpu(gpu, multipliers)?, on_gpu(gpu, &[zero])?),
+        _ => (DeviceBuffer::new(gpu, 0)?, DeviceBuffer::new(gpu, 0)?),
+    };
+    let at = match scaling {
+        Scaling::Exponents(_) => ScalesAt::Exponents(scales.address()),
+        Scaling::Nvfp4(_, unit) => ScalesAt::Nvfp4(scales.address(), unit),
+        Scaling::Nf4 { .. } => ScalesAt::Nf4 {
+            codes: scales.address(),
+            multipliers: multipliers.address(),
+            group: scaling.group(),
+            zero: zero.address(),
+        },
+        _ => ScalesAt::Floats(scales.address()),
+    };
+    decode_resident(gpu, there.address(), grid, elements, at, out);
     Ok(())
-}
-
-/// Fake quantization to NF4 under amax values and scales of the host's, one for each block.
-pub(super) fn fake_nf4(
-    gpu: &Arc<Gpu>,
-    x: &TensorView,
-    out: &TensorView,
-    grid: &Grid,
-    amax: &[f32],
-    scaling: Scaling<'_>,
-) -> Result<(), GpuError> {
-    let count = x.count() as u64;
-    if count == 0 {
-        return Ok(());
-    }
-    let (amax, scales) = (on_gpu(gpu, amax)?, on_gpu(gpu, &each(scaling))?);
-    // SAFETY: the kernel of that signature; both tensors have the grid's elements, and there are an amax and a scale for
-    // each block.
-    unsafe {
-        launch!(gpu, by_dtype!("fake_nf4", x), (gpu.blocks_for(count.div_ceil(OF_A_BLOCK)), 1);
-            x.address(), out.address(), GridParams::from(grid), count, amax.address(), scales.address());
-    }
-    Ok(())
-}
-
-/// The scales of all blocks.
-fn each(scaling: Scaling<'_>) -> Vec<f32> {
-    (0..scaling.len()).map(|block| scaling.of(block)).collect()
 }
 
 fn on_gpu(gpu: &Arc<Gpu>, values: &[f32]) -> Result<DeviceBuffer, GpuError> {

@@ -9,9 +9,12 @@ mod check;
 mod codes;
 pub(crate) mod cuda;
 mod memory;
+pub(crate) mod nf4_cuda;
+mod nf4_scales;
 
 pub use codes::{Coding, Elements, Scaling};
 pub use memory::Memory;
+pub use nf4_scales::Scales as Nf4Scales;
 
 use self::codes::{Decode, Encode, with_decode, with_encode};
 use super::element::{Element, with_element};
@@ -19,7 +22,6 @@ use super::grid::Grid;
 use super::isa::Loop;
 use super::machine::Machine;
 use super::pieces::PIECE;
-use crate::format::nf4;
 use crate::kernels::cuda::GpuError;
 use crate::tensor::TensorView;
 
@@ -146,11 +148,11 @@ pub fn fake_nf4(
 ) {
     x.assert_out(out);
     check(x, grid, amax.len());
-    let scales = nf4::Scales::new(amax, group);
-    let scaling = Scaling::of_nf4(&scales, amax.len());
     if let Some(gpu) = machine.gpu_of(x) {
-        return gpu.note(cuda::fake_nf4(gpu, x, out, grid, amax, scaling));
+        return gpu.note(nf4_cuda::run(gpu, x, out, grid, amax, group));
     }
+    let scales = Nf4Scales::new(amax, group);
+    let scaling = Scaling::of_nf4(&scales, amax.len());
     let (count, isa, x, out) = (x.count(), machine.isa(), *x, *out);
     with_element!(x.dtype(), T => machine.for_each(count.div_ceil(BATCH), |task| {
         let first = task * BATCH;

@@ -119,6 +119,42 @@ __device__ __forceinline__ void make_coding(const FormatParams& params, C& codin
 __device__ __forceinline__ void make_coding(const FormatParams&, E4m3Coding&) {}
 __device__ __forceinline__ void make_coding(const FormatParams&, Nf4Coding&) {}
 
+// ---- The scales of blocks when codes become values: Scaling of codes.rs.
+struct ScaleParts {
+  // Floats, or codes of scales.
+  const void* at;
+  // Of NF4: one for so many blocks, and the mean.
+  const float* multipliers;
+  const float* zero;
+  u64 group;
+  // Of NVFP4: what a unit of the codes is worth.
+  float unit;
+
+  __device__ __forceinline__ u32 code(u64 block) const { return static_cast<const u8*>(at)[block]; }
+};
+
+struct FloatScales {
+  __device__ __forceinline__ static float of(const ScaleParts& parts, u64 block) {
+    return static_cast<const float*>(parts.at)[block];
+  }
+};
+struct ExponentScales {
+  __device__ __forceinline__ static float of(const ScaleParts& parts, u64 block) {
+    return power_of_two((int)parts.code(block) - 127);
+  }
+};
+struct E4m3Scales {
+  __device__ __forceinline__ static float of(const ScaleParts& parts, u64 block) {
+    return __fmul_rn(e4m3_value(parts.code(block)), parts.unit);
+  }
+};
+struct IntegerScales {
+  __device__ __forceinline__ static float of(const ScaleParts& parts, u64 block) {
+    float code = (float)(int)(signed char)parts.code(block);
+    return __fadd_rn(__fdiv_rn(code, parts.multipliers[block / parts.group]), *parts.zero);
+  }
+};
+
 // ---- What codes stand for: a value under the scale of a block.
 struct Int8Value {
   static constexpr bool kNibbles = false, kHighFirst = false;
@@ -190,14 +226,14 @@ __device__ void encode(const T* x, const GridParams& grid, u64 count, const floa
   }
 }
 
-template <class T, class V>
-__device__ void decode(const u8* codes, const GridParams& grid, u64 count, const float* scales, T* out) {
+template <class T, class V, class S>
+__device__ void decode(const u8* codes, const GridParams& grid, u64 count, const ScaleParts& scales, T* out) {
   u64 step = (u64)gridDim.x * kThreads * kRun;
   for (u64 first = ((u64)blockIdx.x * kThreads + threadIdx.x) * kRun; first < count; first += step) {
     Neighbours block(grid);
     float scale = 0.0f;
     for (u32 k = 0; k < kRun && first + k < count; ++k) {
-      if (block.move_to(first + k)) scale = scales[block.known];
+      if (block.move_to(first + k)) scale = S::of(scales, block.known);
       u32 code = V::kNibbles ? codes[(first + k) / 2] : codes[first + k];
       if (V::kNibbles) code = (k % 2 == 0) == V::kHighFirst ? code >> 4 : code & 15u;
       out[first + k] = store<T>(V::value(code, scale));
@@ -230,10 +266,10 @@ __device__ void fake_nf4(const T* x, T* out, const GridParams& grid, u64 count, 
   }                                                                                                            \
   MQ_REGISTER(encode_##coding##_##suffix)
 
-#define MQ_DECODE(elements, V, suffix, T)                                                                      \
+#define MQ_DECODE(elements, V, S, suffix, T)                                                                   \
   MQ_KERNEL(decode_##elements##_##suffix)                                                                      \
-  (const u8* codes, GridParams grid, u64 count, const float* scales, T* out) {                                 \
-    decode<T, V>(codes, grid, count, scales, out);                                                             \
+  (const u8* codes, GridParams grid, u64 count, ScaleParts scales, T* out) {                                   \
+    decode<T, V, S>(codes, grid, count, scales, out);                                                          \
   }                                                                                                            \
   MQ_REGISTER(decode_##elements##_##suffix)
 
@@ -246,11 +282,13 @@ __device__ void fake_nf4(const T* x, T* out, const GridParams& grid, u64 count, 
   MQ_ENCODE(nvfp4, Nvfp4Coding<Nvfp4Rounding>, suffix, T)                                                      \
   MQ_ENCODE(nvfp4_static, Nvfp4Coding<Nvfp4StaticRounding>, suffix, T)                                         \
   MQ_ENCODE(nf4, Nf4Coding, suffix, T)                                                                         \
-  MQ_DECODE(int8, Int8Value, suffix, T)                                                                        \
-  MQ_DECODE(int4, Int4Value, suffix, T)                                                                        \
-  MQ_DECODE(e4m3, E4m3Value, suffix, T)                                                                        \
-  MQ_DECODE(e2m1, E2m1Value, suffix, T)                                                                        \
-  MQ_DECODE(nf4, Nf4Value, suffix, T)                                                                          \
+  MQ_DECODE(int8, Int8Value, FloatScales, suffix, T)                                                           \
+  MQ_DECODE(int4, Int4Value, FloatScales, suffix, T)                                                           \
+  MQ_DECODE(e4m3, E4m3Value, FloatScales, suffix, T)                                                           \
+  MQ_DECODE(mx_e4m3, E4m3Value, ExponentScales, suffix, T)                                                     \
+  MQ_DECODE(mx_e2m1, E2m1Value, ExponentScales, suffix, T)                                                     \
+  MQ_DECODE(nvfp4, E2m1Value, E4m3Scales, suffix, T)                                                           \
+  MQ_DECODE(nf4, Nf4Value, IntegerScales, suffix, T)                                                           \
   MQ_KERNEL(fake_nf4_##suffix)                                                                                 \
   (const T* x, T* out, GridParams grid, u64 count, const float* amax, const float* scales) {                   \
     fake_nf4<T>(x, out, grid, count, amax, scales);                                                            \

@@ -8,7 +8,7 @@
 //! it nor on the thread. G is positive semidefinite in exact arithmetic, but a result may be negative
 //! within that bound: it is not clamped, so that differences of results keep their meaning.
 
-pub(crate) mod cuda;
+pub mod cuda;
 pub(crate) mod rows_cuda;
 
 use super::gemm::{self, K_CHUNK, Strided};

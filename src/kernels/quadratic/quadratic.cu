@@ -10,11 +10,13 @@ constexpr u32 kQuadraticSide = 128;
 // Rows of T whose products are summed in float32, K_CHUNK of gemm.rs.
 constexpr u64 kQuadraticChunk = 256;
 
-// T of a matrix of which the entries on and above the diagonal are read; `to` may be `from`. Exact.
-MQ_KERNEL(doubled_upper)(const float* from, u64 n, float* to) {
+// T of a matrix of which the entries on and above the diagonal are read; `to` may be `from`. With factors, the matrix is
+// that of activations before they were multiplied with them. Exact.
+MQ_KERNEL(doubled_upper)(const float* from, u64 n, const float* factors, float* to) {
   for (u64 at = (u64)blockIdx.x * kThreads + threadIdx.x; at < n * n; at += (u64)gridDim.x * kThreads) {
     u64 row = at / n, column = at % n;
     float entry = from[at];
+    if (factors != nullptr) entry = __fmul_rn(entry, __fmul_rn(factors[row], factors[column]));
     to[at] = row > column ? 0.0f : row == column ? entry : __fmul_rn(entry, 2.0f);
   }
 }
@@ -87,6 +89,22 @@ MQ_KERNEL(quadratic_tiles)(const float* deltas, const float* upper, u64 rows, u6
   if (threadIdx.x == 0) of_tiles[blockIdx.x] = total;
 }
 MQ_REGISTER(quadratic_tiles)
+
+// Elements whose products a block of threads adds up.
+constexpr u64 kDotPart = 16384;
+
+// For every part of two arrays, the sum of their products in float64, where the products are exact: of a panel of δ T
+// that cuBLAS has made, and of δ.
+// mq: reducing dot_of_parts
+MQ_KERNEL(dot_of_parts)(const float* a, const float* b, u64 count, double* of_parts) {
+  __shared__ double scratch[kThreads];
+  u64 first = blockIdx.x * kDotPart, last = first + kDotPart < count ? first + kDotPart : count;
+  double own = 0.0;
+  for (u64 i = first + threadIdx.x; i < last; i += kThreads) own = __dadd_rn(own, __dmul_rn((double)a[i], (double)b[i]));
+  own = sum_of_block(own, scratch);
+  if (threadIdx.x == 0) of_parts[blockIdx.x] = own;
+}
+MQ_REGISTER(dot_of_parts)
 
 // Adds up the sums of tiles, to what is there; one thread block.
 MQ_KERNEL(sum_of_tiles)(const double* of_tiles, u64 count, double* total) {

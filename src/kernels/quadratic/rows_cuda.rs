@@ -40,7 +40,7 @@ impl RowScores {
         let tiles = gram.n().div_ceil(SIDE);
         let doubles = |count: usize| DeviceBuffer::new(gpu, count * size_of::<f64>());
         Ok(Self {
-            form: Form::new(gpu, gram, rows)?,
+            form: Form::with(gpu, gram, None, rows, false)?,
             of_tiles: doubles(tiles * rows)?,
             of_rows: doubles(rows)?,
             tiles,

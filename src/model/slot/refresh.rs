@@ -58,10 +58,8 @@ impl Refresh {
                         .map(Amax::values),
                     old.map(|old| &old.bias),
                 )?,
-                scratch: match old {
-                    Some(old) => Arc::clone(&old.scratch),
-                    None => Arc::new(DeviceBuffer::new(gpu, 0)?),
-                },
+                scratch: kept(gpu, old.map(|old| &old.scratch))?,
+                own_bias: kept(gpu, old.map(|old| &old.own_bias))?,
             });
         }
         let flaws = match before {
@@ -97,8 +95,16 @@ impl Refresh {
     }
 }
 
+/// Room that there is, or none yet.
+fn kept(gpu: &Arc<Gpu>, old: Option<&Arc<DeviceBuffer>>) -> Result<Arc<DeviceBuffer>> {
+    Ok(match old {
+        Some(old) => Arc::clone(old),
+        None => Arc::new(DeviceBuffer::new(gpu, 0)?),
+    })
+}
+
 /// The amax of the tensor, where the format has a scale for it and it is known.
-fn tensor_amax(q: &Quantizer) -> Option<f32> {
+pub(super) fn tensor_amax(q: &Quantizer) -> Option<f32> {
     match q.kind()? {
         Kind::Nvfp4Dynamic => quantization::amax_values(q).map(absmax::largest),
         Kind::Nvfp4Static { .. } => {

@@ -121,10 +121,8 @@ impl Slot {
                 self.member_name(member)
             )));
         }
-        if let Some(gpu) = machine.gpu_of(weight)
-            && let Some(done) = self.refresh_resident(gpu, &state, new)?
-        {
-            return Ok(done);
+        if let Some(gpu) = machine.gpu_of(weight) {
+            return self.refresh_resident(gpu, &state, new);
         }
         let seen = match state.members().first().filter(|q| q.changes_input()) {
             Some(first) => self.change_input(machine, first, weight, out)?,
@@ -181,19 +179,16 @@ impl Slot {
             .map_err(|text| Error::State(format!("`{}`: {text}", self.name)))
     }
 
-    /// The same with everything in device memory: nothing is waited for. None: there is a quantizer that is not done so;
-    /// nothing was done.
+    /// The same with everything in device memory: nothing is waited for.
     fn refresh_resident(
         &self,
         gpu: &Arc<Gpu>,
         state: &Arc<SlotState>,
         new: NewWeight<'_>,
-    ) -> Result<Option<()>> {
+    ) -> Result<()> {
         let NewWeight { weight, out, .. } = new;
         let mut resident = self.resident.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(resident) = Self::present(&mut resident, gpu, state)? else {
-            return Ok(None);
-        };
+        let resident = Self::written(&mut resident, gpu, state)?;
         resident.is_touched = true;
         let mut seen = *weight;
         if let (Some(first), Some(member)) = (state.members().first(), resident.members.first()) {
@@ -215,8 +210,7 @@ impl Slot {
         if resident.ahead > Ahead::No {
             self.shared.is_ahead.store(true, SeqCst);
         }
-        self.launch_members(gpu, resident, None, true, &seen, out)?;
-        Ok(Some(()))
+        self.launch_members(gpu, resident, None, true, &seen, out)
     }
 
     /// Writes the largest magnitudes over the amax of a quantizer, and what follows from them.

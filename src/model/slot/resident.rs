@@ -6,17 +6,14 @@
 
 use std::sync::{Arc, PoisonError};
 
+use super::launch::Places;
 use super::refresh::Refresh;
 use super::{Slot, quantization};
 use crate::error::{Error, Result};
-use crate::kernels::absmax::{self, cuda as flaws};
-use crate::kernels::bias::shift_resident;
+use crate::kernels::absmax::cuda as flaws;
 use crate::kernels::cuda::{DeviceBuffer, Gpu};
-use crate::kernels::fake_quant::Format;
-use crate::kernels::fake_quant::cuda::{Resident as Addresses, needs_scratch, run_resident};
 use crate::kernels::{channel_scale, hadamard};
-use crate::model::granularity::Granularity;
-use crate::model::quantizer::{Kind, Quantizer, SlotState};
+use crate::model::quantizer::{Quantizer, SlotState};
 use crate::tensor::TensorView;
 
 /// What a slot keeps on the GPU.
@@ -50,16 +47,11 @@ pub(super) struct Member {
     pub tensor_amax: Arc<DeviceBuffer>,
     pub pre_quant_scale: Arc<DeviceBuffer>,
     pub bias: Arc<DeviceBuffer>,
-    /// Room for amax values of its own.
+    /// Room for amax values of its own, and what follows from them.
     pub scratch: Arc<DeviceBuffer>,
+    /// Room for a bias of each tensor's own.
+    pub own_bias: Arc<DeviceBuffer>,
 }
-
-/// The numbers of a quantizer, the slot's flaws, and where memory goes that was outgrown.
-type Places<'a> = (
-    &'a mut Member,
-    &'a DeviceBuffer,
-    &'a mut Vec<Arc<DeviceBuffer>>,
-);
 
 impl Slot {
     /// Finds memory for the present numbers on the GPU, and writes nothing yet; None when they are there, or nobody
@@ -91,8 +83,7 @@ impl Slot {
         }
     }
 
-    /// Fake-quantizes a tensor on the GPU. None: there is a quantizer among the members that is not done with numbers
-    /// in device memory; nothing was done.
+    /// Fake-quantizes a tensor on the GPU with numbers that lie there.
     pub(super) fn quantize_resident(
         &self,
         gpu: &Arc<Gpu>,
@@ -100,22 +91,16 @@ impl Slot {
         member: Option<usize>,
         x: &TensorView,
         out: &TensorView,
-    ) -> Result<Option<()>> {
-        let chosen = |i: usize| member.is_none_or(|member| member == i);
-        let mut members = state.members().iter().enumerate();
-        if members.any(|(i, q)| chosen(i) && !is_supported(q)) {
-            return Ok(None);
-        }
+    ) -> Result<()> {
         // Held while kernels are launched: two taps at once would share room for amax values.
         let mut resident = self.resident.lock().unwrap_or_else(PoisonError::into_inner);
         let resident = Self::written(&mut resident, gpu, state)?;
         resident.is_touched = true;
-        self.launch_members(gpu, resident, member, false, x, out)?;
-        Ok(Some(()))
+        self.launch_members(gpu, resident, member, false, x, out)
     }
 
     /// What a slot keeps, with the numbers of a state.
-    fn written<'a>(
+    pub(super) fn written<'a>(
         resident: &'a mut Option<Resident>,
         gpu: &Arc<Gpu>,
         state: &Arc<SlotState>,
@@ -132,18 +117,6 @@ impl Slot {
             },
         };
         Ok(resident.insert(present))
-    }
-
-    /// The same; None when not all of its quantizers are done with numbers in device memory.
-    pub(super) fn present<'a>(
-        resident: &'a mut Option<Resident>,
-        gpu: &Arc<Gpu>,
-        state: &Arc<SlotState>,
-    ) -> Result<Option<&'a mut Resident>> {
-        match state.members().iter().all(|q| is_supported(q)) {
-            true => Self::written(resident, gpu, state).map(Some),
-            false => Ok(None),
-        }
     }
 
     /// What a quantizer does before anything else, also when it is off; returns where the result is.
@@ -192,8 +165,9 @@ impl Slot {
             }
             match quantizer.enabled {
                 true => {
-                    let places = (&mut *member, &*resident.flaws, &mut resident.retired);
-                    self.launch_affine(gpu, quantizer, places, &from, out)?;
+                    let flaws = resident.flaws.address();
+                    let mut places = Places::new(gpu, member, flaws, &mut resident.retired);
+                    self.launch_affine(quantizer, &mut places, &from, out)?;
                 }
                 false if from.address() != out.address() => {
                     gpu.copy(from.address(), out.address(), from.size_bytes());
@@ -220,86 +194,6 @@ impl Slot {
         Ok(rotated.map_err(|error| error.of(&self.name))?)
     }
 
-    /// Takes the bias off, if there is one, quantizes, and adds it again.
-    fn launch_affine(
-        &self,
-        gpu: &Arc<Gpu>,
-        quantizer: &Quantizer,
-        places: Places<'_>,
-        x: &TensorView,
-        out: &TensorView,
-    ) -> Result<()> {
-        let Some((bias, Some(value))) = quantizer.applied_bias() else {
-            return self.launch(gpu, quantizer, places, x, out);
-        };
-        let blocks = quantization::bias_blocks(bias, value, &self.name, x)?;
-        let at = places.0.bias.address();
-        shift_resident(gpu, x, out, blocks.grid(), at, -1.0);
-        self.launch(gpu, quantizer, places, out, out)?;
-        shift_resident(gpu, out, out, blocks.grid(), at, 1.0);
-        Ok(())
-    }
-
-    fn launch(
-        &self,
-        gpu: &Arc<Gpu>,
-        quantizer: &Quantizer,
-        (member, flaws, retired): Places<'_>,
-        x: &TensorView,
-        out: &TensorView,
-    ) -> Result<()> {
-        if quantizer.attributes.unsigned {
-            flaws::find_flaws(gpu, x, flaws::NEGATIVE, flaws.address());
-        }
-        let found = quantization::amax_values(quantizer).map(<[f32]>::len);
-        let fitting = quantization::fits_shape(quantizer, &self.name, x, found)?;
-        let mut at = Addresses {
-            flaws: flaws.address(),
-            ..Addresses::default()
-        };
-        let per_tensor = Granularity::per_tensor(x.shape());
-        let (format, blocks) = match quantizer.kind() {
-            Some(Kind::Amax(format)) => {
-                at.amax = member.amax.address();
-                let blocks = match quantization::is_constant(quantizer) {
-                    true => per_tensor,
-                    false => fitting,
-                };
-                (format, blocks)
-            }
-            // MX has a definition for everything: nothing is a flaw.
-            Some(Kind::Mx(format)) => {
-                at.flaws = 0;
-                (Format::Mx(format), fitting)
-            }
-            Some(Kind::Nvfp4Dynamic) => {
-                at.tensor_amax = member.tensor_amax.address();
-                if found.is_none() {
-                    at.tensor_amax = member.room(gpu, 1, retired)?;
-                    gpu.fill(at.tensor_amax, 0, size_of::<f32>());
-                    absmax::cuda::raise(gpu, x, per_tensor.grid(), at.tensor_amax);
-                    flaws::check_amax(gpu, at.tensor_amax, 1, at.flaws);
-                }
-                (Format::Nvfp4 { global_scale: 0.0 }, fitting)
-            }
-            Some(Kind::Nvfp4Static { largest_scale }) => {
-                (at.amax, at.tensor_amax) = (member.amax.address(), member.tensor_amax.address());
-                at.largest_scale = largest_scale;
-                (Format::Nvfp4Static { scale_amax: 0.0 }, fitting)
-            }
-            Some(Kind::Nf4 { .. }) | None => {
-                return Err(Error::Internal(format!("`{}`: no format", self.name)));
-            }
-        };
-        let grid = blocks.grid();
-        if at.amax == 0 && needs_scratch(grid, format) {
-            at.scratch = member.room(gpu, grid.num_blocks(), retired)?;
-            gpu.fill(at.scratch, 0, grid.num_blocks() * size_of::<f32>());
-        }
-        run_resident(gpu, x, out, grid, format, at);
-        Ok(())
-    }
-
     /// What kernels found wrong since this was last asked, as an error that names the quantizer: waits for the stream.
     pub(crate) fn take_flaws(&self) -> Result<()> {
         let mut resident = self.resident.lock().unwrap_or_else(PoisonError::into_inner);
@@ -313,61 +207,17 @@ impl Slot {
             return Ok(());
         }
         resident.flaws.fill(0)?;
-        match found[0] & flaws::NEGATIVE != 0 {
-            true => Err(quantization::negative(&self.name)),
-            false => Err(Error::Numeric(format!(
+        Err(self.flaw(found[0]))
+    }
+
+    /// What a word of flaws, which is not 0, says.
+    pub(super) fn flaw(&self, found: u32) -> Error {
+        match found & flaws::NEGATIVE != 0 {
+            true => quantization::negative(&self.name),
+            false => Error::Numeric(format!(
                 "`{}`: NaN or Inf in a tensor on the GPU, whose dynamic amax they would be",
                 self.name
-            ))),
+            )),
         }
-    }
-}
-
-impl Member {
-    /// Room for so many amax values: what there is, or more.
-    fn room(
-        &mut self,
-        gpu: &Arc<Gpu>,
-        values: usize,
-        retired: &mut Vec<Arc<DeviceBuffer>>,
-    ) -> Result<u64> {
-        let bytes = values * size_of::<f32>();
-        if self.scratch.len() < bytes {
-            let larger = Arc::new(DeviceBuffer::new(gpu, bytes)?);
-            retired.push(std::mem::replace(&mut self.scratch, larger));
-        }
-        Ok(self.scratch.address())
-    }
-}
-
-/// Whether everything it needs are numbers that lie in device memory.
-fn is_supported(q: &Quantizer) -> bool {
-    let rounds = match q.kind() {
-        Some(Kind::Amax(_) | Kind::Mx(_) | Kind::Nvfp4Dynamic) => true,
-        // One constant amax for all blocks is made into many by the general way.
-        Some(Kind::Nvfp4Static { .. }) => q.amax.is_some() && !quantization::is_constant(q),
-        Some(Kind::Nf4 { .. }) | None => false,
-    };
-    // A bias that is each tensor's own is found on the host.
-    let has_its_bias = q.applied_bias().is_none_or(|(_, value)| value.is_some());
-    !q.enabled || rounds && has_its_bias
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::quantizer::CONSTANT_AMAX;
-
-    #[test]
-    fn the_constant_amax_is_a_number_like_others() {
-        let attributes = crate::model::attributes::parse_cfg(
-            r#"{"num_bits": [4, 3], "use_constant_amax": true}"#,
-        );
-        let Ok(crate::config::Cfg::One(attributes)) = attributes else {
-            panic!("valid attributes");
-        };
-        let q = Quantizer::new(*attributes);
-        assert_eq!(quantization::amax_values(&q), Some(&[CONSTANT_AMAX][..]));
-        assert!(is_supported(&q));
     }
 }

@@ -148,7 +148,12 @@ impl Slot {
         let Some(weight) = weight.filter(|_| changes || state.is_enabled()) else {
             return Ok(());
         };
-        self.quantize(self.shared.context().machine(), None, &weight, &weight)?;
+        let machine = self.shared.context().machine();
+        self.quantize(machine, None, &weight, &weight)?;
+        // A weight that no kernel wrote to keeps its quantizer: the verb can be called again.
+        machine
+            .take_failure()
+            .map_err(|error| error.of(&self.name))?;
         self.replace(Arc::new(state.map(|q| Arc::new(q.folded(keep_attributes)))));
         Ok(())
     }

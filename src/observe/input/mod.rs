@@ -2,18 +2,19 @@
 //! how the channels move together.
 
 mod on_gpu;
+mod summed;
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::gate::tokens;
 use crate::error::{Error, Result};
-use crate::kernels::cuda::DeviceBuffer;
 use crate::kernels::gram::Gram;
 use crate::kernels::load_rows::{self, Rows};
 use crate::kernels::{Machine, absmax, channel_stats, gram};
 use crate::model::not_finite;
 use crate::tensor::{DType, TensorView};
 use on_gpu::OnGpu;
+use summed::Summed;
 
 /// Rows that are gathered before they go into a Gram matrix: enough for a matrix product to run at its
 /// speed, and always the same rows together, however the host cuts a batch into taps.
@@ -88,7 +89,7 @@ pub struct InputStatistics {
     name: String,
     channels: usize,
     needs: InputNeeds,
-    running: Mutex<Running>,
+    running: Box<Mutex<Running>>,
     summary: OnceLock<Arc<InputSummary>>,
 }
 
@@ -106,13 +107,10 @@ struct Running {
     /// Rows that wait for the Gram matrix, each divided by the square root of its batch's tokens.
     stage: Vec<f32>,
     staged: usize,
-    /// Empty until the first row: taps on a GPU do not need it.
-    gram: Vec<f32>,
-    /// What a GPU has summed up, and nothing else has been seen: `gram` is empty then.
-    gram_there: Option<DeviceBuffer>,
+    gram: Summed,
     /// Rows that wait for the blocks.
     block_stage: Vec<f32>,
-    blocks: Vec<f32>,
+    blocks: Summed,
     /// What a GPU has seen, and is not fetched yet.
     on_gpu: Option<Box<OnGpu>>,
 }
@@ -133,8 +131,8 @@ pub struct InputSummary {
     /// `[channels, channels]`, sum over batches of xᵀx / tokens, valid on and above the diagonal; empty if
     /// not asked for.
     pub gram: Gram,
-    /// `[blocks, block, block]`, the same of the sampled tokens; empty if not asked for.
-    pub blocks: Vec<f32>,
+    /// Blocks along the diagonal of the same, of the sampled tokens; empty if not asked for.
+    pub blocks: Gram,
 }
 
 impl InputSummary {
@@ -153,21 +151,19 @@ impl InputSummary {
 impl InputStatistics {
     /// Nothing seen yet. Errors when there is no memory for it.
     pub fn new(name: &str, channels: usize, needs: InputNeeds) -> Result<Self> {
-        let blocks = needs.blocks.map_or(0, |blocks| blocks.len(channels));
-        let block_stage = needs.blocks.map_or(0, |_| BLOCK_ROWS * channels);
         let running = Running {
             channel_max: zeros(channels)?,
             batch_sums: vec![0.0; channels],
             means: vec![0.0; channels],
-            block_stage: zeros(block_stage)?,
-            blocks: zeros(blocks)?,
+            gram: Summed::new(channels, if needs.gram { channels } else { 0 }),
+            blocks: Summed::new(channels, needs.blocks.map_or(0, |blocks| blocks.block)),
             ..Running::default()
         };
         Ok(Self {
             name: name.to_owned(),
             channels,
             needs,
-            running: Mutex::new(running),
+            running: Box::new(Mutex::new(running)),
             summary: OnceLock::new(),
         })
     }
@@ -217,7 +213,7 @@ impl InputStatistics {
             running.add_to_gram(machine, x, count, self.channels)?;
         }
         if let Some(blocks) = self.needs.blocks {
-            running.add_to_blocks(machine, x, count, self.channels, blocks);
+            running.add_to_blocks(machine, x, count, self.channels, blocks)?;
         }
         Ok(())
     }
@@ -238,7 +234,9 @@ impl InputStatistics {
 
     fn finish(&self, machine: &Machine) -> InputSummary {
         let mut running = std::mem::take(&mut *self.lock());
-        running.flush(machine, self.channels);
+        running
+            .flush(machine, self.channels)
+            .expect("the first staged row has begun a sum in host memory");
         let batches = running.batches.max(1) as f64;
         let mean = |sum: &f64| (sum / batches) as f32;
         InputSummary {
@@ -254,14 +252,8 @@ impl InputStatistics {
                 true => running.means.iter().map(mean).collect(),
                 false => Vec::new(),
             },
-            gram: match (running.gram_there, self.needs.gram) {
-                (Some(there), _) => Gram::on_device(self.channels, there),
-                (None, true) if running.gram.is_empty() => {
-                    vec![0.0; self.channels * self.channels].into()
-                }
-                (None, _) => running.gram.into(),
-            },
-            blocks: running.blocks,
+            gram: running.gram.into_gram(),
+            blocks: running.blocks.into_gram(),
         }
     }
 
@@ -287,7 +279,8 @@ impl Running {
         count: usize,
         channels: usize,
     ) -> Result<()> {
-        self.want_gram(channels)?;
+        // Now, for the end of the pass cannot fail.
+        self.gram.on_host()?;
         if self.stage.is_empty() {
             self.stage = zeros(STAGE_ROWS * channels)?;
         }
@@ -305,29 +298,19 @@ impl Running {
             load_rows::run(machine, x, part, factor, place);
             (first, self.staged) = (first + rows, self.staged + rows);
             if self.staged == STAGE_ROWS {
-                self.flush(machine, channels);
+                self.flush(machine, channels)?;
             }
         }
         Ok(())
     }
 
-    /// Brings the Gram matrix into host memory, or begins it there.
-    fn want_gram(&mut self, channels: usize) -> Result<()> {
-        if self.gram.is_empty() {
-            self.gram = zeros(channels * channels)?;
-            if let Some(there) = self.gram_there.take() {
-                there.read(&mut self.gram)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn flush(&mut self, machine: &Machine, channels: usize) {
+    fn flush(&mut self, machine: &Machine, channels: usize) -> Result<()> {
         if self.staged > 0 {
             let rows = &self.stage[..self.staged * channels];
-            gram::accumulate(machine, rows, channels, &mut self.gram);
+            gram::accumulate(machine, rows, channels, self.gram.on_host()?);
             self.staged = 0;
         }
+        Ok(())
     }
 
     fn add_to_blocks(
@@ -337,7 +320,11 @@ impl Running {
         count: usize,
         channels: usize,
         needs: BlockNeeds,
-    ) {
+    ) -> Result<()> {
+        if self.block_stage.is_empty() {
+            self.block_stage = zeros(BLOCK_ROWS * channels)?;
+        }
+        let blocks = self.blocks.on_host()?;
         let step = needs.step(count);
         let sampled = count.div_ceil(step);
         let factor = 1.0 / (sampled as f32).sqrt();
@@ -352,9 +339,10 @@ impl Running {
                 channels,
             };
             load_rows::run(machine, x, part, factor, place);
-            gram::accumulate_blocks(machine, place, channels, needs.block, &mut self.blocks);
+            gram::accumulate_blocks(machine, place, channels, needs.block, blocks);
             done += rows;
         }
+        Ok(())
     }
 }
 

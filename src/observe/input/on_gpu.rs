@@ -11,9 +11,6 @@ use crate::kernels::gram::cuda as gram;
 use crate::kernels::load_rows::{self, Rows};
 use crate::tensor::TensorView;
 
-/// Floats that are fetched at a time, to be added to what is in host memory.
-const FETCHED: usize = 1 << 20;
-
 /// What a GPU has seen since it was last fetched. Buffers of what is not asked for are empty.
 pub(super) struct OnGpu {
     gpu: Arc<Gpu>,
@@ -66,6 +63,9 @@ impl OnGpu {
             &statistics.blocks,
         ] {
             summed.fill(0)?;
+        }
+        if needs.gram {
+            gram::prepare(gpu, STAGE_ROWS, channels);
         }
         Ok(statistics)
     }
@@ -143,8 +143,8 @@ impl OnGpu {
         }
     }
 
-    /// Adds all of it to what is in host memory, but for a Gram matrix that nothing is added to: that stays. Waits for
-    /// the stream. Errors when a value was NaN or infinite.
+    /// Adds all of it to what there is; matrices that nothing else was added to stay where they are. Waits for the stream.
+    /// Errors when a value was NaN or infinite.
     pub fn fetch(mut self, name: &str, into: &mut Running) -> Result<()> {
         self.flush();
         let mut highest = vec![0.0; self.channels];
@@ -164,28 +164,11 @@ impl OnGpu {
                 *mean += found;
             }
         }
-        self.add_floats(&self.blocks, &mut into.blocks)?;
-        let is_alone = into.gram.is_empty() && into.gram_there.is_none();
-        if self.needs.gram && is_alone {
-            into.gram_there = Some(self.gram);
-        } else if self.needs.gram {
-            into.want_gram(self.channels)?;
-            self.add_floats(&self.gram, &mut into.gram)?;
+        if self.needs.gram {
+            into.gram.add(self.gram)?;
         }
-        Ok(())
-    }
-
-    /// Adds float32 values, some at a time.
-    fn add_floats(&self, from: &DeviceBuffer, into: &mut [f32]) -> Result<()> {
-        let mut fetched = vec![0.0f32; FETCHED.min(into.len())];
-        let mut address = from.address();
-        for into in into.chunks_mut(FETCHED) {
-            let fetched = &mut fetched[..into.len()];
-            self.gpu.read_from(address, fetched)?;
-            address += size_of_val(fetched) as u64;
-            for (value, found) in into.iter_mut().zip(fetched) {
-                *value += *found;
-            }
+        if self.needs.blocks.is_some() {
+            into.blocks.add(self.blocks)?;
         }
         Ok(())
     }
@@ -196,7 +179,7 @@ mod tests {
     use super::super::{InputStatistics, InputSummary};
     use super::*;
     use crate::kernels::cuda::testing::{self, Host};
-    use crate::kernels::gram::max_rel_err;
+    use crate::kernels::gram::{Gram, max_rel_err};
     use crate::kernels::{Isa, Machine};
     use crate::tensor::DType;
 
@@ -256,6 +239,10 @@ mod tests {
         }
     }
 
+    fn entries(gram: &Gram) -> &[f32] {
+        gram.on_host().expect("a copy")
+    }
+
     #[test]
     fn statistics_are_those_of_the_host() {
         let Some(gpu) = testing::machine() else {
@@ -270,6 +257,10 @@ mod tests {
                 assert_eq!((got.tokens, got.batches), (want.tokens, want.batches));
                 assert_eq!(got.has_f16, want.has_f16);
                 assert_eq!(got.channel_max, want.channel_max);
+                let there = gpu.gpu().expect("a GPU");
+                for matrix in [&got.gram, &got.blocks] {
+                    assert_eq!(matrix.on(there).is_some(), part == 7, "fetched or not");
+                }
                 if part == 7 {
                     assert_eq!(got.mean_abs, want.mean_abs);
                 } else {
@@ -278,16 +269,14 @@ mod tests {
                         assert!((got - want).abs() <= f32::EPSILON * want);
                     }
                 }
-                let entries =
-                    |summary: &InputSummary| summary.gram.on_host().expect("a copy").to_vec();
-                assert_close(&entries(&got), &entries(&want), channels);
-                assert_close(&got.blocks, &want.blocks, channels);
+                assert_close(entries(&got.gram), entries(&want.gram), channels);
+                assert_close(entries(&got.blocks), entries(&want.blocks), channels);
                 let again = collected(&gpu, ALL, channels, &BATCHES, |i| {
                     part == 7 || i % part == 0
                 });
                 let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-                assert_eq!(bits(&entries(&again)), bits(&entries(&got)));
-                assert_eq!(bits(&again.blocks), bits(&got.blocks));
+                assert_eq!(bits(entries(&again.gram)), bits(entries(&got.gram)));
+                assert_eq!(bits(entries(&again.blocks)), bits(entries(&got.blocks)));
             }
         }
     }
@@ -312,9 +301,8 @@ mod tests {
                 statistics.settle().expect("finite");
             }
             let got = statistics.summary(&cpu);
-            let entries = |summary: &InputSummary| summary.gram.on_host().expect("a copy").to_vec();
-            assert_close(&entries(&got), &entries(&want), channels);
-            assert_close(&got.blocks, &want.blocks, channels);
+            assert_close(entries(&got.gram), entries(&want.gram), channels);
+            assert_close(entries(&got.blocks), entries(&want.blocks), channels);
             assert_eq!(
                 (got.tokens, &got.channel_max),
                 (want.tokens, &want.channel_max)

@@ -201,10 +201,12 @@ def create_context(
     progress: Callable[[Progress], object] | None = None,
     cuda: int | None = None,
     stream: int = 0,
+    cublas: bool | None = None,
 ) -> tuple[int, object]:
     """A context, and what must stay alive until it and its models are destroyed.
 
-    `cuda` is the index of a device, `stream` a CUstream of it, 0 the default stream.
+    `cuda` is the index of a device, `stream` a CUstream of it, 0 the default stream. `cublas` says
+    whether products there may be its work; None: as the library takes for the best.
     `log(level, text)` gets a level of the logging module; what it raises goes to
     `sys.unraisablehook`. What `progress` raises stops the verb; `call` re-raises it. Without it
     there is a callback nevertheless, for Python to run signal handlers in.
@@ -215,6 +217,8 @@ def create_context(
     options.memory_limit_bytes = memory_limit
     if cuda is not None:
         options.device, options.cuda_stream = abi.Device(abi.DEVICE_CUDA, cuda), stream or None
+    if cublas is not None:
+        options.cublas = abi.CUBLAS_IF_FOUND if cublas else abi.CUBLAS_NEVER
     if log is not None:
         function = log
 

@@ -16,6 +16,9 @@ from .. import _version
 Handle = ct.c_void_p
 DEVICE_CPU = 1
 DEVICE_CUDA = 2
+CUBLAS_DEFAULT = 0
+CUBLAS_NEVER = 1
+CUBLAS_IF_FOUND = 2
 #: numpy's name of a dtype -> DLPack's code and bits.
 DTYPES = {"float32": (2, 32), "float16": (2, 16), "bfloat16": (4, 16)}
 MAX_RANK = 8
@@ -171,6 +174,8 @@ class ContextOptions(ct.Structure):
         ("cuda_context", ct.c_void_p),
         ("cuda_stream", ct.c_void_p),
         ("device_memory", DeviceMemoryFn),
+        ("cublas", ct.c_uint32),
+        ("reserved", ct.c_uint32),
     ]
 
 

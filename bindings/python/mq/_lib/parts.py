@@ -32,10 +32,25 @@ class Part:
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
 
+    @property
+    def nbytes(self) -> int:
+        """Its bytes."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
     def read(self) -> np.ndarray:
         """A copy of a part in host memory."""
-        data = ct.string_at(self.address, math.prod(self.shape) * self.dtype.itemsize)
+        data = ct.string_at(self.address, self.nbytes)
         return np.frombuffer(data, self.dtype).reshape(self.shape).copy()
+
+    def check_fits(self, name: str, nbytes: int, dtype: str, itemsize: int) -> None:
+        """Raises ValueError unless so many bytes of that dtype can take its place."""
+        # Numbers of one byte are bits, whatever they are called: ml_dtypes has names for FP8.
+        is_bits = self.dtype.itemsize == 1 and itemsize == 1
+        if nbytes != self.nbytes or not (is_bits or dtype == self.dtype.name):
+            raise ValueError(
+                f"the part {name} has {nbytes} bytes of {dtype}, but the shape and the attributes "
+                f"ask for {self.nbytes} bytes of {self.dtype}"
+            )
 
 
 def of(layer: int) -> dict[str, Part]:
@@ -78,14 +93,7 @@ class Memory:
     def fill(self, layer: int, parts: Mapping[str, np.ndarray]) -> None:
         """Puts given parts in the place of what was packed; raises ValueError unless they fit."""
         for name, place in of(layer).items():
-            packed = place.read()
             part = np.asarray(parts.get(name, ()))
             part = np.ascontiguousarray(part, part.dtype.newbyteorder("="))
-            # Numbers of one byte are bits, whatever they are called: ml_dtypes has names for FP8.
-            is_bits = packed.itemsize == 1 and part.itemsize == 1
-            if part.nbytes != packed.nbytes or not (is_bits or part.dtype == packed.dtype):
-                raise ValueError(
-                    f"the part {name} has {part.nbytes} bytes of {part.dtype}, but the shape and "
-                    f"the attributes ask for {packed.nbytes} bytes of {packed.dtype}"
-                )
+            place.check_fits(name, part.nbytes, part.dtype.name, part.itemsize)
             self._buffers[name][:] = part.reshape(-1).view(np.uint8)

@@ -1,0 +1,43 @@
+//! `awq_clip` of a weight on a GPU: every ratio of every block is tried and chosen there, and the amax values come back.
+
+use std::sync::Arc;
+
+use super::clip::{Clipping, Found};
+use super::output_error;
+use crate::error::{Error, Result};
+use crate::kernels::absmax;
+use crate::kernels::clipping::cuda::{Problem, Search};
+use crate::kernels::cuda::Gpu;
+use crate::model::{Kind, negative};
+use crate::tensor::TensorView;
+
+impl Clipping<'_> {
+    /// One amax for each block, each with an error of its own.
+    pub(super) fn blocks_on_gpu(&self, gpu: &Arc<Gpu>, weight: &TensorView) -> Result<Found> {
+        let name = self.target.slot.name();
+        let quantizer = &self.target.quantizer;
+        let Some(Kind::Amax(format)) = quantizer.kind() else {
+            return Err(Error::Internal(format!("`{name}`: no amax to clip")));
+        };
+        if quantizer.attributes.unsigned && absmax::any_negative(self.run.machine, weight) {
+            return Err(negative(name));
+        }
+        let problem = Problem {
+            gram: &self.input.blocks,
+            factors: self.factors.as_deref(),
+            format,
+            amax: self.highest,
+            ratios: self.ratios,
+        };
+        let search = Search::new(gpu, &problem).map_err(|error| error.of(name))?;
+        for (first, count) in search.parts() {
+            self.run.shared.check_cancelled()?;
+            let rows = weight.rows(first, count).map_err(Error::Internal)?;
+            search.add((first, count), &rows);
+        }
+        let found = search.finish().map_err(|error| error.of(name))?;
+        gpu.take_failure().map_err(|error| error.of(name))?;
+        let error = output_error(found.plain, found.best, found.energy);
+        Ok((found.amax, error))
+    }
+}
