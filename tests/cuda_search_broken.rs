@@ -3,69 +3,20 @@
 //! process.
 
 mod kinds;
+mod launches;
 mod on_gpu;
 mod owned;
 
-use std::ffi::{CStr, c_char, c_int, c_longlong, c_void};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kinds::{FORMATS, Kinds, Probe, settings};
+use launches::{Launches, counted};
 use mq::auto_quantize::score::Method;
 use mq::auto_quantize::settings::Settings;
 use mq::model::Mode;
 
-unsafe extern "C" {
-    fn dlopen(name: *const c_char, flags: c_int) -> *mut c_void;
-    fn dlsym(library: *mut c_void, name: *const c_char) -> *mut c_void;
-}
-
-const RTLD_NOW: c_int = 2;
-
 /// Tests here use the process's only emulator, whose launches one of them fails.
 static ALONE: Mutex<()> = Mutex::new(());
-
-type Set = unsafe extern "C" fn(*const c_char, c_longlong) -> c_int;
-type Get = unsafe extern "C" fn(*const c_char) -> c_longlong;
-
-/// The emulator's settings and counters.
-#[derive(Clone, Copy)]
-struct Emulator {
-    set: Set,
-    get: Get,
-}
-
-impl Emulator {
-    /// None: the driver is a real one.
-    fn new() -> Option<Self> {
-        // SAFETY: names that end with NUL; the driver is loaded already, and the functions are of these types.
-        unsafe {
-            let library = dlopen(c"libcuda.so.1".as_ptr(), RTLD_NOW);
-            assert!(!library.is_null(), "a GPU was opened without a driver");
-            let set = dlsym(library, c"mq_mock_set".as_ptr());
-            let get = dlsym(library, c"mq_mock_get".as_ptr());
-            if set.is_null() || get.is_null() {
-                eprintln!("SKIPPED: a real driver neither fails when told to, nor counts");
-                return None;
-            }
-            Some(Self {
-                set: std::mem::transmute::<*mut c_void, Set>(set),
-                get: std::mem::transmute::<*mut c_void, Get>(get),
-            })
-        }
-    }
-
-    fn set(self, name: &CStr, value: i64) {
-        // SAFETY: a name that ends with NUL.
-        assert_eq!(unsafe { (self.set)(name.as_ptr(), value) }, 0, "{name:?}");
-    }
-
-    fn get(self, name: &CStr) -> i64 {
-        // SAFETY: a name that ends with NUL.
-        let value = unsafe { (self.get)(name.as_ptr()) };
-        assert!(value >= 0, "{name:?}");
-        value
-    }
-}
 
 /// The first step finds the memory to work in; from then on everything is in place.
 #[test]
@@ -74,7 +25,7 @@ fn no_tap_of_a_search_waits_and_only_the_first_ones_allocate() {
     let Some(gpu) = on_gpu::gpu(std::ptr::null_mut(), None) else {
         return;
     };
-    let Some(emulator) = Emulator::new() else {
+    let Some(_launches) = Launches::of_emulator() else {
         return;
     };
     let mut all = kinds::linears();
@@ -83,7 +34,7 @@ fn no_tap_of_a_search_waits_and_only_the_first_ones_allocate() {
     for (kinds, method) in [(&all, Method::Gradient), (&linears, Method::Fisher)] {
         let names = [c"allocations", c"synchronizations", c"device_to_host_bytes"];
         let probe = Arc::new(Probe {
-            read: Box::new(move || names.map(|name| emulator.get(name)).to_vec()),
+            read: Box::new(move || names.map(counted).to_vec()),
             moved: Mutex::default(),
         });
         let asked = Settings {
@@ -114,7 +65,7 @@ fn launches_that_fail_leave_the_model_as_it_was() {
     let Some(gpu) = on_gpu::gpu(std::ptr::null_mut(), None) else {
         return;
     };
-    let Some(emulator) = Emulator::new() else {
+    let Some(launches) = Launches::of_emulator() else {
         return;
     };
     let linears = kinds::linears()[..2].to_vec();
@@ -133,12 +84,9 @@ fn launches_that_fail_leave_the_model_as_it_was() {
         while !served {
             let mut there = Kinds::there(&gpu, kinds);
             let before = there.states();
-            emulator.set(c"reset", 0);
-            // Too many resources asked for: unlike a fault, it leaves the context usable.
-            emulator.set(c"fail_launch_error", 701);
-            emulator.set(c"fail_launch_after", after);
+            launches.fail_after(after);
             let found = there.search(asked());
-            emulator.set(c"fail_launch_after", -1);
+            launches.fail_after(-1);
             match found {
                 Ok(found) => {
                     assert_eq!(found.to_json(), want.to_json());
