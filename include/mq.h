@@ -592,8 +592,11 @@ typedef struct mq_layer_forward_fn {
     void *user_data;
     /**
      * Writes the layer's output to `y`, which has the shape and dtype of the gradient that mq_layer_grad() was
-     * called with; `x` is of the shape the layer's input had, `weight` of that of its weight. A bias may be added or
-     * left out. All three are memory of mq's, valid during the call. Returns 0 to go on; any other value stops the
+     * called with; `x` is of the shape and dtype the layer's input had, `weight` of those of its weight. A bias may be
+     * added or left out. All three are valid during the call; x and weight are only read. Of a layer in device memory
+     * they are device memory: computed on the context's stream, in order, without waiting for it. They stay valid for
+     * what is put on that stream during the call; a host that computes on another one makes it wait for the context's
+     * stream first, and the context's stream for it before it returns. Returns 0 to go on; any other value stops the
      * verb, which answers MQ_ERR_CALLBACK.
      */
     int32_t (*forward)(void *user_data,
@@ -920,7 +923,8 @@ typedef struct mq_auto_quantize_fn {
     int32_t (*forward_backward_step)(void *user_data, uint64_t step, double *loss);
     /**
      * Fills `*logits` (zeros on entry) with the logits `[.., classes]` of the forward_step before, for the method
-     * "kl_div"; the memory and `shape` stay valid until the next callback.
+     * "kl_div"; the memory and `shape` stay valid until the next callback. In host memory or on the context's device,
+     * always in the same place; there they are read in the order of its stream.
      */
     int32_t (*logits)(void *user_data, uint64_t step, struct mq_tensor *logits);
     /**
@@ -1203,12 +1207,15 @@ mq_status mq_layer_output(struct mq_layer *layer,
  *
  * @param[in] layer  The layer, whose input passed mq_layer_input() in the same step. Where a layer is used several
  *                   times in a step, gradients come in the reverse order of the inputs.
- * @param[in] grad   dL/dy, of the shape of the layer's output: `[..., out]` for a linear layer.
+ * @param[in] grad   dL/dy, of the shape of the layer's output: `[..., out]` for a linear layer. Where the layer's input
+ *                   and weight are in device memory, so is it; its dtype may be another one than theirs.
  * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for a NULL, a wrong dtype or shape; MQ_ERR_STATE for more gradients than
  *         inputs; MQ_ERR_NUMERIC for NaN or Inf; MQ_ERR_OUT_OF_MEMORY. On failure a search that is running fails
  *         with the same error, whatever the callback returns.
  *
- * The layer's formats are scored before it returns, on all threads of the context, one layer at a time.
+ * The layer's formats are scored before it returns, on all threads of the context, one layer at a time. In device memory
+ * that is put on the context's stream, and nothing is waited for: a gradient with NaN or Inf is told by the verb. The
+ * first step finds device memory to work in, which the others use again.
  */
 MQ_API
 mq_status mq_layer_grad(struct mq_layer *layer,
@@ -1645,11 +1652,10 @@ mq_status mq_auto_quantize_options_init(struct mq_auto_quantize_options *options
  * @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for a NULL, a callback that is missing, a gradient or input of a wrong shape;
  *         MQ_ERR_CONFIG for constraints, formats, rules or patterns that are not valid, and for a budget below
  *         what the most compressed formats reach (the text says how much that is); MQ_ERR_UNSUPPORTED as
- *         mq_quantize(), and for what "gradient" does not score in device memory: convolutions, layers with a
- *         `forward`, mixed dtypes; MQ_ERR_STATE for a model that is quantized, data that ends early, a backward
- *         pass without mq_layer_grad(), and a checkpoint of another search; MQ_ERR_NUMERIC for a loss, gradient,
- *         activation, weight or cost that is NaN or Inf; MQ_ERR_OUT_OF_MEMORY, saying what one layer needs;
- *         MQ_ERR_CALLBACK; MQ_ERR_CANCELLED; MQ_ERR_BUSY. On failure the model is exactly as before the call.
+ *         mq_quantize(); MQ_ERR_STATE for a model that is quantized, data that ends early, a backward pass without
+ *         mq_layer_grad(), and a checkpoint of another search; MQ_ERR_NUMERIC for a loss, gradient, activation,
+ *         weight or cost that is NaN or Inf; MQ_ERR_OUT_OF_MEMORY, saying what one layer needs; MQ_ERR_CALLBACK;
+ *         MQ_ERR_CANCELLED; MQ_ERR_BUSY. On failure the model is exactly as before the call.
  *
  * The score of a format of a group is the sum of `(dL/dy * change of y)^2` over the elements of the outputs of its
  * layers and over the steps, as the reference's; it is never above that of a format with fewer bits. The same bytes

@@ -32,7 +32,7 @@ on_emulator target/cuda-bundle/run.sh test
 MQ_BENCH_BYTES=65536 MQ_BENCH_ROUNDS=1 MQ_BENCH_SWEEP_ROWS=4 MQ_BENCH_COLUMNS=96 MQ_BENCH_ROWS=64 \
     on_emulator target/cuda-bundle/run.sh bench
 # Every launch three times, in other orders of threads: a missing barrier shows.
-MQ_MOCK_CHECK=1 on_emulator target/cuda-bundle/run.sh test golden cuda_model cuda_compress
+MQ_MOCK_CHECK=1 on_emulator target/cuda-bundle/run.sh test golden cuda_model cuda_compress cuda_search
 MQ_MOCK_CHECK=1 on_emulator target/cuda-bundle/bin/lib clipping quadratic
 step "ABI, installed packages, and the library without CUDA"
 tests/packaging/abi.sh

@@ -126,11 +126,10 @@ pub unsafe extern "C" fn mq_auto_quantize_options_init(
 /// @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for a NULL, a callback that is missing, a gradient or input of a wrong shape;
 ///         MQ_ERR_CONFIG for constraints, formats, rules or patterns that are not valid, and for a budget below
 ///         what the most compressed formats reach (the text says how much that is); MQ_ERR_UNSUPPORTED as
-///         mq_quantize(), and for what "gradient" does not score in device memory: convolutions, layers with a
-///         `forward`, mixed dtypes; MQ_ERR_STATE for a model that is quantized, data that ends early, a backward
-///         pass without mq_layer_grad(), and a checkpoint of another search; MQ_ERR_NUMERIC for a loss, gradient,
-///         activation, weight or cost that is NaN or Inf; MQ_ERR_OUT_OF_MEMORY, saying what one layer needs;
-///         MQ_ERR_CALLBACK; MQ_ERR_CANCELLED; MQ_ERR_BUSY. On failure the model is exactly as before the call.
+///         mq_quantize(); MQ_ERR_STATE for a model that is quantized, data that ends early, a backward pass without
+///         mq_layer_grad(), and a checkpoint of another search; MQ_ERR_NUMERIC for a loss, gradient, activation,
+///         weight or cost that is NaN or Inf; MQ_ERR_OUT_OF_MEMORY, saying what one layer needs; MQ_ERR_CALLBACK;
+///         MQ_ERR_CANCELLED; MQ_ERR_BUSY. On failure the model is exactly as before the call.
 ///
 /// The score of a format of a group is the sum of `(dL/dy * change of y)^2` over the elements of the outputs of its
 /// layers and over the steps, as the reference's; it is never above that of a format with fewer bits. The same bytes

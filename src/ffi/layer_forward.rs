@@ -4,7 +4,7 @@ use std::ffi::c_void;
 use std::ptr::null;
 
 use super::callback::{UserData, outcome};
-use super::tensor::{MQ_DEVICE_CPU, mq_device, mq_dtype, mq_tensor};
+use super::tensor::{mq_device, mq_dtype, mq_tensor};
 use crate::error::{Error, Result};
 use crate::model::LayerForward;
 use crate::tensor::{MAX_RANK, TensorView};
@@ -19,8 +19,11 @@ pub struct mq_layer_forward_fn {
     /// Handed back unchanged as the first argument.
     pub user_data: *mut c_void,
     /// Writes the layer's output to `y`, which has the shape and dtype of the gradient that mq_layer_grad() was
-    /// called with; `x` is of the shape the layer's input had, `weight` of that of its weight. A bias may be added or
-    /// left out. All three are memory of mq's, valid during the call. Returns 0 to go on; any other value stops the
+    /// called with; `x` is of the shape and dtype the layer's input had, `weight` of those of its weight. A bias may be
+    /// added or left out. All three are valid during the call; x and weight are only read. Of a layer in device memory
+    /// they are device memory: computed on the context's stream, in order, without waiting for it. They stay valid for
+    /// what is put on that stream during the call; a host that computes on another one makes it wait for the context's
+    /// stream first, and the context's stream for it before it returns. Returns 0 to go on; any other value stops the
     /// verb, which answers MQ_ERR_CALLBACK.
     pub forward: Option<
         unsafe extern "C" fn(
@@ -84,11 +87,8 @@ fn described(tensor: &TensorView, extents: &mut [i64; MAX_RANK]) -> mq_tensor {
         *extent = i64::try_from(*dim).unwrap_or(i64::MAX);
     }
     mq_tensor {
-        data: tensor.data().cast(),
-        device: mq_device {
-            device_type: MQ_DEVICE_CPU,
-            device_id: 0,
-        },
+        data: tensor.address() as *mut c_void,
+        device: mq_device::of(tensor.device()),
         ndim: dims.len() as i32,
         dtype: mq_dtype::of(tensor.dtype()),
         shape: extents.as_ptr(),

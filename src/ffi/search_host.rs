@@ -33,7 +33,8 @@ pub struct mq_auto_quantize_fn {
     pub forward_backward_step:
         Option<unsafe extern "C" fn(user_data: *mut c_void, step: u64, loss: *mut f64) -> i32>,
     /// Fills `*logits` (zeros on entry) with the logits `[.., classes]` of the forward_step before, for the method
-    /// "kl_div"; the memory and `shape` stay valid until the next callback.
+    /// "kl_div"; the memory and `shape` stay valid until the next callback. In host memory or on the context's device,
+    /// always in the same place; there they are read in the order of its stream.
     pub logits: Option<
         unsafe extern "C" fn(user_data: *mut c_void, step: u64, logits: *mut mq_tensor) -> i32,
     >,

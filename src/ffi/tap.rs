@@ -175,12 +175,15 @@ pub unsafe extern "C" fn mq_layer_output(
 ///
 /// @param[in] layer  The layer, whose input passed mq_layer_input() in the same step. Where a layer is used several
 ///                   times in a step, gradients come in the reverse order of the inputs.
-/// @param[in] grad   dL/dy, of the shape of the layer's output: `[..., out]` for a linear layer.
+/// @param[in] grad   dL/dy, of the shape of the layer's output: `[..., out]` for a linear layer. Where the layer's input
+///                   and weight are in device memory, so is it; its dtype may be another one than theirs.
 /// @return MQ_OK; MQ_ERR_INVALID_ARGUMENT for a NULL, a wrong dtype or shape; MQ_ERR_STATE for more gradients than
 ///         inputs; MQ_ERR_NUMERIC for NaN or Inf; MQ_ERR_OUT_OF_MEMORY. On failure a search that is running fails
 ///         with the same error, whatever the callback returns.
 ///
-/// The layer's formats are scored before it returns, on all threads of the context, one layer at a time.
+/// The layer's formats are scored before it returns, on all threads of the context, one layer at a time. In device memory
+/// that is put on the context's stream, and nothing is waited for: a gradient with NaN or Inf is told by the verb. The
+/// first step finds device memory to work in, which the others use again.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mq_layer_grad(layer: *mut mq_layer, grad: *const mq_tensor) -> mq_status {
     // SAFETY: contract above.

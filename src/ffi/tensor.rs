@@ -43,6 +43,20 @@ pub struct mq_dtype {
     pub lanes: u16,
 }
 
+impl mq_device {
+    /// Where a tensor lives.
+    pub(super) fn of(device: Device) -> Self {
+        let (device_type, device_id) = match device {
+            Device::Cpu => (MQ_DEVICE_CPU, 0),
+            Device::Cuda(index) => (MQ_DEVICE_CUDA, index),
+        };
+        Self {
+            device_type,
+            device_id,
+        }
+    }
+}
+
 impl mq_dtype {
     /// An element type as DLPack has it.
     pub(crate) fn of(dtype: DType) -> Self {

@@ -87,18 +87,6 @@ impl Machine {
         }
     }
 
-    /// For what is not done on a GPU: whether the tensor lies there, and then keeps that as its failure.
-    pub(crate) fn refuses(&self, what: &str, x: &TensorView) -> bool {
-        let Some(gpu) = self.gpu_of(x) else {
-            return false;
-        };
-        gpu.note(Err(GpuError::new(
-            GpuErrorKind::Unsupported,
-            format!("{what} is not done in device memory by this version; use tensors in host memory for it"),
-        )));
-        true
-    }
-
     /// Errors when a tensor is none that this machine can work on: on a device that the context does not have, or at an
     /// address that is not of that device; or, if there is a GPU, of a device when it is said to be the host's.
     pub fn check_place(&self, x: &TensorView) -> Result<(), GpuError> {

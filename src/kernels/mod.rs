@@ -3,7 +3,8 @@
 //!
 //! Kernels know nothing of layers. They are *exact*, the same bits on every instruction set and for every
 //! number of threads, but for the *reducing* ones: `gram`, `quadratic` and `clipping`, the sums of `channel_stats` and
-//! `channel_squares`, and the sums of errors in `fake_quant`. Those have the same bits for every number of threads and state the
+//! `channel_squares`, `perturbation`, `divergence`, and the sums of errors in `fake_quant`. Those have the same bits for
+//! every number of threads and state the
 //! bound of their error.
 
 pub mod absmax;
@@ -16,6 +17,7 @@ pub mod clipping;
 pub mod copy;
 pub mod cuda;
 pub mod difference;
+pub mod divergence;
 mod element;
 pub mod fake_quant;
 pub(crate) mod fetch;

@@ -216,6 +216,13 @@ impl Slot {
         }
     }
 
+    /// What a tensor is multiplied with before anything else, by channel.
+    pub(crate) fn pre_quant_scale(&self) -> Option<Arc<[f32]>> {
+        let state = self.state();
+        let first = state.members().first();
+        first.and_then(|quantizer| quantizer.pre_quant_scale.clone())
+    }
+
     /// The one quantizer a handle means.
     pub fn one(&self, member: Option<usize>) -> Result<Arc<Quantizer>> {
         let mut members = self.members(member)?;

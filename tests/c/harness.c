@@ -9,6 +9,7 @@ int main(int argc, char **argv) {
     CHECK(mq_abi_version() == MQ_ABI_VERSION);
     if (argc > 1 && strcmp(argv[1], "cuda") == 0) {
         test_cuda();
+        test_cuda_search();
         return check_report();
     }
     test_context();
@@ -43,6 +44,7 @@ int main(int argc, char **argv) {
     test_auto_quantize_memory();
     test_auto_quantize_kinds();
     test_cuda();
+    test_cuda_search();
     test_callbacks();
     test_release();
     test_busy();

@@ -34,6 +34,7 @@ void test_auto_quantize_runs(void);
 void test_auto_quantize_memory(void);
 void test_auto_quantize_kinds(void);
 void test_cuda(void);
+void test_cuda_search(void);
 void test_callbacks(void);
 void test_release(void);
 void test_busy(void);

@@ -182,6 +182,109 @@ def test_a_model_is_that_of_host_memory(config):
     assert not borrowed.exports
 
 
+def searched(device, method, place):
+    """The scores of a convolution and of a linear layer of mixed dtypes."""
+    model = mq.Model(device=device)
+    images = [matrix(2 * 4, 6 * 5, seed).reshape(2, 4, 6, 5) for seed in (1, 2)]
+    rows = [matrix(7, 12, seed, "bfloat16") for seed in (3, 4)]
+    kernel = matrix(6, 2 * 9, 5).reshape(6, 2, 3, 3)
+    conv = model.add_layer("conv2d", "conv", place(kernel), padding=1)
+    linear = model.add_layer("linear", "linear", place(matrix(8, 12, 6)))
+    gradients = [
+        place(matrix(2 * 6, 30, 7).reshape(2, 6, 6, 5)),
+        place(matrix(7, 8, 8, "float16")),
+    ]
+    images, rows = [place(x) for x in images], [place(x) for x in rows]
+
+    def forward(at):
+        seen = conv.input(images[at]), linear.input(rows[at])
+        host = [x.get() if hasattr(x, "get") else x for x in seen]
+        logits = np.float32(host[0].reshape(8, 30)[:, :12]) + np.float32(host[1]).sum(0)
+        return place(np.ascontiguousarray(logits))
+
+    def backward(at):
+        forward(at)
+        for layer, gradient in zip((linear, conv), reversed(gradients)):
+            layer.grad(gradient)
+        return 1.0
+
+    state = model.auto_quantize(
+        {"effective_bits": 12},
+        ["INT8_DEFAULT_CFG", "FP8_DEFAULT_CFG"],
+        range(2),
+        method=method,
+        forward_step=forward,
+        forward_backward_step=None if method == "kl_div" else backward,
+    )
+    stats = state["candidate_stats"]
+    return {name: one["scores"] for name, one in stats.items()}
+
+
+@pytest.mark.parametrize("method", ["gradient", "kl_div"])
+def test_a_search_has_the_scores_of_host_memory(method, cupy):
+    want = searched(None, method, np.copy)
+    for cupy.ptr in (0, gpu_array.new_stream()):
+        got = searched("cuda", method, on_gpu)
+        assert got.keys() == want.keys()
+        for name, scores in want.items():
+            assert scores[0] > 0
+            np.testing.assert_allclose(got[name], scores, rtol=1e-4, err_msg=name)
+
+
+def computed(device, place, compute, dtype="float32"):
+    """The score of a layer that the caller computes."""
+    model = mq.Model(device=device)
+    weight = place(matrix(4, 8, 1))
+    layer = model.add_layer("generic", "scale", weight, forward=compute)
+    x, g = place(matrix(5, 8, 2, "bfloat16")), place(matrix(5, 8, 3, dtype))
+
+    def backward(_):
+        layer.input(x)
+        layer.grad(g)
+        return 1.0
+
+    state = model.auto_quantize(
+        {"effective_bits": 16},
+        ["INT8_DEFAULT_CFG"],
+        [0],
+        forward_step=lambda _: layer.input(x),
+        forward_backward_step=backward,
+    )
+    return state["candidate_stats"]["scale.quant_recipe"]["scores"]
+
+
+def scaled(x, w):
+    return np.float32(x) * np.float32(w).sum(0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_layer_is_computed_by_the_library_of_its_weight(dtype, cupy):
+    seen = []
+
+    def there(x, w):
+        assert isinstance(x, gpu_array.ndarray)
+        assert isinstance(w, gpu_array.ndarray)
+        seen.append((x.get(), w.get()))
+        return on_gpu(scaled(*seen[-1]).astype(dtype))
+
+    want = computed(None, np.copy, lambda x, w: scaled(x, w).astype(dtype), dtype)
+    cupy.ptr = gpu_array.new_stream()
+    got = computed("cuda", on_gpu, there, dtype)
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+    assert want[0] > 0
+    assert_same_bits(seen[0][0], matrix(5, 8, 2, "bfloat16"))
+    assert_same_bits(seen[0][1], matrix(4, 8, 1))
+
+
+def test_what_a_layer_that_is_computed_there_gives_is_checked():
+    with pytest.raises(ValueError, match="forward of scale gave is bfloat16"):
+        computed("cuda", on_gpu, lambda x, w: x)
+    with pytest.raises(mq.MqError, match="host memory"):
+        computed("cuda", on_gpu, lambda x, w: np.zeros((5, 8), np.float32))
+    with pytest.raises(ZeroDivisionError):
+        computed("cuda", on_gpu, lambda x, w: 1 // 0)
+
+
 def test_a_weight_is_packed_where_it_is():
     weight = matrix(32, 64, 9)
     host, device = mq.Model(threads=1), mq.Model(device="cuda:0")

@@ -185,6 +185,31 @@ def test_a_search(method):
     assert not torch.equal(model(x), mlp()(x))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_search_of_convolutions_of_which_torch_computes_one(dtype):
+    torch.manual_seed(3)
+    layers = [nn.Conv2d(8, 16, 3, padding=1, groups=2), nn.ConvTranspose2d(16, 8, 2, stride=2)]
+    model = nn.Sequential(layers[0], nn.ReLU(), layers[1]).to(dtype)
+    batches = [torch.randn(2, 8, 9, 9, dtype=dtype) for _ in range(2)]
+
+    def search(model, batches):
+        return mtq.auto_quantize(
+            model,
+            constraints={"effective_bits": 12.0},
+            quantization_formats=["INT8_DEFAULT_CFG", "FP8_DEFAULT_CFG"],
+            data_loader=batches,
+            forward_step=lambda m, batch: m(batch),
+            loss_func=lambda y, batch: y.float().square().sum(),
+        )[1]["candidate_stats"]
+
+    expected = search(copy.deepcopy(model), batches)
+    found = search(model.to(DEVICE), on_gpu(batches))
+    assert found.keys() == expected.keys()
+    for group, stats in expected.items():
+        assert found[group]["scores"] == pytest.approx(stats["scores"], rel=0.1), group
+        assert stats["scores"][0] > 0, group
+
+
 def test_gradients_pass():
     model, x = mlp(), data().requires_grad_()
     mtq.quantize(model, mtq.INT8_SMOOTHQUANT_CFG, lambda m: m(x.detach()))

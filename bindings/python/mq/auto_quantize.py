@@ -107,9 +107,7 @@ class AutoQuantize(Registry):
             StateError: the model is quantized, data ends early, the backward pass did not call
                 `Layer.grad`, or the checkpoint is of another search.
             NumericError: a loss, gradient, activation, weight or cost is NaN or Inf.
-            UnsupportedError: as `quantize`, and for what "gradient" does not score in device
-                memory: convolutions, layers with a `forward`, mixed dtypes.
-            OutOfMemoryError, CancelledError: as `quantize`.
+            UnsupportedError, OutOfMemoryError, CancelledError: as `quantize`.
             Whatever the functions or the loader raise, unchanged. The model is then as before.
         """
         texts = {
@@ -124,7 +122,13 @@ class AutoQuantize(Registry):
         score = search_host.steps(num_score_steps, "num_score_steps", 128, data_loader)
         options = search.options(texts, calib, score, verbose, all_layers)
         host = search_host.host(
-            data_loader, forward_step, loss_func, backward, forward_backward_step, logits
+            data_loader,
+            forward_step,
+            loss_func,
+            backward,
+            forward_backward_step,
+            logits,
+            self._owner.follow,
         )
         with self._in_place() as model:
             _lib.call_verb(abi.mq_auto_quantize, model, options, host, search_host.cost(cost))

@@ -14,6 +14,7 @@ from . import device as devices
 from ._handle import ModelHandle
 from ._lib import interface as abi
 from .layer import Layer
+from .lent import Lender
 from .quantizer import Quantizer
 from .tensors import Array, Operand
 
@@ -158,7 +159,8 @@ class Registry:
             forward: for `auto_quantize`, where the library cannot compute the layer ("generic",
                 "conv_transpose*", padding with other than zeros): `forward(x, weight)` returns the
                 layer's output, with or without the bias, for arrays of the shapes and dtypes that
-                the layer's input and weight have. Its exceptions come out of `Layer.grad`.
+                the layer's input and weight have. Its exceptions come out of `Layer.grad`. On a GPU
+                it gets arrays of the weight's library, and returns one of the gradient's dtype.
 
         Raises:
             TypeError: not a numpy array, or another dtype; `forward` is no function.
@@ -200,7 +202,10 @@ class Registry:
             views = {
                 member: None if array is None else array.view for member, array in arrays.items()
             }
-            handle, kept = _lib.add_layer(model, code, views, names, flags, convolution, forward)
+            lender = None if forward is None else Lender(self._owner, weight)
+            handle, kept = _lib.add_layer(
+                model, code, views, names, flags, convolution, forward, lender
+            )
             self._owner.borrow(*arrays.values(), kept)
         weight_in, bias_in = arrays.pop("weight"), arrays.pop("bias")
         norms = {f"the {what} of {name}": norm for what, norm in arrays.items() if norm}

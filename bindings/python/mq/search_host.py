@@ -64,8 +64,12 @@ def host(
     backward: Callable[[Any, Any], object] | None,
     forward_backward_step: Callable[[Any], float] | None,
     logits: Callable[[Any, Any], Any] | None,
+    follow: Callable[[tensors.Operand], None],
 ) -> _lib.Callback | None:
-    """The callbacks of a search; None when there are none."""
+    """The callbacks of a search; None when there are none.
+
+    `follow` puts the library's work on the stream that logits on a GPU come from.
+    """
     functions = {
         "forward_step": forward_step,
         "loss_func": loss_func,
@@ -90,7 +94,9 @@ def host(
     def shown() -> _lib.View:
         found = outputs[0] if logits is None else logits(outputs[0], batches.batch)
         what = "the output of forward_step" if logits is None else "what logits returned"
-        return tensors.activation(found, what).view
+        shown = tensors.activation(found, what)
+        follow(shown)
+        return shown.view
 
     def of_output(function: Callable[[Any, Any], Any] | None) -> Callable[[], Any] | None:
         return None if function is None else lambda: function(outputs[0], batches.batch)

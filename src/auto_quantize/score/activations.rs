@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, Result};
-use crate::kernels::cuda::DeviceBuffer;
+use crate::kernels::cuda::{DeviceBuffer, Gpu};
 use crate::kernels::{Machine, copy};
 use crate::model::Observer;
 use crate::tensor::TensorView;
@@ -22,7 +22,7 @@ pub(super) struct Kept {
 /// Where a copy lies: where the activation does.
 enum Memory {
     Host(Vec<f32>),
-    Device(#[allow(dead_code, reason = "freed when it is dropped")] DeviceBuffer),
+    Device(DeviceBuffer),
 }
 
 /// One activation, and the layers that read it.
@@ -89,6 +89,8 @@ struct Used {
     workspace: u64,
     /// Memory of earlier steps.
     free: Vec<Vec<f32>>,
+    /// The same on a GPU.
+    free_there: Vec<DeviceBuffer>,
 }
 
 impl Store {
@@ -135,7 +137,7 @@ impl Store {
     fn keep(&self, machine: &Machine, x: &TensorView, name: &str) -> Result<Kept> {
         let (memory, view) = match machine.gpu_of(x) {
             Some(gpu) => {
-                let memory = DeviceBuffer::new(gpu, x.size_bytes())?;
+                let memory = self.device_memory(gpu, x.size_bytes())?;
                 let view = x.at_address(memory.address());
                 (Memory::Device(memory), view)
             }
@@ -150,6 +152,18 @@ impl Store {
             _memory: memory,
             view,
         })
+    }
+
+    /// Allocated in the first step alone, where those that follow are like it.
+    fn device_memory(&self, gpu: &Arc<Gpu>, bytes: usize) -> Result<DeviceBuffer> {
+        let mut used = self.lock();
+        let fits = used.free_there.iter().position(|free| free.len() == bytes);
+        let free = fits.map(|at| used.free_there.swap_remove(at));
+        drop(used);
+        match free {
+            Some(free) => Ok(free),
+            None => Ok(DeviceBuffer::new(gpu, bytes)?),
+        }
     }
 
     fn host_memory(&self, x: &TensorView, name: &str) -> Result<Vec<f32>> {
@@ -175,15 +189,19 @@ impl Store {
         for kept in kept {
             used.bytes -= kept.view.size_bytes() as u64;
             // Somebody who is still scoring it frees it himself.
-            if let Some(Memory::Host(memory)) = Arc::into_inner(kept).map(|kept| kept._memory) {
-                used.free.push(memory);
+            match Arc::into_inner(kept).map(|kept| kept._memory) {
+                Some(Memory::Host(memory)) => used.free.push(memory),
+                Some(Memory::Device(memory)) => used.free_there.push(memory),
+                None => {}
             }
         }
     }
 
     /// Frees memory that no activation of the last run was of use for.
     pub fn trim(&self) {
-        self.lock().free.clear();
+        let used = &mut *self.lock();
+        used.free.clear();
+        used.free_there.clear();
     }
 }
 

@@ -2,38 +2,56 @@
 
 use std::sync::Arc;
 
+use super::change_on_gpu::OnGpu;
 use super::products::Products;
+use super::tally::Tally;
 use super::work::Work;
 use crate::error::{Error, Result};
 use crate::kernels::Machine;
 use crate::kernels::perturbation;
-use crate::model::{Layer, LayerKind};
+use crate::model::{Layer, LayerForward, LayerKind};
 use crate::tensor::TensorView;
 
-/// `Σ (g ∘ Δy)²` of each of `candidates`, the layer as the shadows have it. `x` entered the layer, `g` is the
+/// Adds `Σ (g ∘ Δy)²` of each of `candidates`, the layer as the shadows have it. `x` entered the layer, `g` is the
 /// gradient of the loss at what left it; both are whole.
-pub(super) fn scores(
+pub(super) fn add_scores(
     machine: &Machine,
     layer: &Layer,
     candidates: &[Arc<Layer>],
-    x: &TensorView,
-    g: &TensorView,
+    [x, g]: [&TensorView; 2],
+    work: &mut Work,
+    tally: &mut Tally,
+) -> Result<()> {
+    let weight = layer.spec().weight.ok_or_else(|| not_computable(layer))?;
+    let products = Products::of(layer, x, g)?;
+    if let Some(gpu) = machine.gpu_of(x) {
+        let tensors = [x, &weight, g];
+        let change = OnGpu::new(machine, gpu, layer, candidates, tensors)?;
+        return match &products {
+            Some(products) => change.add_scores(products, work, tally),
+            None => change.add_by_host(forward_of(layer)?, work, tally),
+        };
+    }
+    super::check_gradient(machine, layer.name(), g)?;
+    let found = match products {
+        Some(products) => {
+            let operands = [x, &weight, g];
+            scores(machine, &products, candidates, operands, work)
+        }
+        None => by_host(machine, layer, candidates, [x, &weight, g], work),
+    };
+    tally.add(&found?);
+    Ok(())
+}
+
+/// The scores of a layer that is made of products.
+fn scores(
+    machine: &Machine,
+    products: &Products,
+    candidates: &[Arc<Layer>],
+    [x, weight, g]: [&TensorView; 3],
     work: &mut Work,
 ) -> Result<Vec<f64>> {
-    super::check_gradient(machine, layer.name(), g)?;
-    let weight = layer.spec().weight.ok_or_else(|| not_computable(layer))?;
-    let Some(products) = Products::of(layer, x, g)? else {
-        if machine.refuses(
-            "the search for formats of a layer with a forward of the host's",
-            x,
-        ) {
-            return Ok(vec![0.0; candidates.len()]);
-        }
-        return by_host(machine, layer, candidates, [x, &weight, g], work);
-    };
-    if let Some(gpu) = machine.gpu_of(x) {
-        return super::change_on_gpu::scores(gpu, layer, candidates, [x, &weight, g], &products);
-    }
     let sizes = products.sizes;
     let mut scores = vec![0.0; candidates.len()];
     if x.count() == 0 || g.count() == 0 {
@@ -42,7 +60,7 @@ pub(super) fn scores(
     // A group of a convolution is a product of its own; what they share is made ready once.
     let count = sizes.tokens * sizes.outputs;
     let input = work.x.load(machine, x)?;
-    let kernel = work.weight.load(machine, &weight)?;
+    let kernel = work.weight.load(machine, weight)?;
     let y = work.product.floats(products.groups * count)?;
     for (group, y) in y.chunks_exact_mut(count).enumerate() {
         let rows = products.input_of(machine, group, input, &mut work.patches)?;
@@ -51,9 +69,9 @@ pub(super) fn scores(
     let g = work.g.load(machine, g)?;
     for (score, candidate) in scores.iter_mut().zip(candidates) {
         candidate.input(*x, Some(work.x.like(machine, x)?))?;
-        candidate.weight_into(work.weight.like(machine, &weight)?)?;
+        candidate.weight_into(work.weight.like(machine, weight)?)?;
         let input = work.x.written(machine, x)?;
-        let kernel = work.weight.written(machine, &weight)?;
+        let kernel = work.weight.written(machine, weight)?;
         for (group, y) in y.chunks_exact(count).enumerate() {
             let rows = products.input_of(machine, group, input, &mut work.patches)?;
             let g = products.output_of(group, g, &mut work.channels)?;
@@ -64,6 +82,11 @@ pub(super) fn scores(
     Ok(scores)
 }
 
+fn forward_of(layer: &Layer) -> Result<&dyn LayerForward> {
+    let forward = layer.spec().forward.as_deref();
+    forward.ok_or_else(|| not_computable(layer))
+}
+
 /// The host computes the layer for each candidate.
 fn by_host(
     machine: &Machine,
@@ -72,11 +95,7 @@ fn by_host(
     [x, weight, g]: [&TensorView; 3],
     work: &mut Work,
 ) -> Result<Vec<f64>> {
-    let forward = layer
-        .spec()
-        .forward
-        .as_ref()
-        .ok_or_else(|| not_computable(layer))?;
+    let forward = forward_of(layer)?;
     forward.forward(x, Some(weight), &work.y.like(machine, g)?)?;
     let y = work.y.written(machine, g)?;
     let gradient = work.g.load(machine, g)?;

@@ -5,6 +5,9 @@ use super::{Resumed, Scores, Scoring};
 use crate::auto_quantize::checkpoint::Checkpoint;
 use crate::auto_quantize::host::{Host, fetch};
 use crate::error::{Error, Result};
+use crate::kernels::Machine;
+use crate::kernels::divergence;
+use crate::kernels::divergence::cuda::Distribution;
 use crate::model::Mode;
 use crate::tensor::TensorView;
 
@@ -30,7 +33,8 @@ pub(super) fn run(
 }
 
 fn run_step(scoring: &Scoring, host: &mut dyn Host, step: u64, scores: &mut Scores) -> Result<()> {
-    let original = LogProbabilities::of(&logits(scoring, host, step)?)?;
+    let machine = scoring.model.context().machine();
+    let original = LogProbabilities::of(machine, &logits(scoring, host, step)?, true)?;
     original.check(step)?;
     let searched = scoring.groups.iter().zip(scores.iter_mut());
     for (group, scores) in searched.filter(|(group, _)| !group.is_disabled) {
@@ -39,15 +43,8 @@ fn run_step(scoring: &Scoring, host: &mut dyn Host, step: u64, scores: &mut Scor
             for slot in slots() {
                 slot.replace(scoring.formats.state(recipe, slot)?);
             }
-            let changed = LogProbabilities::of(&logits(scoring, host, step)?)?;
-            let found = original.divergence(&changed).ok_or_else(|| {
-                Error::InvalidArgument(format!(
-                    "the logits of step {step} have shape {:?} once `{}` is quantized, {:?} before",
-                    changed.shape,
-                    group.name(),
-                    original.shape
-                ))
-            })?;
+            let changed = LogProbabilities::of(machine, &logits(scoring, host, step)?, false)?;
+            let found = original.divergence(&changed, step, group.name())?;
             if !found.is_finite() {
                 return Err(Error::Numeric(format!(
                     "the logits of step {step} hold NaN or Inf once `{}` is quantized to {}",
@@ -76,38 +73,48 @@ fn logits(scoring: &Scoring, host: &mut dyn Host, step: u64) -> Result<TensorVie
     host.logits(step)
 }
 
-/// `log_softmax` over the last axis.
+/// The logarithms of probabilities over the last axis, where the logits lie.
 struct LogProbabilities {
     shape: Vec<usize>,
-    values: Vec<f32>,
+    values: Values,
+}
+
+enum Values {
+    Host(Vec<f32>),
+    Device(Distribution),
 }
 
 impl LogProbabilities {
-    fn of(logits: &TensorView) -> Result<Self> {
+    /// Of logits that the host may write over once they are `kept`.
+    fn of(machine: &Machine, logits: &TensorView, is_kept: bool) -> Result<Self> {
+        machine
+            .check_place(logits)
+            .map_err(|error| error.of("logits"))?;
         let shape = logits.shape().dims().to_vec();
-        let mut values = logits.host_values().map_err(Error::InvalidArgument)?;
         let classes = shape.last().copied().unwrap_or(1).max(1);
-        for row in values.chunks_exact_mut(classes) {
-            let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            // In f64, for two large numbers may be further apart than f32 reaches.
-            let below = |x: f32| f64::from(x) - f64::from(largest);
-            let sum: f64 = row.iter().map(|x| below(*x).exp()).sum();
-            let shift = sum.ln();
-            for x in row {
-                *x = (below(*x) - shift) as f32;
+        let values = match machine.gpu_of(logits) {
+            Some(gpu) => Values::Device(Distribution::new(gpu, logits, is_kept)?),
+            None => {
+                let mut values = logits.to_f32();
+                divergence::log_softmax(&mut values, classes);
+                Values::Host(values)
             }
-        }
+        };
         Ok(Self { shape, values })
     }
 
     fn check(&self, step: u64) -> Result<()> {
-        if self.values.is_empty() || self.shape.is_empty() {
+        if self.shape.is_empty() || self.shape.contains(&0) {
             return Err(Error::InvalidArgument(format!(
                 "the logits of step {step} have shape {:?}, expected [.., classes]",
                 self.shape
             )));
         }
-        match self.values.iter().any(|x| x.is_nan()) {
+        let is_flawed = match &self.values {
+            Values::Host(values) => values.iter().any(|x| x.is_nan()),
+            Values::Device(values) => values.is_flawed()?,
+        };
+        match is_flawed {
             false => Ok(()),
             true => Err(Error::Numeric(format!(
                 "the logits of step {step} of the unquantized model hold NaN or Inf"
@@ -115,15 +122,21 @@ impl LogProbabilities {
         }
     }
 
-    /// None: of another shape.
-    fn divergence(&self, changed: &Self) -> Option<f64> {
+    /// How far these are from those of the model with one group quantized.
+    fn divergence(&self, changed: &Self, step: u64, group: &str) -> Result<f64> {
         if self.shape != changed.shape {
-            return None;
+            return Err(Error::InvalidArgument(format!(
+                "the logits of step {step} have shape {:?} once `{group}` is quantized, {:?} before",
+                changed.shape, self.shape
+            )));
         }
-        let pairs = self.values.iter().zip(&changed.values);
-        // A class that is masked with -inf takes no part, as p log p is zero there.
-        let possible = pairs.filter(|(p, _)| **p > f32::NEG_INFINITY);
-        let terms = possible.map(|(p, q)| f64::from(*p).exp() * (f64::from(*p) - f64::from(*q)));
-        Some(terms.sum())
+        match (&self.values, &changed.values) {
+            (Values::Host(p), Values::Host(q)) => Ok(divergence::of(p, q)),
+            (Values::Device(p), Values::Device(q)) => Ok(p.divergence(q)?),
+            _ => Err(Error::InvalidArgument(format!(
+                "the logits of step {step} are in host memory once and in device memory another time; bring them in one \
+                 place (`{group}` is quantized)"
+            ))),
+        }
     }
 }

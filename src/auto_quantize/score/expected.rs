@@ -8,12 +8,15 @@
 //! With a `pre_quant_scale` p, which the format divides its weight by, Ŵ and e are meant without it: both are put back
 //! into the units of x.
 
+use std::sync::Arc;
+
 use super::moments::Sums;
 use super::work::Values;
 use crate::error::{Error, Result};
 use crate::kernels::{Machine, quadratic};
 use crate::model::Layer;
 use crate::observe::InputSummary;
+use crate::tensor::TensorView;
 
 /// Rows of a weight that are a task.
 const ROWS: usize = 128;
@@ -45,42 +48,55 @@ fn not_negative(form: f64) -> f64 {
 }
 
 impl Expected<'_> {
-    /// The score of the format that `candidate` is on.
-    pub fn score(
+    /// The scores of the formats that the candidates are on.
+    pub fn scores(
         &self,
         layer: &Layer,
-        candidate: &Layer,
-        format: usize,
+        candidates: &[Arc<Layer>],
         work: &mut [Values; 2],
-    ) -> Result<f64> {
+    ) -> Result<Vec<f64>> {
         let missing = || {
             Error::Internal(format!(
                 "layer `{}` is scored without a weight",
                 layer.name()
             ))
         };
-        let view = layer.spec().weight.ok_or_else(missing)?;
-        let (outputs, inputs) = (view.shape().dims()[0], view.shape().dims()[1]);
-        if self.input.tokens == 0 || view.count() == 0 {
-            return Ok(0.0);
+        let weight = layer.spec().weight.ok_or_else(missing)?;
+        if self.input.tokens == 0 || weight.count() == 0 {
+            return Ok(vec![0.0; candidates.len()]);
         }
+        // The statistics are means over the tokens of a batch.
+        let tokens = self.input.tokens as f64 / self.input.batches.max(1) as f64;
+        let found = match self.machine.gpu_of(&weight) {
+            Some(gpu) => self.on_gpu(gpu, candidates, &weight, &mut work[1])?,
+            None => {
+                let numbered = candidates.iter().enumerate();
+                let scores = numbered
+                    .map(|(format, candidate)| self.score(candidate, format, &weight, work));
+                scores.collect::<Result<_>>()?
+            }
+        };
+        Ok(found.iter().map(|score| tokens * score).collect())
+    }
+
+    /// The score of the format that `candidate` is on, for a token.
+    fn score(
+        &self,
+        candidate: &Layer,
+        format: usize,
+        view: &TensorView,
+        work: &mut [Values; 2],
+    ) -> Result<f64> {
+        let (outputs, inputs) = (view.shape().dims()[0], view.shape().dims()[1]);
         let [own, changed] = work;
-        candidate.weight_into(changed.like(self.machine, &view)?)?;
+        candidate.weight_into(changed.like(self.machine, view)?)?;
         let (own, changed) = (
-            own.load(self.machine, &view)?,
-            changed.written(self.machine, &view)?,
+            own.load(self.machine, view)?,
+            changed.written(self.machine, view)?,
         );
-        let state = candidate.input_slot().state();
-        let factors = state
-            .members()
-            .first()
-            .and_then(|q| q.pre_quant_scale.clone());
+        let factors = candidate.input_slot().pre_quant_scale();
         let factor = |i: usize| factors.as_ref().map_or(1.0, |factors| factors[i]);
-        let errors = self
-            .sums
-            .errors
-            .get(format)
-            .filter(|errors| !errors.is_empty());
+        let errors = self.errors(format);
         let gram = self.input.gram.on_host()?;
         let rows = self.machine.map(outputs.div_ceil(ROWS), |task| {
             let first = task * ROWS;
@@ -108,12 +124,17 @@ impl Expected<'_> {
                 })
                 .sum::<f64>()
         });
-        // The statistics are means over the tokens of a batch.
-        let tokens = self.input.tokens as f64 / self.input.batches.max(1) as f64;
-        Ok(tokens * rows.iter().sum::<f64>())
+        Ok(rows.iter().sum())
     }
 
-    fn weight(&self, output: usize) -> f64 {
+    /// The squares of what a format changes in the input, by channel; None: nothing.
+    pub(super) fn errors(&self, format: usize) -> Option<&Vec<f64>> {
+        let errors = self.sums.errors.get(format);
+        errors.filter(|errors| !errors.is_empty())
+    }
+
+    /// What the error of an output counts.
+    pub(super) fn weight(&self, output: usize) -> f64 {
         match self.weighted {
             true => self.sums.gradients[output] / self.sums.gradient_tokens.max(1) as f64,
             false => 1.0,

@@ -6,6 +6,7 @@ use std::cell::Cell;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::activations::{Activation, Ended, InputTap, Store};
+use super::tally::Tally;
 use super::work::Work;
 use super::{Resumed, Scores, Scoring, change};
 use crate::auto_quantize::checkpoint::Checkpoint;
@@ -39,13 +40,13 @@ struct Scored {
     /// What it reads, and its place among the readers.
     activation: Arc<Activation>,
     reader: usize,
-    /// Of the present step, by recipe.
-    sums: Mutex<Vec<f64>>,
+    /// Of the present step.
+    tally: Mutex<Tally>,
 }
 
 impl Scored {
-    fn sums(&self) -> MutexGuard<'_, Vec<f64>> {
-        self.sums.lock().unwrap_or_else(PoisonError::into_inner)
+    fn tally(&self) -> MutexGuard<'_, Tally> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn reads(&self, activation: &Arc<Activation>) -> bool {
@@ -84,7 +85,7 @@ impl Watch {
                     group: *group,
                     activation: Arc::clone(&activation),
                     reader,
-                    sums: Mutex::new(vec![0.0; scoring.formats.count()]),
+                    tally: Mutex::new(Tally::new(scoring.formats.count())),
                 });
                 let weighed = Arc::clone(layer);
                 layer.input_slot().set_observer(Some(Arc::new(InputTap {
@@ -151,6 +152,9 @@ impl Watch {
             // A host that was told to stop may end its pass with any value.
             scoring.model.shared().check_cancelled()?;
             super::check_loss(loss, step)?;
+            // The taps put work on a GPU's stream; this is where it is waited for.
+            let mut scored = self.scored.iter();
+            scored.try_for_each(|scored| scored.tally().settle(scored.layer.name()))?;
             for activation in &self.activations {
                 let ended = activation.end_run();
                 let all = self.scored.iter().zip(used.iter_mut());
@@ -158,7 +162,7 @@ impl Watch {
                     let (called, answered) = match &ended {
                         Ended::Now(readers) => readers[scored.reader],
                         Ended::PutOff => {
-                            scored.sums().fill(0.0);
+                            scored.tally().clear();
                             continue;
                         }
                         Ended::Before => continue,
@@ -188,9 +192,9 @@ impl Watch {
     /// Adds the sums of a step in the order of the layers, whichever came first.
     fn add_to(&self, scores: &mut Scores) {
         for scored in &self.scored {
-            let mut sums = scored.sums();
-            for (score, sum) in scores[scored.group].iter_mut().zip(sums.iter_mut()) {
-                *score += std::mem::take(sum);
+            let found = scored.tally().take();
+            for (score, sum) in scores[scored.group].iter_mut().zip(found) {
+                *score += sum;
             }
         }
     }
@@ -228,20 +232,14 @@ impl GradientObserver for GradientTap {
             return Ok(());
         };
         let mut work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = change::scores(
+        change::add_scores(
             machine,
             &scored.layer,
             &scored.candidates,
-            &kept.view,
-            g,
+            [&kept.view, g],
             &mut work,
-        )?;
-        drop(work);
-        let mut sums = scored.sums();
-        for (sum, found) in sums.iter_mut().zip(found) {
-            *sum += found;
-        }
-        Ok(())
+            &mut scored.tally(),
+        )
     }
 }
 

@@ -5,10 +5,13 @@ mod change;
 mod change_on_gpu;
 mod divergence;
 mod expected;
+mod expected_on_gpu;
 mod gradient;
 mod moments;
+mod moments_on_gpu;
 mod products;
 mod statistics;
+mod tally;
 mod work;
 
 use std::collections::HashMap;
@@ -180,6 +183,13 @@ fn check_gradient(machine: &Machine, layer: &str, g: &TensorView) -> Result<()> 
             g.shape()
         ))),
     }
+}
+
+/// The same of a gradient on a GPU, where only the position was noted.
+fn flawed_gradient(layer: &str, position: u64) -> Error {
+    Error::Numeric(format!(
+        "layer `{layer}`: NaN or Inf at element {position} of a gradient; scores need finite gradients"
+    ))
 }
 
 /// Refuses the loss of a step whose gradients would be worth nothing.

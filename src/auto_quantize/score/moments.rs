@@ -3,8 +3,10 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::moments_on_gpu::{OnGpu, Shared};
 use super::work::Buffer;
 use crate::error::{Error, Result};
+use crate::kernels::cuda::Gpu;
 use crate::kernels::{Machine, channel_squares};
 use crate::model::{GradientObserver, Layer, Observer, Slot};
 use crate::observe::{Gate, InputStatistics, tokens};
@@ -18,6 +20,10 @@ pub(super) struct Moments {
     sums: Mutex<Sums>,
     /// A quantized input.
     scratch: Mutex<Buffer>,
+    /// What a GPU has seen, and is not fetched yet.
+    there: Mutex<Option<OnGpu>>,
+    /// What layers on a GPU share, which are worked on one after the other.
+    shared: Arc<Mutex<Shared>>,
 }
 
 /// Of the tokens that passed.
@@ -36,7 +42,12 @@ pub(super) struct Sums {
 
 impl Moments {
     /// Nothing seen yet.
-    pub fn new(layer: &Arc<Layer>, candidates: &[Arc<Layer>], outputs: usize) -> Self {
+    pub fn new(
+        layer: &Arc<Layer>,
+        candidates: &[Arc<Layer>],
+        outputs: usize,
+        shared: &Arc<Mutex<Shared>>,
+    ) -> Self {
         let formats: Vec<Arc<Slot>> = candidates
             .iter()
             .map(|layer| Arc::clone(layer.input_slot()))
@@ -56,6 +67,8 @@ impl Moments {
             formats,
             sums: Mutex::new(sums),
             scratch: Mutex::default(),
+            there: Mutex::default(),
+            shared: Arc::clone(shared),
         }
     }
 
@@ -68,9 +81,31 @@ impl Moments {
         self.sums.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What was summed up; nothing is left.
-    pub fn take(&self) -> Sums {
-        std::mem::take(&mut *self.lock())
+    /// What was summed up; nothing is left. Waits for a GPU that has seen some of it; errors when a gradient there was not
+    /// finite.
+    pub fn take(&self) -> Result<Sums> {
+        let mut sums = std::mem::take(&mut *self.lock());
+        let mut there = self.there.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(there) = there.take() {
+            there.add_to(self.layer.name(), &mut sums)?;
+        }
+        Ok(sums)
+    }
+
+    /// Calls `work` with what a GPU sums up; the first call finds the memory.
+    fn on_gpu(
+        &self,
+        gpu: &Arc<Gpu>,
+        sums: &Sums,
+        work: impl FnOnce(&OnGpu, &mut Shared) -> Result<()>,
+    ) -> Result<()> {
+        let mut there = self.there.lock().unwrap_or_else(PoisonError::into_inner);
+        let there = match &mut *there {
+            Some(there) => there,
+            none => none.insert(OnGpu::new(gpu, &self.formats, sums)?),
+        };
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        work(there, &mut shared)
     }
 
     fn enter(&self, machine: &Machine, x: &TensorView) -> Result<()> {
@@ -81,6 +116,11 @@ impl Moments {
         if tokens == 0 {
             return Ok(());
         }
+        if let Some(gpu) = machine.gpu_of(x) {
+            return self.on_gpu(gpu, sums, |there, shared| {
+                there.add_input(machine, &self.formats, x, shared)
+            });
+        }
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
         for (slot, errors) in self.formats.iter().zip(&mut sums.errors) {
             if errors.is_empty() {
@@ -88,11 +128,7 @@ impl Moments {
             }
             let quantized = scratch.like(machine, x)?;
             slot.forward(None, *x, Some(quantized))?;
-            let state = slot.state();
-            let factors = state
-                .members()
-                .first()
-                .and_then(|q| q.pre_quant_scale.clone());
+            let factors = slot.pre_quant_scale();
             let of = Some((x, factors.as_deref()));
             channel_squares::run(machine, &quantized, of, 1.0 / tokens as f64, errors);
         }
@@ -136,8 +172,12 @@ impl GradientObserver for SquaresTap {
                 g.shape()
             )));
         }
-        super::check_gradient(machine, name, g)?;
         sums.gradient_tokens += (g.count() / outputs.max(1)) as u64;
+        if let Some(gpu) = machine.gpu_of(g) {
+            let of = &self.0;
+            return of.on_gpu(gpu, sums, |there, shared| there.add_gradient(g, shared));
+        }
+        super::check_gradient(machine, name, g)?;
         channel_squares::run(machine, g, None, 1.0, &mut sums.gradients);
         Ok(())
     }

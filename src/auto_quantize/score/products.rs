@@ -78,9 +78,9 @@ impl Products {
         }
     }
 
-    /// Whether it is the product of the tensors as they are.
-    pub fn is_plain(&self) -> bool {
-        self.patches.is_none()
+    /// The convolution whose patches are its rows; None: it is the product of the tensors as they are.
+    pub fn patches(&self) -> Option<&Patches> {
+        self.patches.as_ref()
     }
 
     /// The elements of a group's part of the weight.

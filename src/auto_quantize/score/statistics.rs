@@ -1,10 +1,11 @@
 //! Scores from statistics alone, of linear layers: one forward over the steps (and one backward, where gradients
 //! weigh), and no replay. In as many passes as the memory limit asks for.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use super::expected::{self, Expected};
 use super::moments::{Moments, MomentsTap, SquaresTap};
+use super::moments_on_gpu::Shared;
 use super::work::Values;
 use super::{Reading, Scores, Scoring};
 use crate::auto_quantize::checkpoint::Checkpoint;
@@ -113,7 +114,7 @@ struct Watched {
 }
 
 impl Watched {
-    fn new(scoring: &Scoring, reading: &Reading) -> Result<Self> {
+    fn new(scoring: &Scoring, reading: &Reading, shared: &Arc<Mutex<Shared>>) -> Result<Self> {
         let name = reading[0].1.input_slot().name().to_owned();
         let moments = reading.iter().map(|(_, layer)| {
             let outputs = layer
@@ -124,6 +125,7 @@ impl Watched {
                 layer,
                 &scoring.formats.layers_of(layer)?,
                 outputs,
+                shared,
             )))
         });
         Ok(Self {
@@ -154,7 +156,7 @@ impl Watched {
         let input = self.gram.summary(scoring.model.context().machine());
         let mut work = <[Values; 2]>::default();
         for (moments, group) in self.moments.iter().zip(&self.groups) {
-            let (layer, sums) = (moments.layer(), moments.take());
+            let (layer, sums) = (moments.layer(), moments.take()?);
             if gradients == Gradients::Squared && sums.tokens > 0 && sums.gradient_tokens == 0 {
                 return Err(super::forgotten_gradient(layer.name()));
             }
@@ -164,8 +166,10 @@ impl Watched {
                 sums: &sums,
                 weighted: gradients == Gradients::Squared,
             };
-            for (format, candidate) in scoring.formats.layers_of(layer)?.iter().enumerate() {
-                scores[*group][format] += expected.score(layer, candidate, format, &mut work)?;
+            let candidates = scoring.formats.layers_of(layer)?;
+            let found = expected.scores(layer, &candidates, &mut work)?;
+            for (score, found) in scores[*group].iter_mut().zip(found) {
+                *score += found;
             }
         }
         Ok(())
@@ -183,6 +187,7 @@ impl Pass {
         let context = scoring.model.context();
         let limit = context.memory_limit_bytes().unwrap_or(u64::MAX);
         let threads = context.machine().num_threads();
+        let shared = Arc::default();
         let (mut statistics, mut workspace) = (0, 0);
         let mut pass = Self {
             watched: Vec::new(),
@@ -210,7 +215,8 @@ impl Pass {
                 break;
             }
             (statistics, workspace) = with;
-            pass.watched.push(Watched::new(scoring, &reading)?);
+            let watched = Watched::new(scoring, &reading, &shared)?;
+            pass.watched.push(watched);
         }
         pass.watched
             .iter()

@@ -1,8 +1,10 @@
 //! Memory that the scoring of a layer works in: reused from call to call.
 
+use std::sync::Arc;
+
 use crate::error::{Error, Result};
 use crate::kernels::Machine;
-use crate::kernels::cuda::DeviceBuffer;
+use crate::kernels::cuda::{DeviceBuffer, Gpu};
 use crate::kernels::load_rows::{self, Rows};
 use crate::tensor::{DType, Device, TensorView};
 
@@ -29,15 +31,20 @@ impl Buffer {
         Ok(&mut self.host[..count])
     }
 
+    /// So many bytes of it on a GPU; what they hold is unspecified.
+    pub fn on_gpu(&mut self, gpu: &Arc<Gpu>, bytes: usize) -> Result<u64> {
+        let fits = |buffer: &DeviceBuffer| buffer.len() >= bytes;
+        let buffer = match self.device.take().filter(fits) {
+            Some(buffer) => buffer,
+            None => DeviceBuffer::new(gpu, bytes)?,
+        };
+        Ok(self.device.insert(buffer).address())
+    }
+
     /// A tensor like `x` where that lives, of unspecified values; the same one as before for one of the same size.
     pub fn like(&mut self, machine: &Machine, x: &TensorView) -> Result<TensorView> {
         if let Some(gpu) = machine.gpu_of(x) {
-            let fits = |buffer: &DeviceBuffer| buffer.len() == x.size_bytes();
-            let buffer = match self.device.take().filter(fits) {
-                Some(buffer) => buffer,
-                None => DeviceBuffer::new(gpu, x.size_bytes())?,
-            };
-            return Ok(x.at_address(self.device.insert(buffer).address()));
+            return Ok(x.at_address(self.on_gpu(gpu, x.size_bytes())?));
         }
         let memory = self.floats(x.size_bytes().div_ceil(size_of::<f32>()))?;
         x.with_data(memory).map_err(Error::Internal)
@@ -87,4 +94,6 @@ pub(super) struct Work {
     pub patches: Buffer,
     pub channels: Buffer,
     pub product: Buffer,
+    /// Sums of tiles, on a GPU.
+    pub sums: Buffer,
 }

@@ -164,12 +164,7 @@ pub(super) fn not_finite(gpu: &Arc<Gpu>, x: &TensorView) -> Option<(usize, f32)>
         let mut first = [u64::MAX];
         let place = DeviceBuffer::new(gpu, 8)?;
         place.fill(0xff)?;
-        let count = x.count() as u64;
-        // SAFETY: the kernel of that signature, and as many elements as there are.
-        unsafe {
-            launch!(gpu, by_dtype!("find_not_finite", x), (gpu.blocks_for(count.div_ceil(2048)), 1);
-                x.address(), count, place.address());
-        }
+        note_not_finite(gpu, x, place.address());
         place.read(&mut first)?;
         if first[0] == u64::MAX {
             return Ok(None);
@@ -183,6 +178,17 @@ pub(super) fn not_finite(gpu: &Arc<Gpu>, x: &TensorView) -> Option<(usize, f32)>
             gpu.note(Err(error));
             None
         }
+    }
+}
+
+/// Notes the position of the first element that is NaN or infinite, if it is before the u64 at an address, which begins
+/// as the largest one. Puts work on the stream, and waits for nothing.
+pub(crate) fn note_not_finite(gpu: &Gpu, x: &TensorView, first: u64) {
+    let count = x.count() as u64;
+    // SAFETY: the kernel of that signature, and as many elements as there are; a place for the position (contract).
+    unsafe {
+        launch!(gpu, by_dtype!("find_not_finite", x), (gpu.blocks_for(count.div_ceil(2048)), 1);
+            x.address(), count, first);
     }
 }
 

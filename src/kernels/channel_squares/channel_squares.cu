@@ -36,6 +36,13 @@ MQ_KERNEL(channel_squares_add)(const double* partial, u64 chunks, u64 channels, 
 }
 MQ_REGISTER(channel_squares_add)
 
+// sums += weight * squares, of the channels.
+MQ_KERNEL(channel_squares_weigh)(const double* squares, double weight, u64 channels, double* sums) {
+  u64 channel = (u64)blockIdx.x * kThreads + threadIdx.x;
+  if (channel < channels) sums[channel] = __dadd_rn(sums[channel], __dmul_rn(weight, squares[channel]));
+}
+MQ_REGISTER(channel_squares_weigh)
+
 #define MQ_INSTANTIATE(suffix, T)                                                                           \
   MQ_KERNEL(channel_squares_##suffix)                                                                       \
   (const T* a, const T* b, const float* factors, u64 rows, u64 channels, double* partial) {                 \

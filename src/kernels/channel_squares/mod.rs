@@ -3,7 +3,7 @@
 //! *Reducing*: float64 sums over the rows, one after the other. The same bits on every instruction set and for every
 //! number of threads; on a GPU in another fixed order (see `cuda`).
 
-mod cuda;
+pub(crate) mod cuda;
 
 use std::sync::{Mutex, PoisonError};
 
@@ -15,7 +15,7 @@ use crate::tensor::TensorView;
 const BAND: usize = 128;
 
 /// `sums[i] += weight * Σ_t (a[t, i] - factors[i] * b[t, i])²`, for `a` and `b` of one type and shape `[.., channels]`;
-/// without `b`, of `a` alone.
+/// without `b`, of `a` alone. In host memory; `cuda` has the same for a GPU.
 pub fn run(
     machine: &Machine,
     a: &TensorView,
@@ -37,9 +37,6 @@ pub fn run(
             factors.is_none_or(|factors| factors.len() == channels),
             "factors"
         );
-    }
-    if let Some(gpu) = machine.gpu_of(a) {
-        return cuda::run(gpu, a, b, weight, sums);
     }
     let rows = a.count() / channels;
     let bands = sums.chunks_mut(BAND).map(Mutex::new);

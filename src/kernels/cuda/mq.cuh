@@ -109,6 +109,10 @@ struct Elements {
     u16 bits = static_cast<const u16*>(at)[i];
     return kind == 16 ? load(Half{bits}) : load(Bfloat{bits});
   }
+  // Those from one of them on.
+  __device__ __forceinline__ Elements from(u64 i) const {
+    return {static_cast<const u8*>(at) + i * (kind == 32 ? 4 : 2), kind};
+  }
   // A number as it is read back once it was stored.
   __device__ __forceinline__ float stored(float x) const {
     if (kind == 32) return x;

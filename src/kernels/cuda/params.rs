@@ -40,16 +40,23 @@ pub(crate) struct Elements {
     kind: u32,
 }
 
-impl From<&TensorView> for Elements {
-    fn from(x: &TensorView) -> Self {
+impl Elements {
+    /// Those of a type at an address.
+    pub fn at(address: u64, dtype: DType) -> Self {
         Self {
-            at: x.address(),
-            kind: match x.dtype() {
+            at: address,
+            kind: match dtype {
                 DType::F32 => 32,
                 DType::F16 => 16,
                 DType::BF16 => 17,
             },
         }
+    }
+}
+
+impl From<&TensorView> for Elements {
+    fn from(x: &TensorView) -> Self {
+        Self::at(x.address(), x.dtype())
     }
 }
 

@@ -12,13 +12,14 @@ constexpr u32 kDepth = 16;
 struct Operand {
   Vector<float> values[kDepth][kSide / 4];
 
-  template <class T>
-  __device__ void fill(const T* from, u64 rows, u64 inputs, u64 row, u64 input) {
+  // `from` is the address of elements, or Elements: its rows of `inputs` elements begin `stride` apart.
+  template <class From>
+  __device__ void fill(const From& from, u64 rows, u64 inputs, u64 stride, u64 row, u64 input) {
     // Neighbouring threads read neighbouring inputs.
     for (u32 i = threadIdx.x; i < kSide * kDepth; i += kThreads) {
       u32 r = i / kDepth, k = i % kDepth;
       bool is_there = row + r < rows && input + k < inputs;
-      values[k][r / 4].values[r % 4] = is_there ? load(from[(row + r) * inputs + input + k]) : 0.0f;
+      values[k][r / 4].values[r % 4] = is_there ? load(from[(row + r) * stride + input + k]) : 0.0f;
     }
   }
 };
@@ -28,17 +29,17 @@ struct ProductSizes {
   u64 tokens, inputs, outputs;
 };
 
-// The thread's 4 by 4 elements of `x wᵀ` in the tile at (row, column).
-template <class T>
-__device__ __forceinline__ void product_of_tile(const T* x, const T* w, const ProductSizes& sizes, u64 row, u64 column,
-                                                float sums[4][4]) {
+// The thread's 4 by 4 elements of `x wᵀ` in the tile at (row, column); rows of x begin `stride` apart.
+template <class X, class W>
+__device__ __forceinline__ void product_of_tile(const X& x, u64 stride, const W& w, const ProductSizes& sizes, u64 row,
+                                                u64 column, float sums[4][4]) {
   __shared__ Operand left, right;
   u32 y = threadIdx.x / (kSide / 4), z = threadIdx.x % (kSide / 4);
   for (u64 input = 0; input < sizes.inputs; input += kDepth) {
     // Whoever still reads what is there.
     __syncthreads();
-    left.fill(x, sizes.tokens, sizes.inputs, row, input);
-    right.fill(w, sizes.outputs, sizes.inputs, column, input);
+    left.fill(x, sizes.tokens, sizes.inputs, stride, row, input);
+    right.fill(w, sizes.outputs, sizes.inputs, sizes.inputs, column, input);
     __syncthreads();
 #pragma unroll 4
     for (u32 k = 0; k < kDepth; ++k) {

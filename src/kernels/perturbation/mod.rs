@@ -4,6 +4,8 @@
 //! *Reducing*: products as `gemm` has them; the sum is float64, over tiles that depend on the sizes alone, added in
 //! order. The same bits for every number of threads; those of products depend on the CPU (see `gemm`).
 
+#[cfg(test)]
+mod check;
 pub(crate) mod cuda;
 
 use super::gemm::{self, Strided};

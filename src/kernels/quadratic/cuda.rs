@@ -28,12 +28,12 @@ const DOT_PART: usize = 16384;
 
 /// A Gram matrix on the GPU, and room for the errors under it.
 pub struct Form {
-    gpu: Arc<Gpu>,
+    pub(super) gpu: Arc<Gpu>,
     /// Its upper triangle, doubled above the diagonal.
-    upper: DeviceBuffer,
-    n: usize,
+    pub(super) upper: DeviceBuffer,
+    pub(super) n: usize,
     /// `[n, rows]`.
-    deltas: DeviceBuffer,
+    pub(super) deltas: DeviceBuffer,
     inverse: DeviceBuffer,
     /// Of tiles, and behind them the total.
     sums: DeviceBuffer,
@@ -69,11 +69,22 @@ impl Form {
         factors: Option<&[f32]>,
         rows: usize,
     ) -> Result<Self, GpuError> {
+        let work = multiplications(rows, gram.n());
+        gpu.prepare_cublas(work);
+        Self::with(gpu, gram, factors, rows, gpu.takes_cublas(work))
+    }
+
+    /// The same with or without room for the panels of cuBLAS.
+    pub(super) fn with(
+        gpu: &Arc<Gpu>,
+        gram: &Gram,
+        factors: Option<&[f32]>,
+        rows: usize,
+        has_panels: bool,
+    ) -> Result<Self, GpuError> {
         let n = gram.n();
         assert_eq!(gram.block(), n, "a whole matrix");
         let floats = |count: usize| DeviceBuffer::new(gpu, count * size_of::<f32>());
-        gpu.prepare_cublas(multiplications(rows, n));
-        let has_panels = gpu.takes_cublas(multiplications(rows, n));
         let form = Self {
             gpu: Arc::clone(gpu),
             upper: floats(n * n)?,
@@ -121,13 +132,28 @@ impl Form {
     /// Adds the error of some rows: `q * inverse - w`, or of w itself where there is no q. All are on the GPU, `[rows, n]`
     /// in one dtype; `inverse` has a factor for each column, copied with [`Self::set_inverse`]. Waits for nothing.
     pub fn add(&self, q: Option<&TensorView>, scaled: bool, w: &TensorView) {
+        let rows = self.set_deltas(q, scaled, w);
+        if rows == 0 {
+            return;
+        }
+        let sums = self
+            .add_panels(rows)
+            .unwrap_or_else(|| self.add_tiles(rows));
+        // SAFETY: the kernel of that signature; there are so many sums, and a place for the total.
+        unsafe {
+            launch!(self.gpu, "sum_of_tiles", (1, 1); self.sums.address(), sums as u64, self.total());
+        }
+    }
+
+    /// Puts the differences of [`Self::add`] into their place; how many rows there are.
+    pub(super) fn set_deltas(&self, q: Option<&TensorView>, scaled: bool, w: &TensorView) -> usize {
         let (count, n) = (w.count(), self.n);
         assert!(
             count <= self.rows * n && count.is_multiple_of(n.max(1)),
             "rows"
         );
         if count == 0 {
-            return;
+            return 0;
         }
         if let Some(q) = q {
             assert!(q.dtype() == w.dtype() && q.count() == count, "two alike");
@@ -141,13 +167,7 @@ impl Form {
             launch!(self.gpu, by_dtype!("scaled_difference", w), (turned as u32, 1);
                 changed, inverse, w.address(), rows as u64, n as u64, self.deltas.address());
         }
-        let sums = self
-            .add_panels(rows)
-            .unwrap_or_else(|| self.add_tiles(rows));
-        // SAFETY: the kernel of that signature; there are so many sums, and a place for the total.
-        unsafe {
-            launch!(self.gpu, "sum_of_tiles", (1, 1); self.sums.address(), sums as u64, self.total());
-        }
+        rows
     }
 
     /// The sums of tiles of `δ T * δ`; how many there are.

@@ -9,6 +9,7 @@
 //! within that bound: it is not clamped, so that differences of results keep their meaning.
 
 pub mod cuda;
+pub(crate) mod rows_cuda;
 
 use super::gemm::{self, K_CHUNK, Strided};
 

@@ -10,7 +10,7 @@ import ctypes as ct
 import logging
 import math
 import threading
-from typing import Any, Callable, Union
+from typing import Any, Callable, Protocol, Union
 
 import numpy as np
 
@@ -269,12 +269,26 @@ def array_of(tensor: abi.Tensor) -> np.ndarray:
     return np.frombuffer(memory, name).reshape(shape)
 
 
+class Lender(Protocol):
+    """Gives a callback tensors of C's that are on a GPU, and takes its result."""
+
+    def lend(self, tensor: abi.Tensor) -> Any:
+        """A copy."""
+
+    def give(self, found: Any, to: abi.Tensor, what: str) -> None:
+        """Writes to C's memory."""
+
+
 def _layer_forward(
-    name: str, compute: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    name: str, compute: Callable[[Any, Any], Any], lender: Lender | None
 ) -> abi.LayerForwardFn:
     def run(_user_data: object, x: Any, weight: Any, y: Any) -> int:
         try:  # the host must not keep C's memory
             interrupts.deliver()
+            if lender is not None and x[0].device.device_type == abi.DEVICE_CUDA:
+                found = compute(lender.lend(x[0]), lender.lend(weight[0]))
+                lender.give(found, y[0], f"what forward of {name} gave")
+                return 0
             found = compute(array_of(x[0]).copy(), array_of(weight[0]).copy())
             out = array_of(y[0])
             if np.shape(found) != out.shape:
@@ -298,7 +312,8 @@ def add_layer(
     names: dict[str, str | None],
     flags: int,
     convolution: dict[str, tuple[int, ...]],
-    forward: Callable[[np.ndarray, np.ndarray], np.ndarray] | abi.LayerForwardFn | None,
+    forward: Callable[[Any, Any], Any] | abi.LayerForwardFn | None,
+    lender: Lender | None = None,
 ) -> tuple[int, object]:
     """Registers a layer; the caller keeps the arrays alive until the model is destroyed.
 
@@ -317,7 +332,7 @@ def add_layer(
         getattr(desc, member)[: len(numbers)] = numbers
     struct = forward
     if forward is not None and not isinstance(forward, abi.LayerForwardFn):
-        struct = _layer_forward(str(names["name"]), forward)
+        struct = _layer_forward(str(names["name"]), forward, lender)
     if struct is not None:
         desc.forward = ct.pointer(struct)
     return handle_from(abi.mq_model_add_layer, model, desc), struct

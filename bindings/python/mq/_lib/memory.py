@@ -28,17 +28,18 @@ def view(
     return made
 
 
-def bytes_of(tensor: abi.Tensor) -> tuple[Any, str, tuple[int, ...]]:
-    """The memory of a tensor of C's in host memory: a buffer, its dtype and its shape.
-
-    Gone when the callback that it was given to returns.
-    """
+def described(tensor: abi.Tensor) -> tuple[int, str, tuple[int, ...], int | None]:
+    """A tensor of C's: its address, dtype and shape, and the index of its CUDA device, if any."""
     shape = tuple(tensor.shape[: tensor.ndim])
     dtype = _NAMES[tensor.dtype.code, tensor.dtype.bits]
-    if tensor.device.device_type != abi.DEVICE_CPU:
-        raise NotImplementedError("the forward of a layer is only called with host memory")
-    size = math.prod(shape) * _SIZES[dtype]
-    return (ct.c_char * size).from_address(tensor.data + tensor.byte_offset), dtype, shape
+    is_there = tensor.device.device_type == abi.DEVICE_CUDA
+    device = tensor.device.device_id if is_there else None
+    return (tensor.data or 0) + tensor.byte_offset, dtype, shape, device
+
+
+def bytes_at(address: int, shape: tuple[int, ...], dtype: str) -> Any:
+    """The host memory of so many elements at an address, as a buffer."""
+    return (ct.c_char * (math.prod(shape) * _SIZES[dtype])).from_address(address)
 
 
 def layer_forward(

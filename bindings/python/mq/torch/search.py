@@ -65,7 +65,9 @@ class Host:
         if not isinstance(found, torch.Tensor):
             found = getattr(found, "logits", found)
         seen = tensors.activation(found, "the output of forward_step, or its .logits,")
-        return tensors.view(seen.cpu())  # the library compares logits in host memory
+        # On this thread's stream, as what computed them.
+        self._session.native.follow_stream()
+        return tensors.view(seen)
 
 
 def backward_of(

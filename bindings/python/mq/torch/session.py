@@ -348,11 +348,9 @@ def _register(native: Native, part: LayerForward) -> Record:
 def _layer_forward(
     part: LayerForward, steps: dict[str, tuple[int, ...]] | None
 ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None:
-    """What torch computes for the library, which cannot; it asks for that in host memory only."""
+    """What torch computes for the library, which cannot: on the stream of the tap."""
     module, compute = part.module, part.kind.compute
     if compute is None or not part.kind.has_input or steps is not None:
-        return None
-    if part.weight.device.type != "cpu":
         return None
     function = compute
     return lambda x, weight: cast(torch.Tensor, function(module, x, weight))

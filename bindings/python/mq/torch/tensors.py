@@ -67,9 +67,30 @@ def activation(tensor: torch.Tensor, what: str) -> torch.Tensor:
     return tensor.detach().as_subclass(torch.Tensor).contiguous()
 
 
+class _OnGpu:
+    """Device memory that torch makes a tensor of; bfloat16 has no name there, and goes as int16."""
+
+    def __init__(self, address: int, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        codes = {torch.float32: "<f4", torch.float16: "<f2", torch.bfloat16: "<i2"}
+        self.__cuda_array_interface__ = {
+            "data": (address, False),
+            "shape": shape,
+            "typestr": codes[dtype],
+            "strides": None,
+            "version": 2,
+        }
+
+
 def borrowed(given: View) -> torch.Tensor:
-    """The tensor over memory that the library gave a callback: gone when that returns."""
-    buffer, name, shape = memory.bytes_of(given)
-    if len(buffer) == 0:
-        return torch.empty(shape, dtype=_DTYPES[name])
-    return torch.frombuffer(buffer, dtype=_DTYPES[name]).view(shape)
+    """The tensor over memory that the library gave a callback: gone when that returns.
+
+    On a GPU it is good for what is put on the library's stream until then.
+    """
+    address, name, shape, cuda_device = memory.described(given)
+    dtype = _DTYPES[name]
+    device = torch.device("cpu" if cuda_device is None else f"cuda:{cuda_device}")
+    if 0 in shape:
+        return torch.empty(shape, dtype=dtype, device=device)
+    if cuda_device is not None:
+        return torch.as_tensor(_OnGpu(address, shape, dtype), device=device).view(dtype)
+    return torch.frombuffer(memory.bytes_at(address, shape, name), dtype=dtype).view(shape)

@@ -3,6 +3,8 @@
 //!
 //! *Exact*: values are copied.
 
+pub(crate) mod cuda;
+
 use super::machine::Machine;
 
 /// Sizes of a convolution over three spatial axes; those that it does not have are 1.
