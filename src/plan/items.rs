@@ -72,7 +72,15 @@ impl Item {
                 // The running value, that of a batch, and the merged one.
                 (3 * kept * size_of::<f32>()) as u64 + small(slots)
             }
-            Self::Layers(layers, needs) => needs.size_bytes(channels) + 512 * layers.len() as u64,
+            Self::Layers(layers, needs) => {
+                // Where the weights are, activations are expected too.
+                let mut weights = layers.iter().filter_map(|layer| layer.weight_slot());
+                let there = match weights.any(|slot| slot.weight_gpu().is_some()) {
+                    true => needs.device_workspace_bytes(channels),
+                    false => 0,
+                };
+                needs.size_bytes(channels) + there + 512 * layers.len() as u64
+            }
         };
         statistic + Sample::size_bytes(channels)
     }

@@ -70,6 +70,14 @@ impl InputNeeds {
         bytes
     }
 
+    /// Bytes of device memory that the statistics of a GPU have beside that, for taps to work in.
+    pub fn device_workspace_bytes(&self, channels: usize) -> u64 {
+        match self.mean_abs {
+            true => channel_stats::cuda::workspace_bytes(channels) as u64,
+            false => 0,
+        }
+    }
+
     /// Bytes that a tap takes while it observes so many channels.
     pub fn transient_bytes(&self, channels: usize, threads: usize) -> u64 {
         let mut bytes = channel_stats::workspace_bytes(channels, self.mean_abs);
