@@ -27,6 +27,10 @@ impl Refresh {
         let mut values = Vec::new();
         let mut members = Vec::new();
         let mut retired = before.map_or(Vec::new(), |before| before.retired.clone());
+        let room = |old: Option<&Arc<DeviceBuffer>>, least: usize| match old {
+            Some(old) if old.len() >= least => Ok(Arc::clone(old)),
+            _ => DeviceBuffer::new(gpu, least).map(Arc::new),
+        };
         for (i, q) in state.members().iter().enumerate() {
             let old = before.and_then(|before| before.members.get(i));
             let mut place = |own: Option<&[f32]>, old: Option<&Arc<DeviceBuffer>>| {
@@ -58,8 +62,8 @@ impl Refresh {
                         .map(Amax::values),
                     old.map(|old| &old.bias),
                 )?,
-                scratch: kept(gpu, old.map(|old| &old.scratch))?,
-                own_bias: kept(gpu, old.map(|old| &old.own_bias))?,
+                scratch: room(old.map(|old| &old.scratch), least_room(q))?,
+                own_bias: room(old.map(|old| &old.own_bias), 0)?,
             });
         }
         let flaws = match before {
@@ -95,12 +99,13 @@ impl Refresh {
     }
 }
 
-/// Room that there is, or none yet.
-fn kept(gpu: &Arc<Gpu>, old: Option<&Arc<DeviceBuffer>>) -> Result<Arc<DeviceBuffer>> {
-    Ok(match old {
-        Some(old) => Arc::clone(old),
-        None => Arc::new(DeviceBuffer::new(gpu, 0)?),
-    })
+/// Bytes for what a tap works out of any tensor: the amax of all of it. So it can be captured without one before it.
+fn least_room(q: &Quantizer) -> usize {
+    let finds_its_own = q.enabled && quantization::amax_values(q).is_none();
+    match q.kind() {
+        Some(Kind::Amax(_) | Kind::Nvfp4Dynamic) if finds_its_own => size_of::<f32>(),
+        _ => 0,
+    }
 }
 
 /// The amax of the tensor, where the format has a scale for it and it is known.
