@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use mq::calibrate;
 use mq::config::QuantizeConfig;
 use mq::error::Error;
+use mq::kernels::cuda::Gpu;
 use mq::model::{Model, Scales};
 use mq::tensor::DType;
 use on_gpu::{OnGpu, bits};
@@ -19,8 +20,13 @@ use streams::Stream;
 /// Tests here wait for streams by calls of their own, which the driver refuses while another thread captures.
 static ALONE: Mutex<()> = Mutex::new(());
 
-fn alone() -> MutexGuard<'static, ()> {
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+/// A stream of the host's, a GPU that works on it, and the right to capture.
+fn on_stream() -> Option<(MutexGuard<'static, ()>, Stream, Arc<Gpu>)> {
+    let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    on_gpu::gpu(std::ptr::null_mut(), None)?;
+    let stream = Stream::new();
+    let gpu = on_gpu::gpu(stream.handle(), None)?;
+    Some((alone, stream, gpu))
 }
 
 const CONFIGS: [&str; 7] = [
@@ -42,12 +48,9 @@ const CONFIGS: [&str; 7] = [
 
 #[test]
 fn a_captured_forward_sees_new_inputs_and_new_scales() {
-    let _alone = alone();
-    if on_gpu::gpu(std::ptr::null_mut(), None).is_none() {
+    let Some((_alone, stream, gpu)) = on_stream() else {
         return;
-    }
-    let stream = Stream::new();
-    let gpu = on_gpu::gpu(stream.handle(), None).expect("as before");
+    };
     for text in CONFIGS {
         let mut one = One::new(&gpu);
         let first = noise(&[5, 64], DType::BF16, 2);
@@ -98,12 +101,9 @@ fn a_captured_forward_sees_new_inputs_and_new_scales() {
 /// found anew, come out of the replay, and of the taps after it.
 #[test]
 fn a_captured_requantization_takes_new_weights_and_scales() {
-    let _alone = alone();
-    if on_gpu::gpu(std::ptr::null_mut(), None).is_none() {
+    let Some((_alone, stream, gpu)) = on_stream() else {
         return;
-    }
-    let stream = Stream::new();
-    let gpu = on_gpu::gpu(stream.handle(), None).expect("as before");
+    };
     for text in CONFIGS {
         for scales in [Scales::Keep, Scales::Refresh] {
             let mut one = One::new(&gpu);
@@ -137,12 +137,9 @@ fn a_captured_requantization_takes_new_weights_and_scales() {
 
 #[test]
 fn what_cannot_be_captured_is_refused_and_the_capture_goes_on() {
-    let _alone = alone();
-    if on_gpu::gpu(std::ptr::null_mut(), None).is_none() {
+    let Some((_alone, stream, gpu)) = on_stream() else {
         return;
-    }
-    let stream = Stream::new();
-    let gpu = on_gpu::gpu(stream.handle(), None).expect("as before");
+    };
     let mut one = One::new(&gpu);
     let first = noise(&[5, 64], DType::BF16, 2);
     let (x, out) = (OnGpu::copy_of(&gpu, &first), OnGpu::copy_of(&gpu, &first));
@@ -193,12 +190,9 @@ fn what_cannot_be_captured_is_refused_and_the_capture_goes_on() {
 /// Room for the amax of a whole tensor is found by the verb: no tap has to come first.
 #[test]
 fn the_first_tap_of_a_dynamic_tensor_can_be_captured() {
-    let _alone = alone();
-    if on_gpu::gpu(std::ptr::null_mut(), None).is_none() {
+    let Some((_alone, stream, gpu)) = on_stream() else {
         return;
-    }
-    let stream = Stream::new();
-    let gpu = on_gpu::gpu(stream.handle(), None).expect("as before");
+    };
     let first = noise(&[5, 64], DType::BF16, 2);
     for attributes in [
         r#"{"num_bits": 8, "axis": null, "type": "dynamic"}"#,
@@ -223,12 +217,9 @@ fn the_first_tap_of_a_dynamic_tensor_can_be_captured() {
 /// memory. So it can be captured, and the graph observes when it is launched.
 #[test]
 fn taps_that_observe_can_be_captured() {
-    let _alone = alone();
-    if on_gpu::gpu(std::ptr::null_mut(), None).is_none() {
+    let Some((_alone, stream, gpu)) = on_stream() else {
         return;
-    }
-    let stream = Stream::new();
-    let gpu = on_gpu::gpu(stream.handle(), None).expect("as before");
+    };
     for text in [
         r#"{"*input_quantizer": {"num_bits": 8, "axis": null}}"#,
         r#"{"*input_quantizer": {"num_bits": 8, "bias": {"-1": null, "type": "static", "method": "max_min"}}}"#,
@@ -267,12 +258,10 @@ fn taps_that_observe_can_be_captured() {
 /// A host captures on one thread what it serves with, while another thread calibrates the next model.
 #[test]
 fn another_thread_may_work_while_a_stream_is_captured() {
-    let _alone = alone();
-    if on_gpu::gpu(std::ptr::null_mut(), None).is_none() {
+    let Some((_alone, captured, gpu)) = on_stream() else {
         return;
-    }
-    let (captured, busy) = (Stream::new(), Stream::new());
-    let gpu = on_gpu::gpu(captured.handle(), None).expect("as before");
+    };
+    let busy = Stream::new();
     let other = on_gpu::gpu(busy.handle(), None).expect("as before");
     let mut one = One::new(&gpu);
     let first = noise(&[5, 64], DType::BF16, 2);
