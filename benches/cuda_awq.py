@@ -1,6 +1,8 @@
-"""AWQ-lite of one block of a Llama-8B on a GPU: mq beside the reference, in one process.
+"""AWQ of one block of a Llama-8B on a GPU: mq beside the reference, in one process.
 
-    python benches/cuda_awq.py target/bench/cuda_awq.json
+    python benches/cuda_awq.py target/bench/cuda_awq.json [--algorithm awq_clip]
+
+mq is measured twice: as it is by default, and with its own kernels alone (`MQ_CUBLAS_NEVER`).
 
 The host is the same torch block on both sides (bfloat16, random weights with outlier channels);
 mq's taps are called from forward pre-hooks, on torch's memory and stream. What counts is the whole
@@ -23,7 +25,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import torch
-from mq import _lib
+from mq import _lib, preset
 from mq._lib import interface as abi
 from torch import nn
 from torch.nn import functional
@@ -99,11 +101,18 @@ def linears(model: nn.Module) -> dict[str, nn.Linear]:
     return {name: module for name, module in model.named_children() if name.endswith("_proj")}
 
 
-def ours(model: Block, data: list[torch.Tensor]) -> dict[str, Any]:
-    """Registers the layers and quantizes; name → pre_quant_scale."""
+def config(algorithm: str, preset: dict[str, Any]) -> dict[str, Any]:
+    """A preset of INT4 weights, calibrated by another algorithm."""
+    return {**copy.deepcopy(preset), "algorithm": algorithm}
+
+
+def ours(
+    model: Block, data: list[torch.Tensor], algorithm: str, cublas: int = abi.CUBLAS_DEFAULT
+) -> dict[str, Any]:
+    """Registers the layers and quantizes; name → what was searched for."""
     options = abi.ContextOptions()
     _lib.call(abi.mq_context_options_init, options, ct.sizeof(options))
-    options.device = abi.Device(abi.DEVICE_CUDA, 0)
+    options.device, options.cublas = abi.Device(abi.DEVICE_CUDA, 0), cublas
     options.cuda_stream = torch.cuda.current_stream().cuda_stream
     context = _lib.handle_from(abi.mq_context_create, options)
     handle = _lib.handle_from(abi.mq_model_create, context)
@@ -132,12 +141,15 @@ def ours(model: Block, data: list[torch.Tensor]) -> dict[str, Any]:
 
     callback = abi.ForwardFn(None, abi.FORWARD(forward), abi.RELEASE())
     try:
-        _lib.call(abi.mq_quantize, handle, b"INT4_AWQ_CFG", callback)
+        text = json.dumps(config(algorithm, preset("INT4_AWQ_CFG")))
+        _lib.call(abi.mq_quantize, handle, text, callback)
         found = {}
         for name in linears(model):
-            path = f"{name}.input_quantizer"
+            role = "weight" if algorithm == "awq_clip" else "input"
+            path = f"{name}.{role}_quantizer"
             quantizer = _lib.handle_from(abi.mq_model_find_quantizer, handle, path)
-            found[name] = torch.from_numpy(_lib.pre_quant_scale_of(quantizer))
+            numbers = _lib.amax_of if role == "weight" else _lib.pre_quant_scale_of
+            found[name] = torch.from_numpy(numbers(quantizer)).flatten()
         return found
     finally:
         for hook in hooks:
@@ -146,14 +158,21 @@ def ours(model: Block, data: list[torch.Tensor]) -> dict[str, Any]:
         abi.mq_context_destroy(context)
 
 
-def theirs(model: Block, data: list[torch.Tensor]) -> dict[str, Any]:
+def theirs(model: Block, data: list[torch.Tensor], algorithm: str) -> dict[str, Any]:
     import modelopt.torch.quantization as mtq
 
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        mtq.quantize(model, mtq.INT4_AWQ_CFG, lambda m: run(m, data))
+        mtq.quantize(model, config(algorithm, mtq.INT4_AWQ_CFG), lambda m: run(m, data))
     return {
-        name: module.input_quantizer.pre_quant_scale.float().cpu()
+        name: (
+            module.weight_quantizer.amax
+            if algorithm == "awq_clip"
+            else module.input_quantizer.pre_quant_scale
+        )
+        .float()
+        .cpu()
+        .flatten()
         for name, module in model.named_children()
         if name.endswith("_proj")
     }
@@ -180,17 +199,23 @@ def arguments() -> argparse.Namespace:
         ("rounds", ROUNDS),
     ):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument(
+        "--algorithm", choices=("awq_lite", "awq_clip", "awq_full"), default="awq_lite"
+    )
     return parser.parse_args()
 
 
 def main() -> None:
     options = arguments()
     model, data = make(options)
-    sides: dict[str, Callable[[Block, list[torch.Tensor]], dict[str, Any]]] = {"mq": ours}
+    sides: dict[str, Callable[[Block, list[torch.Tensor]], dict[str, Any]]] = {
+        "mq": lambda m, x: ours(m, x, options.algorithm),
+        "mq_without_cublas": lambda m, x: ours(m, x, options.algorithm, abi.CUBLAS_NEVER),
+    }
     try:
         import modelopt
 
-        sides["reference"] = theirs
+        sides["reference"] = lambda m, x: theirs(m, x, options.algorithm)
     except ImportError:
         print("NOT COMPARED: the reference is not installed")
     times: dict[str, list[float]] = {"host": [], **{side: [] for side in sides}}
@@ -228,7 +253,7 @@ def main() -> None:
         }
         print(
             f"ratio {report['ratio']:.1f}, beyond the host {report['ratio_beyond_host']:.1f}; "
-            f"pre_quant_scale, largest relative difference: {report['largest_difference']}"
+            f"largest relative difference of what was found: {report['largest_difference']}"
         )
     options.path.write_text(json.dumps(report, indent=2), encoding="utf-8")
 

@@ -97,6 +97,7 @@ else
     else
         step beside_torch "$python" benches/cuda_compare.py logs/cuda_compare.json
         step awq "$python" benches/cuda_awq.py logs/cuda_awq.json
+        step awq_clip "$python" benches/cuda_awq.py logs/cuda_awq_clip.json --algorithm awq_clip --rounds 1
     fi
 fi
 printf '\n'
