@@ -7,7 +7,9 @@ mod streams;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use mq::apply;
 use mq::calibrate;
+use mq::check;
 use mq::config::QuantizeConfig;
 use mq::error::Error;
 use mq::kernels::cuda::Gpu;
@@ -158,6 +160,15 @@ fn what_cannot_be_captured_is_refused_and_the_capture_goes_on() {
     stream.launch(&graph);
     one.quantize(&config(text), &x)
         .expect("outside of a capture");
+    let unfolded = one.weight.bits();
+    let graph = stream.capture(|| {
+        let error = apply::fold_weight(&mut one.model, false).expect_err("a verb waits");
+        assert!(matches!(error, Error::State(_)), "{error}");
+        let error = check::check(&one.model).map(|_| ()).expect_err("likewise");
+        assert!(matches!(error, Error::State(_)), "{error}");
+    });
+    stream.launch(&graph);
+    assert_eq!(one.weight.bits(), unfolded, "nothing of it is in the graph");
     // A tap whose numbers are not there yet: the scales of a quantizer that nothing on the GPU has passed.
     for attributes in [
         r#"{"num_bits": 8, "axis": null, "type": "dynamic"}"#,

@@ -1,23 +1,29 @@
 //! `fold_pre_quant_scale` of norms and layers in device memory: the bits of those in host memory, written and calibrated.
+//! Whatever fails before is found before anything is written, by `fold_weight` as well.
 
 mod network;
 mod on_gpu;
 mod owned;
 mod safetensors_file;
+mod scarce;
 mod stack;
 mod there;
 
 use std::ptr::null_mut;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
 
-use mq::apply::fold_pre_quant_scale;
+use mq::apply::{fold_pre_quant_scale, fold_weight};
 use mq::calibrate;
-use mq::error::Error;
+use mq::config::QuantizeConfig;
+use mq::error::{Error, Result};
+use mq::kernels::cuda::Gpu;
 use mq::model::{Context, Layer, LayerKind, LayerSpec, Model, Norm};
 use mq::tensor::{DType, TensorView};
 use on_gpu::{OnGpu, bits};
 use owned::Owned;
-use stack::{INT8, INT8_ROWS, activations, config, noise};
+use scarce::{PLENTY, Scarce};
+use stack::{INT4_BLOCKS, INT8, INT8_ROWS, activations, config, noise};
 
 const SMOOTHQUANT: &str = r#"{"method": "smoothquant", "alpha": 0.5}"#;
 
@@ -91,7 +97,11 @@ struct Both {
 }
 
 impl Both {
-    fn new(gpu: &Arc<mq::kernels::cuda::Gpu>, dtype: DType, adds_one: bool) -> Self {
+    fn new(gpu: &Arc<Gpu>, dtype: DType, adds_one: bool) -> Self {
+        Self::calibrated(gpu, dtype, adds_one, &config(INT8_ROWS, INT8, SMOOTHQUANT))
+    }
+
+    fn calibrated(gpu: &Arc<Gpu>, dtype: DType, adds_one: bool, config: &QuantizeConfig) -> Self {
         let mut here = tensors(dtype, adds_one);
         let there: Vec<(&str, OnGpu)> = here
             .iter()
@@ -121,27 +131,26 @@ impl Both {
             inputs,
             inputs_there,
         };
-        let config = config(INT8_ROWS, INT8, SMOOTHQUANT);
         let layers = both.near.1.iter().zip(&both.inputs);
         let mut forward = || {
             layers
                 .clone()
                 .try_for_each(|(l, (_, x))| l.input(x.view(), None))
         };
-        calibrate::quantize(&mut both.near.0, &config, Some(&mut forward)).expect("quantizes");
+        calibrate::quantize(&mut both.near.0, config, Some(&mut forward)).expect("quantizes");
         let layers = both.far.1.iter().zip(&both.inputs_there);
         let mut forward = || {
             layers
                 .clone()
                 .try_for_each(|(l, x)| l.input(x.view(), None))
         };
-        calibrate::quantize(&mut both.far.0, &config, Some(&mut forward)).expect("quantizes");
+        calibrate::quantize(&mut both.far.0, config, Some(&mut forward)).expect("quantizes");
         both
     }
 
     /// Tensors, states, and what taps give are the same bits.
     #[track_caller]
-    fn assert_same(&mut self, gpu: &Arc<mq::kernels::cuda::Gpu>, what: &str) {
+    fn assert_same(&mut self, gpu: &Arc<Gpu>, what: &str) {
         assert_eq!(
             there::states(&self.far.0),
             there::states(&self.near.0),
@@ -222,5 +231,91 @@ fn what_would_overflow_is_found_before_anything_is_written() {
     let unwritten = tensors(DType::F16, false);
     for ((name, now), (_, then)) in both.here.iter().zip(&unwritten) {
         assert_eq!(bits(now), bits(then), "{name}");
+    }
+}
+
+const DYNAMIC: &str = r#"{"num_bits": 8, "type": "dynamic"}"#;
+
+/// A verb that folds.
+type Fold = fn(&mut Model) -> Result<()>;
+
+const FOLDS: [(&str, Fold); 2] = [
+    ("fold_pre_quant_scale", |model| {
+        fold_pre_quant_scale(model).map(|_| ())
+    }),
+    ("fold_weight", |model| fold_weight(model, false)),
+];
+
+impl Both {
+    /// Nothing of the host's that lies on the GPU has been written to.
+    #[track_caller]
+    fn assert_unwritten(&self, dtype: DType, what: &str) {
+        for ((name, now), (_, then)) in self.there.iter().zip(&tensors(dtype, false)) {
+            assert_eq!(now.bits(), bits(then), "{what}: {name}");
+        }
+    }
+}
+
+#[test]
+fn when_device_memory_runs_out_nothing_is_written() {
+    let Some(pool) = on_gpu::gpu(null_mut(), None) else {
+        return;
+    };
+    let live = Arc::new(AtomicI64::new(0));
+    for (name, fold) in FOLDS {
+        for (weight, input, algorithm) in [
+            (INT8_ROWS, INT8, SMOOTHQUANT),
+            (INT4_BLOCKS, DYNAMIC, r#""awq_lite""#),
+        ] {
+            let config = config(weight, input, algorithm);
+            let mut refused = 0;
+            for allowed in 0..200 {
+                let what = format!("{name} of {algorithm} with {allowed}");
+                let (memory, left) = Scarce::new(&pool, &live);
+                let gpu = on_gpu::gpu(null_mut(), Some(memory)).expect("as before");
+                let mut both = Both::calibrated(&gpu, DType::BF16, false, &config);
+                let before = there::states(&both.far.0);
+                left.store(allowed, SeqCst);
+                let outcome = fold(&mut both.far.0);
+                left.store(PLENTY, SeqCst);
+                let is_done = outcome.is_ok();
+                if !is_done {
+                    refused += 1;
+                    assert!(matches!(outcome, Err(Error::OutOfMemory(_))), "{outcome:?}");
+                    both.assert_unwritten(DType::BF16, &what);
+                    assert_eq!(there::states(&both.far.0), before, "{what}");
+                    fold(&mut both.far.0).expect("with memory");
+                }
+                fold(&mut both.near.0).expect("in host memory");
+                both.assert_same(&gpu, &what);
+                if is_done {
+                    break;
+                }
+            }
+            assert!((3..199).contains(&refused), "{name}: {refused}");
+        }
+    }
+    assert_eq!(live.load(SeqCst), 0, "everything was given back");
+}
+
+/// What a tap has met and nobody has been told yet is told before anything is written.
+#[test]
+fn a_nan_that_a_tap_has_met_comes_before_the_writing() {
+    let Some(gpu) = on_gpu::gpu(null_mut(), None) else {
+        return;
+    };
+    let config = config(INT4_BLOCKS, DYNAMIC, r#""awq_lite""#);
+    for (name, fold) in FOLDS {
+        let mut both = Both::calibrated(&gpu, DType::F32, false, &config);
+        let spoilt = OnGpu::copy_of(&gpu, &stack::of_values(&[1, 64], &[f32::NAN; 64]));
+        let tapped = both.far.1[0].input(spoilt.view(), Some(spoilt.view()));
+        tapped.expect("told later");
+        let error = fold(&mut both.far.0).expect_err(name);
+        assert!(matches!(error, Error::Numeric(_)), "{name}: {error}");
+        assert!(error.to_string().contains("q.input_quantizer"), "{error}");
+        both.assert_unwritten(DType::F32, name);
+        fold(&mut both.far.0).expect("told once");
+        fold(&mut both.near.0).expect("in host memory");
+        both.assert_same(&gpu, name);
     }
 }

@@ -64,6 +64,9 @@ fn the_current_context_is_left_as_it_was() {
         let error = unsafe { gpu.set_stream(stream.handle()) }.expect_err("another context");
         assert_eq!(error.kind, GpuErrorKind::Invalid);
         assert!(error.text.contains("another CUDA context"), "{error}");
+        let error = open(own, stream.raw).err().expect("a stream of another");
+        assert_eq!(error.kind, GpuErrorKind::Invalid);
+        assert!(error.text.contains("another CUDA context"), "{error}");
         // Two contexts at once, each with its own model.
         let other = open(std::ptr::null_mut(), stream.raw).expect("that of the stream");
         let mut two = One::new(&other);

@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use crate::calibrate::rebalance;
 use crate::error::{Error, Result};
-use crate::kernels::{Machine, absmax, fetch, row_scale};
+use crate::kernels::row_scale::{self, Factors};
+use crate::kernels::{Machine, absmax, fetch};
 use crate::model::{Layer, LayerKind, Model, Norm, Slot};
 use crate::tensor::TensorView;
 
@@ -33,6 +34,8 @@ pub fn fold_pre_quant_scale(model: &mut Model) -> Result<usize> {
     model.check_quantized()?;
     let activations = activations(model)?;
     check_apart(&activations)?;
+    // What taps on a GPU have left to be reported must not come in between.
+    model.synchronize()?;
     for activation in &activations {
         check(model, activation)?;
     }
@@ -42,10 +45,22 @@ pub fn fold_pre_quant_scale(model: &mut Model) -> Result<usize> {
             rebalance::readers(model, &activation.readers, &activation.factors)?;
             folded += activation.readers.len();
         }
-        // Only the host's memory is left, and the amax values that follow from it.
-        let machine = model.context().machine();
         for activation in &activations {
-            let factors = &activation.factors;
+            if let Producer::Layer(layer) = &activation.producer {
+                rebalance::producer(model, layer, &activation.factors)?;
+            }
+        }
+        if folded > 0 {
+            rebalance::share(model);
+        }
+        let machine = model.context().machine();
+        let factors = activations
+            .iter()
+            .map(|activation| Factors::new(machine, &activation.factors));
+        let factors = factors.collect::<std::result::Result<Vec<_>, _>>()?;
+        // Only the host's memory is left: nothing there asks for memory, or can fail but for a launch.
+        model.refresh_gpu()?;
+        for (activation, factors) in activations.iter().zip(&factors) {
             match &activation.producer {
                 Producer::Norm(norm) => {
                     row_scale::gain(machine, &norm.gain, factors, norm.adds_one);
@@ -53,11 +68,8 @@ pub fn fold_pre_quant_scale(model: &mut Model) -> Result<usize> {
                         row_scale::gain(machine, bias, factors, false);
                     }
                 }
-                Producer::Layer(layer) => rebalance::scale_rows(model, layer, factors)?,
+                Producer::Layer(layer) => rebalance::scale_rows(machine, layer, factors),
             }
-        }
-        if folded > 0 {
-            rebalance::share(model);
         }
         Ok(folded)
     })

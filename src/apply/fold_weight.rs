@@ -5,10 +5,12 @@ use crate::model::{Layer, Model};
 
 /// Folds every enabled weight quantizer into its weight and switches it off.
 ///
-/// Everything that can fail is tried before the first weight is written.
+/// Everything that can fail is tried before the first weight is written, and what taps on a GPU have left to be reported
+/// is reported before.
 pub fn fold_weight(model: &mut Model, keep_attributes: bool) -> Result<()> {
     model.check_quantized()?;
     check_shared_memory(model)?;
+    model.synchronize()?;
     let folds = || {
         model
             .layers()
@@ -16,7 +18,7 @@ pub fn fold_weight(model: &mut Model, keep_attributes: bool) -> Result<()> {
             .filter_map(|layer| layer.weight_slot())
     };
     for slot in folds() {
-        slot.check_fold()?;
+        model.with_failures(slot.check_fold())?;
     }
     for slot in folds() {
         slot.fold(keep_attributes)?;

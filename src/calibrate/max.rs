@@ -9,6 +9,7 @@ use crate::kernels::Machine;
 use crate::model::{Quantizer, Role, Slot, SlotState};
 use crate::observe::AbsMax;
 use crate::plan::{Planned, SlotNeeds};
+use crate::tensor::TensorView;
 
 /// The algorithm. Of its fields, `distributed_sync` and `sync_expert_weight_amax` say what to do
 /// between ranks, of which there is one; the forward is skipped whenever nothing waits for it.
@@ -48,10 +49,25 @@ pub(super) fn weight(
     slot: &Slot,
     state: &SlotState,
 ) -> Result<Option<SlotState>> {
+    match slot.weight() {
+        Some(weight) => weight_of_values(machine, slot, state, weight),
+        None => {
+            Ok(AbsMax::of(slot.name(), state).and_then(|seen| solve(Role::Weight, state, &seen)))
+        }
+    }
+}
+
+/// The same for other values that the weight may get.
+pub(super) fn weight_of_values(
+    machine: &Machine,
+    slot: &Slot,
+    state: &SlotState,
+    values: &TensorView,
+) -> Result<Option<SlotState>> {
     let Some(seen) = AbsMax::of(slot.name(), state) else {
         return Ok(None);
     };
-    slot.with_weight_seen_by(state, |weight| seen.observe(machine, None, weight))?;
+    slot.with_values_seen_by(values, state, |weight| seen.observe(machine, None, weight))?;
     seen.settle()?;
     Ok(solve(Role::Weight, state, &seen))
 }

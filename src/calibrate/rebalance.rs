@@ -7,7 +7,8 @@ use super::balance::tensor_amax;
 use super::shared_scale::{self, Groups};
 use super::{fused, max};
 use crate::error::Result;
-use crate::kernels::{Machine, row_scale};
+use crate::kernels::Machine;
+use crate::kernels::row_scale::{self, Factors};
 use crate::model::{Amax, Layer, Model, Quantizer, Slot, SlotState};
 use crate::tensor::DType;
 
@@ -192,26 +193,34 @@ fn in_proportion(
     })
 }
 
-/// Scales the rows of a layer's weight, and its bias, in the host's memory, and its amax with them.
-pub(crate) fn scale_rows(model: &Model, layer: &Layer, factors: &[f32]) -> Result<()> {
+/// Gives a layer's weight quantizer the amax that it has once the rows are scaled, and writes nothing of the host's.
+pub(crate) fn producer(model: &Model, layer: &Layer, factors: &[f32]) -> Result<()> {
     let machine = model.context().machine();
-    let Some((slot, weight)) = layer
-        .weight_slot()
-        .and_then(|slot| Some((slot, *slot.weight()?)))
-    else {
+    let Some(slot) = layer.weight_slot() else {
         return Ok(());
     };
     let before = slot.state();
     let fresh = before.map(|q| Arc::new(q.reset()));
     let old = max::weight(machine, slot, &fresh)?;
-    row_scale::rows(machine, &weight, factors);
-    if let Some(bias) = &layer.spec().bias {
-        row_scale::gain(machine, bias, factors, false);
-    }
-    let new = max::weight(machine, slot, &fresh)?;
-    if let (Some(old), Some(new)) = (old, new) {
+    let factors = Factors::new(machine, factors)?;
+    let new = slot.with_copy_of_weight(|weight| {
+        row_scale::rows(machine, weight, &factors);
+        max::weight_of_values(machine, slot, &fresh, weight)
+    })?;
+    if let (Some(old), Some(new)) = (old, new.flatten()) {
         let settled = settled(&before);
         slot.replace(Arc::new(in_proportion(&before, &old, &new, &settled)));
     }
     Ok(())
+}
+
+/// Scales the rows of a layer's weight, and its bias, in the host's memory.
+pub(crate) fn scale_rows(machine: &Machine, layer: &Layer, factors: &Factors<'_>) {
+    let spec = layer.spec();
+    if let Some(weight) = layer.weight_slot().and_then(|slot| slot.weight()) {
+        row_scale::rows(machine, weight, factors);
+        if let Some(bias) = &spec.bias {
+            row_scale::gain(machine, bias, factors, false);
+        }
+    }
 }

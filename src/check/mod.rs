@@ -13,7 +13,8 @@ pub use report::{Report, Summary};
 /// Checks scales, groups, coverage and names of a quantized model, and measures the error of its quantizers.
 pub fn check(model: &Model) -> Result<Report> {
     model.check_quantized()?;
+    model.synchronize()?;
     let problems = problems::find(model);
-    let errors = errors::measure(model)?;
+    let errors = model.with_failures(errors::measure(model))?;
     Ok(Report::new(model, problems, errors))
 }

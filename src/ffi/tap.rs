@@ -234,7 +234,8 @@ pub const MQ_SCALES_REFRESH: i32 = 1;
 /// With tensors on a GPU this puts work on the context's stream and does nothing else, once the first call has found
 /// memory for the layer's numbers: it may be captured into a graph. Refreshed scales are written to the device memory that
 /// taps and captured graphs read; NaN and Inf are then reported by mq_model_synchronize() and the verbs, which take over
-/// the numbers.
+/// the numbers. By then the scales are those of the bad weight, unlike in host memory: a refresh with a good one replaces
+/// them, and what taps have met in between is reported once more.
 ///
 /// Threads: as the taps of mq_layer; not with MQ_SCALES_REFRESH during a verb.
 #[unsafe(no_mangle)]

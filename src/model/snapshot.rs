@@ -24,7 +24,7 @@ impl Snapshot {
 impl Model {
     /// A verb has done its work: reports what the GPU found wrong meanwhile, and writes the new numbers where taps there
     /// read them. Memory for all of them is found before the first is written.
-    fn refresh_gpu(&self) -> Result<()> {
+    pub(crate) fn refresh_gpu(&self) -> Result<()> {
         let machine = self.context().machine();
         let Some(gpu) = machine.gpu() else {
             return Ok(());
@@ -64,6 +64,12 @@ impl Model {
             self.slots().iter().try_for_each(|slot| slot.take_flaws())?;
         }
         Ok(())
+    }
+
+    /// The outcome of a verb that is no transaction: what the GPU noted meanwhile is its failure, and nobody else's.
+    pub(crate) fn with_failures<T>(&self, outcome: Result<T>) -> Result<T> {
+        let failure = self.context().machine().take_failure();
+        outcome.and_then(|found| Ok(failure.map(|()| found)?))
     }
 
     /// The model as it is now.

@@ -117,7 +117,7 @@ impl AbsMax {
             QuantType::Dynamic => RunningBias::default(),
         };
         running.add(machine, bias, x).map_err(invalid)?;
-        if quantizer.is_calibrated_by_data() {
+        if quantizer.is_calibrated_by_data() && x.count() > 0 {
             let blocks = bias_granularity(bias, x.shape()).map_err(invalid)?;
             let mut memory = vec![0.0; x.size_bytes().div_ceil(size_of::<f32>())];
             let left = x.with_data(&mut memory).map_err(Error::Internal)?;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::clip::{Clipping, Found};
+use super::losses_on_gpu::check_energy;
 use super::output_error;
 use super::target::Target;
 use crate::error::{Error, Result};
@@ -47,6 +48,7 @@ impl Clipping<'_> {
         }
         let found = search.finish().map_err(|error| error.of(name))?;
         gpu.take_failure().map_err(|error| error.of(name))?;
+        check_energy(name, found.energy)?;
         let error = output_error(found.plain, found.best, found.energy);
         Ok((found.amax, error))
     }

@@ -36,6 +36,18 @@ pub(super) fn bytes(target: &Target, gpu: &Gpu) -> usize {
     Form::bytes(gpu, channels, rows) + rounded + floats * size_of::<f32>()
 }
 
+/// Errors when what a layer gives is too large, squared, for the float32 products of a GPU: then no error can be told
+/// from another.
+pub(super) fn check_energy(name: &str, energy: f64) -> Result<()> {
+    match energy.is_finite() {
+        true => Ok(()),
+        false => Err(Error::Numeric(format!(
+            "`{name}`: the squares of its outputs are beyond the range of float32, in which a GPU sums them up; scale its \
+             weight or its activations, or calibrate it in host memory"
+        ))),
+    }
+}
+
 impl Search<'_> {
     /// Every candidate's error, and that of a weight of nothing.
     pub(super) fn all_on_gpu(&self, gpu: &Arc<Gpu>) -> Result<(Vec<f64>, f64)> {
@@ -56,6 +68,7 @@ impl Search<'_> {
             form.add(None, false, &band(first)?);
         }
         let energy = form.sum()?;
+        check_energy(&self.target.name, energy)?;
         let mut errors = Vec::with_capacity(self.candidates.len());
         for candidate in self.candidates {
             self.run.shared.check_cancelled()?;

@@ -24,7 +24,10 @@ impl Context {
         stream: CUstream,
     ) -> Result<Self, GpuError> {
         if !given.is_null() {
-            return Self::borrowed(given, device, "cuda_context");
+            let context = Self::borrowed(given, device, "cuda_context")?;
+            // SAFETY: a live stream (contract).
+            unsafe { context.check_stream(stream) }?;
+            return Ok(context);
         }
         if !is_default(stream) {
             let mut raw = std::ptr::null_mut();
@@ -73,9 +76,27 @@ impl Context {
         }
     }
 
-    /// The handle.
-    pub fn raw(&self) -> CUcontext {
-        self.raw
+    /// Errors when a stream is of another context.
+    ///
+    /// # Safety
+    /// It is NULL or a live handle.
+    pub unsafe fn check_stream(&self, stream: CUstream) -> Result<(), GpuError> {
+        if is_default(stream) {
+            return Ok(());
+        }
+        let mut own = std::ptr::null_mut();
+        check(
+            // SAFETY: a live stream (contract).
+            unsafe { sys::cuStreamGetCtx(stream, &mut own) },
+            "cuda_stream",
+        )?;
+        match own == self.raw {
+            true => Ok(()),
+            false => Err(GpuError::new(
+                GpuErrorKind::Invalid,
+                "cuda_stream is of another CUDA context than the one that mq works in",
+            )),
+        }
     }
 
     /// Makes it current on this thread until the guard is dropped.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use cudarc::driver::sys::{self, CUcontext, CUdevice_attribute, CUfunction, CUmodule, CUstream};
 
-use super::context::{Context, Current, is_default};
+use super::context::{Context, Current};
 use super::cublas::Products;
 use super::driver::{check, count_devices};
 use super::error::{GpuError, GpuErrorKind};
@@ -161,21 +161,8 @@ impl Gpu {
     /// # Safety
     /// `stream` is NULL or a live handle, and stays so as long as it is used.
     pub unsafe fn set_stream(&self, stream: *mut c_void) -> Result<(), GpuError> {
-        let raw = stream as CUstream;
-        if !is_default(raw) {
-            let mut context = std::ptr::null_mut();
-            check(
-                // SAFETY: a live stream (contract).
-                unsafe { sys::cuStreamGetCtx(raw, &mut context) },
-                "cuda_stream",
-            )?;
-            if context != self.context.raw() {
-                return Err(GpuError::new(
-                    GpuErrorKind::Invalid,
-                    "cuda_stream is of another CUDA context than the one that mq works in",
-                ));
-            }
-        }
+        // SAFETY: contract of this function.
+        unsafe { self.context.check_stream(stream as CUstream) }?;
         self.stream.store(stream, SeqCst);
         Ok(())
     }

@@ -9,6 +9,9 @@ use super::error::{GpuError, GpuErrorKind};
 use super::gpu::Gpu;
 use super::lent::Plain;
 
+/// Bytes that addresses are multiples of, also of memory that the host gives.
+const ALIGNMENT: u64 = 256;
+
 /// Device memory, freed when it is dropped.
 pub struct DeviceBuffer {
     gpu: Arc<Gpu>,
@@ -134,9 +137,16 @@ pub(super) fn allocate(gpu: &Gpu, bytes: usize) -> Result<u64, GpuError> {
     };
     if let Some(own) = gpu.allocator() {
         let address = own.allocate(bytes, gpu.stream().cast());
-        return address
+        let address = address
             .filter(|address| *address != 0)
-            .ok_or_else(out_of_memory);
+            .ok_or_else(out_of_memory)?;
+        return match check_given(gpu, address, bytes) {
+            Ok(()) => Ok(address),
+            Err(error) => {
+                own.free(address, bytes, gpu.stream().cast());
+                Err(error.of("device_memory.allocate"))
+            }
+        };
     }
     let mut address = 0;
     // SAFETY: a place for the address; the stream is of this context.
@@ -150,4 +160,15 @@ pub(super) fn allocate(gpu: &Gpu, bytes: usize) -> Result<u64, GpuError> {
         CUresult::CUDA_ERROR_OUT_OF_MEMORY => Err(out_of_memory()),
         other => check(other, "cuMemAlloc").map(|()| address),
     }
+}
+
+/// Whether memory that the host gives is what was asked for.
+fn check_given(gpu: &Gpu, address: u64, bytes: usize) -> Result<(), GpuError> {
+    if !address.is_multiple_of(ALIGNMENT) {
+        return Err(GpuError::new(
+            GpuErrorKind::Invalid,
+            format!("{address:#x} is not aligned to {ALIGNMENT} bytes"),
+        ));
+    }
+    gpu.check_address(address, bytes)
 }

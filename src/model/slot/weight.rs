@@ -91,9 +91,19 @@ impl Slot {
         state: &SlotState,
         look: impl FnOnce(&TensorView) -> Result<()>,
     ) -> Result<()> {
-        let Some(weight) = self.weight() else {
-            return Ok(());
-        };
+        match self.weight() {
+            Some(weight) => self.with_values_seen_by(weight, state, look),
+            None => Ok(()),
+        }
+    }
+
+    /// The same for other values that the weight may get.
+    pub(crate) fn with_values_seen_by(
+        &self,
+        weight: &TensorView,
+        state: &SlotState,
+        look: impl FnOnce(&TensorView) -> Result<()>,
+    ) -> Result<()> {
         match state
             .members()
             .first()
@@ -107,6 +117,21 @@ impl Slot {
                 look(&self.change_input(machine, first, weight, &target)?)
             }
         }
+    }
+
+    /// Calls `work` with a copy of the weight that may be written to.
+    pub(crate) fn with_copy_of_weight<T>(
+        &self,
+        work: impl FnOnce(&TensorView) -> Result<T>,
+    ) -> Result<Option<T>> {
+        let Some(weight) = self.weight() else {
+            return Ok(None);
+        };
+        let machine = self.shared.context().machine();
+        let mut scratch = Scratch::default();
+        let values = scratch.like(machine, weight)?;
+        copy::run(machine, weight, &values);
+        work(&values).map(Some)
     }
 
     /// The GPU that the weight lies on; None: it is in host memory, or packed.
@@ -142,7 +167,15 @@ impl Slot {
             }
             let mut enabled = state.members().iter().filter(|q| q.enabled);
             enabled.try_for_each(|q| quantization::check(machine, q, &self.name, weight))
-        })
+        })?;
+        let Some(weight) = self.weight().filter(|_| self.weight_gpu().is_some()) else {
+            return Ok(());
+        };
+        // On a GPU once for nothing: so the memory that it takes is there when the weight is written.
+        let mut scratch = Scratch::default();
+        let out = scratch.like(machine, weight)?;
+        self.quantize(machine, None, weight, &out)?;
+        self.take_flaws()
     }
 
     /// Writes the weight as the quantized layer uses it over the host's, and switches the quantizer
