@@ -45,6 +45,10 @@ name_of = ct.pythonapi.PyCapsule_GetName
 name_of.argtypes, name_of.restype = [ct.py_object], ct.c_char_p
 
 
+#: What was exported and is not given back yet, also when nobody else has the array any more.
+LIVE = {}
+
+
 class Foreign:
     """Exports a numpy array. What it exported lives in `exports` until it is given back."""
 
@@ -80,10 +84,15 @@ class Foreign:
             owner = managed if hasattr(managed, name) else managed.tensor
             setattr(owner, name, value)
         exports = self.exports
-        deleter = DELETER(lambda address: exports.pop(address))
+
+        def give_back(address):
+            exports.pop(address)
+            LIVE.pop(address)
+
+        deleter = DELETER(give_back)
         managed.deleter = ct.cast(deleter, ct.c_void_p)
         address = ct.addressof(managed)
-        exports[address] = (managed, deleter, shape, strides)
+        exports[address] = LIVE[address] = (managed, deleter, shape, strides, self)
         self.capsules.append(new_capsule(address, NAMES[self._structure], None))
         return self.capsules[-1]
 

@@ -82,6 +82,21 @@ fn scores(
     Ok(scores)
 }
 
+/// Errors when weight or gradient lie elsewhere than the input.
+pub(super) fn check_one_place(layer: &Layer, [x, weight, g]: [&TensorView; 3]) -> Result<()> {
+    for (what, tensor) in [("weight", weight), ("gradient", g)] {
+        if tensor.device() != x.device() {
+            return Err(Error::InvalidArgument(format!(
+                "layer `{}`: its {what} is in {}, its input in {}; expected both in one place",
+                layer.name(),
+                tensor.device(),
+                x.device()
+            )));
+        }
+    }
+    Ok(())
+}
+
 fn forward_of(layer: &Layer) -> Result<&dyn LayerForward> {
     let forward = layer.spec().forward.as_deref();
     forward.ok_or_else(|| not_computable(layer))
@@ -96,6 +111,7 @@ fn by_host(
     work: &mut Work,
 ) -> Result<Vec<f64>> {
     let forward = forward_of(layer)?;
+    check_one_place(layer, [x, weight, g])?;
     forward.forward(x, Some(weight), &work.y.like(machine, g)?)?;
     let y = work.y.written(machine, g)?;
     let gradient = work.g.load(machine, g)?;

@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
+use super::change::check_one_place;
 use super::products::Products;
 use super::tally::Tally;
 use super::work::Work;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::kernels::Machine;
 use crate::kernels::cuda::{Elements, Gpu};
 use crate::kernels::perturbation::Sizes;
@@ -40,16 +41,7 @@ impl<'a> OnGpu<'a> {
         candidates: &'a [Arc<Layer>],
         [x, weight, g]: [&'a TensorView; 3],
     ) -> Result<Self> {
-        for (what, tensor) in [("weight", weight), ("gradient", g)] {
-            if tensor.device() != x.device() {
-                return Err(Error::InvalidArgument(format!(
-                    "layer `{}`: its {what} is in {}, its input on {}; expected both in one place",
-                    layer.name(),
-                    tensor.device(),
-                    x.device()
-                )));
-            }
-        }
+        check_one_place(layer, [x, weight, g])?;
         Ok(Self {
             machine,
             gpu,
