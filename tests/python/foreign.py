@@ -92,7 +92,8 @@ class Foreign:
         deleter = DELETER(give_back)
         managed.deleter = ct.cast(deleter, ct.c_void_p)
         address = ct.addressof(managed)
-        exports[address] = LIVE[address] = (managed, deleter, shape, strides, self)
+        exports[address] = (managed, deleter, shape, strides)
+        LIVE[address] = self
         self.capsules.append(new_capsule(address, NAMES[self._structure], None))
         return self.capsules[-1]
 
