@@ -191,17 +191,18 @@ pub unsafe extern "C" fn mq_context_create(
     enter(|| {
         // SAFETY: NULL or `struct_size` readable bytes (contract).
         let size = unsafe { options.cast::<u32>().as_ref() }.map_or(0, |size| *size as usize);
+        // What is not there has no fields that a drop could look at (valgrind would tell): boxed, or without functions.
         let log = match size {
             mq_context_options::MIN_SIZE.. => {
                 // SAFETY: the struct is large enough to hold the log. Taken before anything can fail.
-                unsafe { take_log(&raw const (*options).log) }
+                unsafe { take_log(&raw const (*options).log) }.map(Box::new)
             }
             _ => None,
         };
         let progress = match size {
             PROGRESS_END.. => {
                 // SAFETY: as above.
-                unsafe { take_progress(&raw const (*options).progress) }
+                unsafe { take_progress(&raw const (*options).progress) }.map(Box::new)
             }
             _ => None,
         };
@@ -210,7 +211,7 @@ pub unsafe extern "C" fn mq_context_create(
                 // SAFETY: as above.
                 unsafe { HostMemory::take(&raw const (*options).device_memory) }
             }
-            _ => None,
+            _ => HostMemory::NONE,
         };
         let options = if options.is_null() {
             mq_context_options::defaults()

@@ -72,15 +72,29 @@ unsafe impl Send for HostMemory {}
 unsafe impl Sync for HostMemory {}
 
 impl HostMemory {
-    /// Takes over the callbacks at `raw`; None when there are none, and then nothing is to be released but the user
-    /// data, which is done at once.
+    /// No callbacks.
+    pub const NONE: Self = Self(mq_device_memory_fn {
+        user_data: std::ptr::null_mut(),
+        allocate: None,
+        free: None,
+        release: None,
+    });
+
+    /// Takes over the callbacks at `raw`; where there are none, the user data is released at once.
     ///
     /// # Safety
     /// `raw` is readable, and holds to the contract of mq_device_memory_fn.
-    pub unsafe fn take(raw: *const mq_device_memory_fn) -> Option<Self> {
+    pub unsafe fn take(raw: *const mq_device_memory_fn) -> Self {
         // SAFETY: contract of this function.
         let own = Self(unsafe { raw.read() });
-        (own.0.allocate.is_some() || own.0.free.is_some()).then_some(own)
+        match own.is_given() {
+            true => own,
+            false => Self::NONE,
+        }
+    }
+
+    fn is_given(&self) -> bool {
+        self.0.allocate.is_some() || self.0.free.is_some()
     }
 
     fn check(&self) -> Result<()> {
@@ -127,12 +141,12 @@ pub(super) unsafe fn open(
     device: mq_device,
     cuda_context: *mut c_void,
     cuda_stream: *mut c_void,
-    memory: Option<HostMemory>,
+    memory: HostMemory,
     cublas: UseCublas,
 ) -> Result<Option<Arc<Gpu>>> {
     match device.device_type {
         0 | MQ_DEVICE_CPU => {
-            let given = !cuda_context.is_null() || !cuda_stream.is_null() || memory.is_some();
+            let given = !cuda_context.is_null() || !cuda_stream.is_null() || memory.is_given();
             match given {
                 false => Ok(None),
                 true => Err(Error::InvalidArgument(
@@ -142,12 +156,18 @@ pub(super) unsafe fn open(
             }
         }
         MQ_DEVICE_CUDA => {
-            memory.as_ref().map_or(Ok(()), HostMemory::check)?;
+            let memory: Option<Box<dyn DeviceMemory>> = match memory.is_given() {
+                true => {
+                    memory.check()?;
+                    Some(Box::new(memory))
+                }
+                false => None,
+            };
             let settings = GpuSettings {
                 device: device.device_id,
                 context: cuda_context,
                 stream: cuda_stream,
-                memory: memory.map(|memory| Box::new(memory) as Box<dyn DeviceMemory>),
+                memory,
                 cublas,
             };
             // SAFETY: contract of this function.
