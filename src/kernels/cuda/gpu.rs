@@ -171,11 +171,13 @@ impl Gpu {
     pub fn is_capturing(&self) -> Result<bool, GpuError> {
         let mut status = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
         let _current = self.enter()?;
-        check(
-            // SAFETY: a place for the status.
-            unsafe { sys::cuStreamIsCapturing(self.stream(), &mut status) },
-            "cuStreamIsCapturing",
-        )?;
+        // SAFETY: a place for the status.
+        let asked = unsafe { sys::cuStreamIsCapturing(self.stream(), &mut status) };
+        if let Err(error) = check(asked, "cuStreamIsCapturing") {
+            // A context that has failed says so to whoever asks it next: what failed first was noted.
+            self.take_failure()?;
+            return Err(error);
+        }
         Ok(status != sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE)
     }
 
